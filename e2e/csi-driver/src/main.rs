@@ -1,0 +1,2 @@
+//! A CSI driver for tests.
+fn main() {}

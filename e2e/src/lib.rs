@@ -1,0 +1,1 @@
+//! The dev cluster and the end-to-end tests of Highwater.

@@ -1,0 +1,2 @@
+//! The `highwater` program.
+fn main() {}
