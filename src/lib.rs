@@ -1,1 +1,26 @@
-//! Highwater.
+//! Highwater: fast physical backups, a WAL archive and point-in-time recovery for any PostgreSQL StatefulSet.
+//!
+//! | module | role |
+//! |---|---|
+//! | [`api`] | the contract: the kinds, their conditions, names and annotations. No client |
+//! | [`postgres`] | what PostgreSQL is: LSNs, timelines, segments, WAL records, labels, control file |
+//! | [`archive`] | what lies in object storage: layout, manifest, catalog, planning; stores, push, fetch |
+//! | [`kubernetes`] | the calls that every program makes to the Kubernetes API in the same way |
+//! | [`csi`] | VolumeSnapshot types and what they say |
+//! | [`controller`] | the Deployment that reconciles Highwater's kinds; talks to the Kubernetes API only |
+//! | [`agent`] | one Deployment per protected database: backup session and WAL shipping |
+//! | [`recovery`] | the recovery pod: makes a data directory right and lets PostgreSQL replay |
+//!
+//! Words: *cut* is the moment of a snapshot (`creationTime` is set), *ready* is `readyToUse`. A *lineage* is one unbroken
+//! history of one cluster in an archive. An *attempt* is one try at a backup, with names of its own. A *member* is a pod
+//! of the protected StatefulSet. The *tail* is the shipped part of a WAL segment that is not full yet.
+
+pub mod agent;
+pub mod api;
+pub mod archive;
+pub mod clock;
+pub mod controller;
+pub mod csi;
+pub mod kubernetes;
+pub mod postgres;
+pub mod recovery;

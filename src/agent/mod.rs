@@ -1,0 +1,1 @@
+//! One per protected database: drives the backup session and ships WAL.

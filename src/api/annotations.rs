@@ -1,0 +1,36 @@
+//! Annotations, labels and finalizers.
+
+/// On a StatefulSet: the name of the PgBackupPolicy that protects it.
+pub const POLICY: &str = "highwater.dev/policy";
+/// On a StatefulSet: any new value takes one backup.
+pub const BACKUP_NOW: &str = "highwater.dev/backup-now";
+/// On a StatefulSet: the Secret with the keys `username` and `password`, where the pod template does not tell.
+pub const CREDENTIALS: &str = "highwater.dev/credentials";
+/// On a StatefulSet: the container that runs PostgreSQL, where there are several.
+pub const CONTAINER: &str = "highwater.dev/container";
+/// On a StatefulSet: PostgreSQL's port, where the container declares none and it is not 5432.
+pub const PORT: &str = "highwater.dev/port";
+
+/// Label on everything made for a protection: its name.
+pub const PROTECTION_LABEL: &str = "highwater.dev/protection";
+/// Label on everything made for a backup: its name.
+pub const BACKUP_LABEL: &str = "highwater.dev/backup";
+/// Label on VolumeSnapshots: the UID of the PgBackup.
+pub const BACKUP_UID_LABEL: &str = "highwater.dev/backup-uid";
+/// Label on VolumeSnapshots: the attempt they belong to.
+pub const ATTEMPT_LABEL: &str = "highwater.dev/attempt";
+/// Label on everything made for a restore: its name.
+pub const RESTORE_LABEL: &str = "highwater.dev/restore";
+/// Label on a PgProtection that the controller made from a StatefulSet's annotation.
+pub const FROM_ANNOTATION_LABEL: &str = "highwater.dev/from-annotation";
+/// The usual label of what made an object.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY_LABEL`].
+pub const MANAGED_BY: &str = "highwater";
+
+/// Finalizer of PgProtection: the agent drops its slots first.
+pub const PROTECTION_FINALIZER: &str = "highwater.dev/protection";
+/// Finalizer of PgBackup: its snapshots go first, if they may.
+pub const BACKUP_FINALIZER: &str = "highwater.dev/backup";
+/// Finalizer of PgRestore: what an unfinished restore made goes first.
+pub const RESTORE_FINALIZER: &str = "highwater.dev/restore";

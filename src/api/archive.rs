@@ -1,0 +1,157 @@
+//! PgArchive: where WAL and catalog live. Its status is the controller's.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where WAL and catalog live.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "highwater.dev",
+    version = "v1alpha1",
+    kind = "PgArchive",
+    namespaced,
+    shortname = "pga",
+    category = "highwater",
+    status = "PgArchiveStatus",
+    doc = "PgArchive says where the WAL and the catalog of protected databases live: a bucket, or a directory on a volume.",
+    printcolumn(name = "Store", type_ = "string", json_path = ".status.store"),
+    printcolumn(
+        name = "Available",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Available")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Available")].reason"#
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[x_kube(validation = Rule::new("has(self.s3) != has(self.directory)").message("give exactly one of s3 and directory"))]
+#[x_kube(validation = Rule::new("self.?prefix.orValue('') == oldSelf.?prefix.orValue('')").message("prefix cannot be changed: what is archived would not be found any more; create a new PgArchive"))]
+#[serde(rename_all = "camelCase")]
+pub struct PgArchiveSpec {
+    /// Put before every key, as in `prod/`. Cannot be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = r"^([A-Za-z0-9!_.*'()-]+/)*$"))]
+    pub prefix: Option<String>,
+    /// A bucket of S3 or of a store that speaks its protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3>,
+    /// A directory on a PersistentVolumeClaim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<Directory>,
+    /// The Secret with the credentials for the bucket. Without it the pod's own identity is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<ArchiveCredentials>,
+    /// How WAL segments are compressed. Default: zstd, level 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+}
+
+/// A bucket of S3 or of a store that speaks its protocol.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!self.?endpoint.orValue('').startsWith('http:') || self.?allowHttp.orValue(false)").message("the endpoint is plain http: set allowHttp to true if WAL and catalog may cross the network unencrypted"))]
+#[serde(rename_all = "camelCase")]
+pub struct S3 {
+    /// The bucket's name. It must exist: Highwater makes no buckets.
+    #[schemars(length(min = 3, max = 255))]
+    pub bucket: String,
+    /// The region. Default: us-east-1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub region: Option<String>,
+    /// The URL of the store, for stores that are not AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https?://[^/]+"))]
+    pub endpoint: Option<String>,
+    /// Allow an endpoint without TLS. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_http: Option<bool>,
+    /// Put the bucket into the path, not into the host name. Default: true with an endpoint, false without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_path_style: Option<bool>,
+    /// The Secret and key with the certificate authority of the endpoint, PEM. Default: the public roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<SecretKey>,
+}
+
+/// A directory on a PersistentVolumeClaim.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Directory {
+    /// The claim, in this namespace. ReadWriteMany, or agent and recovery pods must run on one node.
+    #[schemars(length(min = 1, max = 253))]
+    pub persistent_volume_claim: String,
+}
+
+/// One key of a Secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKey {
+    /// The Secret's name, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// The Secret with the credentials for the bucket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ArchiveCredentials {
+    /// The Secret's name. Keys for s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if there is one, AWS_SESSION_TOKEN.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+}
+
+/// How WAL segments are compressed.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("self.algorithm == 'zstd' || !has(self.level)").message("level goes with algorithm zstd"))]
+#[serde(rename_all = "camelCase")]
+pub struct Compression {
+    /// The algorithm.
+    #[serde(default)]
+    pub algorithm: CompressionAlgorithm,
+    /// The level of zstd, 1 to 19. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 19))]
+    pub level: Option<i32>,
+}
+
+/// A compression algorithm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CompressionAlgorithm {
+    /// Zstandard (RFC 8878).
+    #[default]
+    Zstd,
+    /// As PostgreSQL wrote it.
+    None,
+}
+
+/// What was observed of an archive, gathered by the controller from the protections that use it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PgArchiveStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The store in short, as in `s3://bucket/prefix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// How many protections use this archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protections: Option<i64>,
+    /// `Available`: every agent that uses the store could write and read it back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,256 @@
+//! PgBackup: one backup.
+//!
+//! Written by the controller: `observedGeneration`, `attempt`, `volumes`, `statefulSet`, conditions `Accepted`, `Cut`,
+//! `Ready`, `Completed`. Written by the agent: `session`, `catalog`, conditions `Session`, `Stopped`, `WalArchived`,
+//! `Catalogued`.
+//!
+//! The agent's part is about the attempt that `session.attempt` names; the controller's about `attempt.number`. A reader
+//! heeds the other's part only while the two numbers are the same: with attempt n+1 the controller sets `Cut` and `Ready`
+//! back in the same apply, so `Cut=True` beside `attempt.number == n` always speaks of attempt n.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    archive::LineageId,
+    postgres::{Lsn, SystemIdentifier, TimelineId},
+};
+
+/// One backup.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "highwater.dev",
+    version = "v1alpha1",
+    kind = "PgBackup",
+    namespaced,
+    shortname = "pgb",
+    category = "highwater",
+    status = "PgBackupStatus",
+    doc = "PgBackup is one backup: snapshots of every volume of a database, taken in PostgreSQL's backup mode. Deleting it deletes its snapshots and its catalog entry, and never WAL.",
+    printcolumn(name = "Protection", type_ = "string", json_path = ".spec.protection"),
+    printcolumn(
+        name = "Completed",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Completed")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Completed")].reason"#
+    ),
+    printcolumn(
+        name = "Attempt",
+        type_ = "integer",
+        json_path = ".status.attempt.number"
+    ),
+    printcolumn(
+        name = "StoppedAt",
+        type_ = "date",
+        json_path = ".status.session.stoppedAt"
+    ),
+    printcolumn(
+        name = "Start",
+        type_ = "string",
+        json_path = ".status.session.startLsn",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Stop",
+        type_ = "string",
+        json_path = ".status.session.stopLsn",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Timeline",
+        type_ = "integer",
+        json_path = ".status.session.timeline",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new PgBackup"))]
+#[serde(rename_all = "camelCase")]
+pub struct PgBackupSpec {
+    /// The PgProtection to back up, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub protection: String,
+    /// Why this backup is taken.
+    #[serde(default)]
+    pub reason: BackupReason,
+}
+
+/// Why a backup is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackupReason {
+    /// Somebody created the object.
+    #[default]
+    Manual,
+    /// A lineage begins.
+    First,
+    /// The annotation `highwater.dev/backup-now` changed.
+    Annotation,
+}
+
+/// What was observed of one backup.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PgBackupStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The try under way, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
+    /// The snapshots of this attempt: written down before the first is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["claim".into()]))]
+    pub volumes: Vec<VolumeStatus>,
+    /// The StatefulSet's spec at the time, without literal values of environment variables: what a restore rebuilds it from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub stateful_set: Option<serde_json::Value>,
+    /// The session in PostgreSQL's backup mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// The entry in the archive's catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<CatalogEntry>,
+    /// `Accepted`, `Cut`, `Ready`, `Completed` (controller); `Session`, `Stopped`, `WalArchived`, `Catalogued` (agent).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One try at a backup. A failed one is void for ever; the next has another number, and so other names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// When it began, by the controller's clock: deadlines count from here.
+    pub started_at: MicroTime,
+    /// The pod whose volumes are snapshotted.
+    pub pod: String,
+    /// The pod's UID.
+    pub pod_uid: String,
+    /// The pod's IP address.
+    pub address: String,
+}
+
+/// One volume of a backup and its snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// The PersistentVolumeClaim.
+    pub claim: String,
+    /// The volume's name in the pod; of a volumeClaimTemplate, the template's name.
+    pub volume: String,
+    /// Where PostgreSQL's container mounts it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// The CSI driver.
+    pub driver: String,
+    /// The CSI handle of the volume that is snapshotted.
+    pub volume_handle: String,
+    /// The claim's capacity in bytes.
+    pub capacity: i64,
+    /// The claim's StorageClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+    /// `Filesystem` or `Block`.
+    pub volume_mode: String,
+    /// The VolumeSnapshot's name.
+    pub volume_snapshot: String,
+    /// The VolumeSnapshot's class.
+    pub class_name: String,
+    /// The VolumeSnapshot's UID, once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_snapshot_uid: Option<String>,
+    /// The VolumeSnapshotContent's name, once it is bound both ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The snapshot's CSI handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
+    /// When the snapshot was cut, by the driver's clock: to display, never to compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_at: Option<MicroTime>,
+    /// The least size of a volume restored from it, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_size: Option<i64>,
+    /// Whether it is ready to use.
+    #[serde(default)]
+    pub ready: bool,
+    /// Whether the content was seen with deletion policy Retain.
+    #[serde(default)]
+    pub retained: bool,
+}
+
+/// Where a volume is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// The path in the container.
+    pub path: String,
+    /// The path in the volume, where that is not its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<String>,
+}
+
+/// The session in PostgreSQL's backup mode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// The attempt it belongs to.
+    pub attempt: u32,
+    /// Which history in the archive the backup belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<LineageId>,
+    /// The identifier that initdb gave the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<SystemIdentifier>,
+    /// PostgreSQL's major version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub major_version: Option<i32>,
+    /// The timeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<TimelineId>,
+    /// What `pg_backup_start` returned: replay begins here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_lsn: Option<Lsn>,
+    /// When it returned, by PostgreSQL's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<MicroTime>,
+    /// Seconds that `pg_backup_start` took: the checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_seconds: Option<f64>,
+    /// What `pg_backup_stop` returned: a restore is consistent from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_lsn: Option<Lsn>,
+    /// When it returned, by PostgreSQL's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<MicroTime>,
+    /// Seconds from the return of `pg_backup_start` to the return of `pg_backup_stop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_mode_seconds: Option<f64>,
+}
+
+/// The entry in the archive's catalog.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogEntry {
+    /// The manifest's key in the archive.
+    pub manifest: String,
+    /// SHA-256 of the manifest, hexadecimal.
+    pub sha256: String,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}

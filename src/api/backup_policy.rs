@@ -1,0 +1,124 @@
+//! PgBackupPolicy: how a kind of database is protected.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::DurationText;
+
+/// How a kind of database is protected.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "highwater.dev",
+    version = "v1alpha1",
+    kind = "PgBackupPolicy",
+    namespaced,
+    shortname = "pgp",
+    category = "highwater",
+    doc = "PgBackupPolicy says how a kind of database is protected: the archive, the snapshots, the deadlines, the WAL.",
+    printcolumn(name = "Archive", type_ = "string", json_path = ".spec.archive"),
+    printcolumn(
+        name = "SnapshotClass",
+        type_ = "string",
+        json_path = ".spec.snapshot.className"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PgBackupPolicySpec {
+    /// The PgArchive, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub archive: String,
+    /// How volumes are snapshotted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotPolicy>,
+    /// `fast` starts a backup with an immediate checkpoint, `spread` spreads the checkpoint's I/O and takes longer.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// How long each part of a backup may take.
+    #[serde(default)]
+    pub deadlines: Deadlines,
+    /// How WAL is shipped.
+    #[serde(default)]
+    pub wal: WalPolicy,
+}
+
+/// How volumes are snapshotted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotPolicy {
+    /// The VolumeSnapshotClass. Default: the default class of each volume's driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class_name: Option<String>,
+}
+
+/// How the checkpoint at the start of a backup is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Checkpoint {
+    /// Immediately.
+    #[default]
+    Fast,
+    /// Spread over PostgreSQL's checkpoint interval.
+    Spread,
+}
+
+/// How long each part of a backup may take: a whole number and one of s, m, h, d.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Deadlines {
+    /// From the object's creation to the last snapshot's cut, over all attempts. Default: 1h.
+    pub backup: DurationText,
+    /// The longest time in backup mode; the agent itself ends it then. Default: 15m.
+    pub backup_mode: DurationText,
+    /// From the creation of an attempt's snapshots to the cut of the last one. Default: 10m.
+    pub cut: DurationText,
+    /// From the cut to the moment when every snapshot is ready to use. Default: 24h.
+    pub ready: DurationText,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            backup: DurationText::seconds(3600),
+            backup_mode: DurationText::seconds(15 * 60),
+            cut: DurationText::seconds(10 * 60),
+            ready: DurationText::seconds(24 * 3600),
+        }
+    }
+}
+
+/// How WAL is shipped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WalPolicy {
+    /// How WAL comes to the agent. `Auto` takes the best that the database allows, and status says which and why.
+    pub transport: Transport,
+    /// How often the unfinished segment's new bytes are shipped. Default: 5s.
+    pub tail_interval: DurationText,
+}
+
+impl Default for WalPolicy {
+    fn default() -> Self {
+        Self {
+            transport: Transport::Auto,
+            tail_interval: DurationText::seconds(5),
+        }
+    }
+}
+
+/// How WAL comes to the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Transport {
+    /// The best that the database allows.
+    #[default]
+    Auto,
+    /// Read by SQL over an ordinary connection, held by a physical replication slot.
+    #[serde(rename = "sql")]
+    Sql,
+}

@@ -1,0 +1,27 @@
+//! The contract: what admins write and read, and how controller, agent and recovery pod speak to each other.
+//!
+//! Types only. Each status field and each condition has exactly one writer, named in its module; a writer applies a
+//! status that holds its own fields and nothing else (server-side apply, the field managers of [`managers`]).
+
+pub mod annotations;
+mod archive;
+mod backup;
+mod backup_policy;
+pub mod conditions;
+mod duration;
+pub mod managers;
+pub mod names;
+mod protection;
+mod restore;
+
+pub use archive::*;
+pub use backup::*;
+pub use backup_policy::*;
+pub use duration::{DurationParseError, DurationText};
+pub use protection::*;
+pub use restore::*;
+
+/// The API group of Highwater's kinds.
+pub const GROUP: &str = "highwater.dev";
+/// The served version.
+pub const VERSION: &str = "v1alpha1";

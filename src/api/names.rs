@@ -1,0 +1,64 @@
+//! Names that follow from other names, so that a restarted program finds what it made.
+
+use sha2::{Digest, Sha256};
+
+/// The longest name of most objects (DNS-1123 subdomain).
+const LONGEST: usize = 253;
+/// The longest label value, and the longest name of objects whose name becomes one.
+const LONGEST_LABEL: usize = 63;
+
+/// `parts` joined by hyphens; cut, with a hash of the whole at the end, where that would be longer than `longest`.
+fn join(parts: &[&str], longest: usize) -> String {
+    let whole = parts.join("-");
+    if whole.len() <= longest {
+        return whole;
+    }
+    let hash = hex::encode(&Sha256::digest(whole.as_bytes())[..5]);
+    let kept: String = whole.chars().take(longest - hash.len() - 1).collect();
+    format!("{}-{hash}", kept.trim_end_matches(['-', '.']))
+}
+
+/// Deployment, ServiceAccount and RoleBinding of a protection's agent.
+pub fn agent(protection: &str) -> String {
+    join(&[protection, "highwater"], LONGEST_LABEL)
+}
+
+/// The first backup of a lineage.
+pub fn first_backup(protection: &str, lineage: &str) -> String {
+    join(&[protection, lineage], LONGEST_LABEL)
+}
+
+/// The backup that this value of the annotation `highwater.dev/backup-now` asks for.
+pub fn annotation_backup(protection: &str, value: &str) -> String {
+    let hash = hex::encode(&Sha256::digest(value.as_bytes())[..5]);
+    join(&[protection, "now", &hash], LONGEST_LABEL)
+}
+
+/// A VolumeSnapshot: never the same for two backups, attempts or claims.
+pub fn volume_snapshot(backup: &str, backup_uid: &str, attempt: u32, claim: &str) -> String {
+    let uid = backup_uid.get(..8).unwrap_or(backup_uid);
+    join(&[backup, uid, &attempt.to_string(), claim], LONGEST)
+}
+
+/// Recovery pod, its ServiceAccount and RoleBinding.
+pub fn recovery(restore: &str) -> String {
+    join(&[restore, "recovery"], LONGEST_LABEL)
+}
+
+/// The replication slot of a protection: letters, digits and underscores (PostgreSQL manual, section 27.2.6).
+pub fn slot(protection_uid: &str) -> String {
+    let hash = hex::encode(&Sha256::digest(protection_uid.as_bytes())[..5]);
+    format!("highwater_{hash}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_and_stay_different() {
+        let (a, b) = ("a".repeat(80), "a".repeat(81));
+        assert_eq!(agent(&a).len(), 63);
+        assert_ne!(agent(&a), agent(&b));
+    }
+}

@@ -1,0 +1,291 @@
+//! PgProtection: one protected database.
+//!
+//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, condition `Active`.
+//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `recoverable`, `archive`, conditions `Connected`,
+//! `WalArchiving`, `Recoverable`, `SlotsDropped`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Transport;
+use crate::{
+    archive::LineageId,
+    postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
+};
+
+/// One protected database.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "highwater.dev",
+    version = "v1alpha1",
+    kind = "PgProtection",
+    namespaced,
+    shortname = "pgx",
+    category = "highwater",
+    status = "PgProtectionStatus",
+    doc = "PgProtection is one protected database: made by hand, or by Highwater from a StatefulSet's annotation highwater.dev/policy. Its status says what can be recovered.",
+    printcolumn(
+        name = "StatefulSet",
+        type_ = "string",
+        json_path = ".spec.statefulSet"
+    ),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policy"),
+    printcolumn(
+        name = "Active",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Active")].status"#
+    ),
+    printcolumn(
+        name = "Archiving",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="WalArchiving")].status"#
+    ),
+    printcolumn(
+        name = "Recoverable",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Recoverable")].status"#
+    ),
+    printcolumn(
+        name = "From",
+        type_ = "string",
+        json_path = ".status.recoverable.from"
+    ),
+    printcolumn(name = "To", type_ = "string", json_path = ".status.recoverable.to"),
+    printcolumn(
+        name = "LastBackup",
+        type_ = "date",
+        json_path = ".status.lastBackup.at"
+    ),
+    printcolumn(
+        name = "Lineage",
+        type_ = "string",
+        json_path = ".status.lineage",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Transport",
+        type_ = "string",
+        json_path = ".status.wal.transport",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[x_kube(validation = Rule::new("self.statefulSet == oldSelf.statefulSet").message("statefulSet cannot be changed: create a new PgProtection"))]
+#[x_kube(validation = Rule::new("self.?archiveName.orValue('') == oldSelf.?archiveName.orValue('')").message("archiveName cannot be changed: create a new PgProtection"))]
+#[serde(rename_all = "camelCase")]
+pub struct PgProtectionSpec {
+    /// The StatefulSet that runs PostgreSQL, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub stateful_set: String,
+    /// The PgBackupPolicy, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub policy: String,
+    /// The database's name in the archive. Default: `<namespace>-<statefulset>`. Cannot be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
+    pub archive_name: Option<String>,
+    /// What cannot be found out from the pod template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
+    /// Names of volumes of the pod that no backup needs. All other volumes with a claim are snapshotted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
+    pub exclude_volumes: Vec<String>,
+}
+
+/// How PostgreSQL is reached, where the pod template does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// The container that runs PostgreSQL. Default: found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub container: Option<String>,
+    /// The port. Default: the container's declared one, or 5432.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// The database to connect to. Default: postgres.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub database: Option<String>,
+    /// The Secret with user and password. Default: what the pod template's environment names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<DatabaseCredentials>,
+}
+
+/// A Secret with user and password.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseCredentials {
+    /// The Secret's name, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// The key with the user. Default: username.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub user_key: Option<String>,
+    /// The key with the password. Default: password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub password_key: Option<String>,
+}
+
+/// What was observed of a protected database.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PgProtectionStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The database's name in the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_name: Option<String>,
+    /// The pods of the StatefulSet that run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
+    pub members: Vec<Member>,
+    /// The newest completed backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup: Option<LastBackup>,
+    /// Which unbroken history in the archive is this database's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<LineageId>,
+    /// The member that takes writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<Primary>,
+    /// What PostgreSQL says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseFacts>,
+    /// How WAL is shipped and how far it is. Positions are at most a minute old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<WalStatus>,
+    /// From when to when the database can be recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recoverable: Option<RecoveryWindow>,
+    /// `Active` (controller); `Connected`, `WalArchiving`, `Recoverable`, `SlotsDropped` (agent).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A pod of the StatefulSet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's UID: a pod that was replaced is another one.
+    pub uid: String,
+    /// The pod's IP address.
+    pub address: String,
+}
+
+/// The newest completed backup.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastBackup {
+    /// The PgBackup's name.
+    pub name: String,
+    /// When its backup mode ended, by PostgreSQL's clock.
+    pub at: MicroTime,
+}
+
+/// The member that takes writes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Primary {
+    /// The pod's name.
+    pub pod: String,
+    /// The timeline it writes.
+    pub timeline: TimelineId,
+}
+
+/// What PostgreSQL says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseFacts {
+    /// The identifier that initdb gave the cluster.
+    pub system_identifier: SystemIdentifier,
+    /// The major version, as in 15.
+    pub major_version: i32,
+    /// The size of a WAL segment in bytes.
+    pub segment_size: SegmentSize,
+    /// PGDATA, as the container sees it.
+    pub data_directory: String,
+    /// Where `pg_wal` lies if it is a link out of PGDATA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_directory: Option<String>,
+    /// Where tablespaces lie, as the container sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<String>,
+}
+
+/// How WAL is shipped and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WalStatus {
+    /// The transport in use.
+    pub transport: Transport,
+    /// Why this one.
+    pub reason: String,
+    /// The replication slot that holds WAL for us.
+    pub slot: String,
+    /// Every byte up to here is durable in the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived_through: Option<Lsn>,
+    /// Bytes that PostgreSQL has flushed and the archive does not have yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_bytes: Option<i64>,
+}
+
+/// From when to when a database can be recovered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryWindow {
+    /// The earliest time: the end of the oldest usable backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<MicroTime>,
+    /// The latest time: everything committed before it is in the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<MicroTime>,
+    /// The same by timeline.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub timelines: Vec<TimelineWindow>,
+}
+
+/// What can be recovered on one timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TimelineWindow {
+    /// The timeline.
+    pub id: TimelineId,
+    /// WAL is there from this position.
+    pub from: Lsn,
+    /// WAL is there up to this position.
+    pub to: Lsn,
+    /// Ranges in between that are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub gaps: Vec<Gap>,
+}
+
+/// A range of WAL that is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gap {
+    /// The first missing position.
+    pub from: Lsn,
+    /// The first position that is there again.
+    pub to: Lsn,
+}

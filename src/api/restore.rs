@@ -1,0 +1,299 @@
+//! PgRestore: one restore.
+//!
+//! Written by the agent of the source: `plan`, condition `Planned`. Written by the recovery pod: `progress`, condition
+//! `Recovered`. Written by the controller: everything else.
+
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{Condition, MicroTime},
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    archive::LineageId,
+    postgres::{Lsn, TimelineId},
+};
+
+/// One restore.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "highwater.dev",
+    version = "v1alpha1",
+    kind = "PgRestore",
+    namespaced,
+    shortname = "pgr",
+    category = "highwater",
+    status = "PgRestoreStatus",
+    doc = "PgRestore is one restore: volumes made from a backup's snapshots, WAL replayed to the target, handed over as a new StatefulSet or as claims. The source is never touched.",
+    printcolumn(name = "Into", type_ = "string", json_path = ".status.into"),
+    printcolumn(name = "Backup", type_ = "string", json_path = ".status.plan.backup"),
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.plan.summary"),
+    printcolumn(
+        name = "Replayed",
+        type_ = "string",
+        json_path = ".status.progress.percent"
+    ),
+    printcolumn(
+        name = "Completed",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Completed")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Completed")].reason"#
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new PgRestore"))]
+#[serde(rename_all = "camelCase")]
+pub struct PgRestoreSpec {
+    /// What to restore from.
+    pub source: RestoreSource,
+    /// Where in time to stop. Default: latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<RestoreTarget>,
+    /// Where to.
+    pub into: RestoreInto,
+}
+
+/// What to restore from, in this namespace.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.protection) != has(self.backup)").message("give exactly one of protection and backup"))]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreSource {
+    /// A PgProtection: the best of its backups is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub protection: Option<String>,
+    /// A PgBackup: this one, with the WAL of its lineage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub backup: Option<String>,
+}
+
+/// Where in time to stop: at most one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("[has(self.latest), has(self.time), has(self.lsn)].filter(x, x).size() == 1").message("give exactly one of latest, time and lsn"))]
+#[x_kube(validation = Rule::new("!has(self.inclusive) || has(self.time) || has(self.lsn)").message("inclusive goes with time or lsn"))]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreTarget {
+    /// Everything the archive has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest: Option<Latest>,
+    /// Everything that was committed by this time (RFC 3339, with a time zone), as in 2026-11-20T14:03:12.5Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<TargetTime>,
+    /// Everything up to this position in the WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<Lsn>,
+    /// Whether what lies exactly at the target belongs to it. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inclusive: Option<bool>,
+}
+
+/// No fields: `latest: {}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Latest {}
+
+/// A time with a time zone, in RFC 3339.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TargetTime(pub jiff::Timestamp);
+
+impl JsonSchema for TargetTime {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TargetTime".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})$",
+            "maxLength": 32,
+        })
+    }
+}
+
+/// Where to.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.statefulSet) != has(self.volumes)").message("give exactly one of statefulSet and volumes"))]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreInto {
+    /// The name of a new StatefulSet like the source's, with a Service of the same name. Must not exist yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 52),
+        regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$")
+    )]
+    pub stateful_set: Option<String>,
+    /// Claims alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<IntoVolumes>,
+    /// The StorageClass of the new claims. Default: the source's. Its driver must be the snapshots'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// The size of the new claims. Default and least: the source's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+}
+
+/// Claims alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IntoVolumes {
+    /// Each claim is named by this prefix, a hyphen and the volume's name in the source's pod.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+    )]
+    pub name_prefix: String,
+}
+
+/// What was observed of one restore.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PgRestoreStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What is made, as in `statefulset/orders-restored`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<String>,
+    /// What will be done: chosen once, and held to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RestorePlan>,
+    /// The new claims: written down before the first is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["claim".into()]))]
+    pub volumes: Vec<RestoredVolume>,
+    /// How far the replay is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RestoreProgress>,
+    /// Seconds that each part took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<RestorePhases>,
+    /// `Planned` (agent); `Recovered` (recovery pod); `VolumesReady`, `HandedOver`, `Completed` (controller).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a restore will do: chosen once from the archive, and held to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestorePlan {
+    /// In a sentence, as in `to 2026-11-20T14:03:12Z on timeline 1`.
+    pub summary: String,
+    /// The base backup's name.
+    pub backup: String,
+    /// The key prefix of that backup in the archive: manifest, backup label and tablespace map lie under it.
+    pub backup_key: String,
+    /// The archive, a PgArchive in this namespace.
+    pub archive: String,
+    /// The database's name in the archive.
+    pub archive_name: String,
+    /// The lineage that WAL is read from.
+    pub lineage: LineageId,
+    /// The timeline to follow: `recovery_target_timeline`.
+    pub timeline: TimelineId,
+    /// The first WAL that is replayed.
+    pub wal_from: Lsn,
+    /// Fetch serves nothing beyond this position, whatever the archive gets meanwhile.
+    pub wal_to: Lsn,
+    /// Where PostgreSQL stops before `walTo`; absent: it replays everything up to `walTo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_at: Option<StopAt>,
+    /// Bytes of WAL to replay.
+    pub bytes: i64,
+}
+
+/// A recovery target that PostgreSQL itself stops at: exactly one of `time` and `lsn`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StopAt {
+    /// `recovery_target_time`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<MicroTime>,
+    /// `recovery_target_lsn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<Lsn>,
+    /// `recovery_target_inclusive`.
+    pub inclusive: bool,
+}
+
+/// One claim of a restore.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredVolume {
+    /// The new claim.
+    pub claim: String,
+    /// The volume's name in the source's pod.
+    pub volume: String,
+    /// The VolumeSnapshot it is made from.
+    pub volume_snapshot: String,
+    /// Its size in bytes.
+    pub size: i64,
+}
+
+/// How far the replay is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreProgress {
+    /// WAL up to here was fetched for replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed_lsn: Option<Lsn>,
+    /// As in `42%`.
+    pub percent: String,
+    /// Segments fetched so far.
+    pub segments: i64,
+    /// Where the replay ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_lsn: Option<Lsn>,
+    /// The timeline that the restored database writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_timeline: Option<TimelineId>,
+    /// Seconds that PostgreSQL took to replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_seconds: Option<f64>,
+    /// Seconds from the recovery program's start to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_seconds: Option<f64>,
+    /// Slots that the snapshot held; none was taken over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub dropped_slots: Vec<String>,
+    /// Subscriptions that were disabled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub disabled_subscriptions: Vec<String>,
+}
+
+/// Seconds that each part of a restore took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestorePhases {
+    /// From the object's creation to the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_seconds: Option<f64>,
+    /// From the plan to the end of recovery, volumes and pod start included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_seconds: Option<f64>,
+    /// From the end of recovery to the clone's readiness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over_seconds: Option<f64>,
+    /// From the object's creation to the clone's readiness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_seconds: Option<f64>,
+}

@@ -1,0 +1,1 @@
+//! The controller: reconciles Highwater's kinds, through the Kubernetes API only.

@@ -1,0 +1,1 @@
+//! VolumeSnapshots: types, and what they say.

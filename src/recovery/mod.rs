@@ -1,0 +1,1 @@
+//! The recovery pod: data directory, recovery settings, PostgreSQL under supervision.
