@@ -1,0 +1,138 @@
+//! Events: one recorder per process, so that they aggregate; one event per change of a condition, not per pass.
+
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+
+use super::context::Chain;
+use crate::{
+    api::conditions::{self, Status},
+    kubernetes::request,
+};
+
+/// The longest note that the API server takes.
+const LONGEST_NOTE: usize = 1024;
+
+/// Publishes events. A failure to publish is logged and nothing else: it must not mask what the event is about.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Recorder,
+}
+
+impl Events {
+    /// `program` is the reporting controller, as in `highwater-controller`; `instance` the pod.
+    pub fn new(client: Client, program: &str, instance: Option<String>) -> Self {
+        let reporter = Reporter {
+            controller: program.to_owned(),
+            instance,
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+        }
+    }
+
+    /// Something that an admin expects.
+    pub async fn normal(&self, about: &ObjectReference, reason: &str, note: impl Into<String>) {
+        self.publish(about, EventType::Normal, reason, note.into())
+            .await;
+    }
+
+    /// Something that an admin should look at.
+    pub async fn warning(&self, about: &ObjectReference, reason: &str, note: impl Into<String>) {
+        self.publish(about, EventType::Warning, reason, note.into())
+            .await;
+    }
+
+    /// One event for each condition in `after` whose status or reason is not the one in `before`. `False` warns.
+    /// Conditions that start as `Unknown` say nothing yet. Call it after the status was applied.
+    pub async fn condition_changes(
+        &self,
+        about: &ObjectReference,
+        before: &[Condition],
+        after: &[Condition],
+    ) {
+        for condition in changed(before, after) {
+            let type_ = if condition.status == Status::False.as_str() {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            let note = if condition.message.is_empty() {
+                format!("{} is {}", condition.type_, condition.status)
+            } else {
+                condition.message.clone()
+            };
+            self.publish(about, type_, &condition.reason, note).await;
+        }
+    }
+
+    async fn publish(
+        &self,
+        about: &ObjectReference,
+        type_: EventType,
+        reason: &str,
+        mut note: String,
+    ) {
+        if note.len() > LONGEST_NOTE {
+            let end = (0..=LONGEST_NOTE - 4)
+                .rev()
+                .find(|at| note.is_char_boundary(*at))
+                .unwrap_or_default();
+            note.truncate(end);
+            note.push_str(" ...");
+        }
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = request(self.recorder.publish(&event, about)).await {
+            tracing::warn!(reason, error = %Chain(&error), "failed to publish an event");
+        }
+    }
+}
+
+fn changed<'a>(
+    before: &'a [Condition],
+    after: &'a [Condition],
+) -> impl Iterator<Item = &'a Condition> {
+    after.iter().filter(
+        move |condition| match conditions::find(before, &condition.type_) {
+            Some(old) => (&old.status, &old.reason) != (&condition.status, &condition.reason),
+            None => condition.status != Status::Unknown.as_str(),
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_follows_a_change_of_status_or_reason_only() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let with = |entries: &[(&str, Status, &str, &str)]| {
+            let mut list = Vec::new();
+            for (type_, status, reason, message) in entries {
+                conditions::upsert(&mut list, type_, *status, reason, *message, None, now);
+            }
+            list
+        };
+        let before = with(&[
+            ("Active", Status::False, "PolicyNotFound", "a"),
+            ("Cut", Status::Unknown, "Waiting", "0 of 2"),
+        ]);
+        let after = with(&[
+            ("Active", Status::False, "ArchiveNotFound", "b"),
+            ("Cut", Status::Unknown, "Waiting", "1 of 2"),
+            ("Ready", Status::Unknown, "Waiting", ""),
+        ]);
+        let types: Vec<_> = changed(&before, &after).map(|c| c.type_.as_str()).collect();
+        assert_eq!(types, ["Active"]);
+        assert_eq!(changed(&after, &after).count(), 0);
+    }
+}

@@ -1,0 +1,47 @@
+//! The controller's numbers.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counters and gauges of this process; cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    passes: Family<Pass, Counter>,
+    /// Whether this replica holds the lease.
+    pub leader: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pass {
+    controller: &'static str,
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// Counts one pass; `outcome` is `Ok` or the error's reason.
+    pub fn pass(&self, controller: &'static str, outcome: &'static str) {
+        self.passes
+            .get_or_create(&Pass {
+                controller,
+                outcome,
+            })
+            .inc();
+    }
+
+    /// Makes them part of `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "highwater_reconcile_passes",
+            "Passes over one object, by controller and outcome",
+            self.passes.clone(),
+        );
+        registry.register(
+            "highwater_leader",
+            "1 where this replica holds the lease",
+            self.leader.clone(),
+        );
+    }
+}
