@@ -1,1 +1,3 @@
 //! The dev cluster and the end-to-end tests of Highwater.
+
+pub mod devcluster;

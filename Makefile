@@ -1,0 +1,71 @@
+# `make help` says what each target does.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Only what stands on make's own command line counts: a plain `make demo` must never touch the cluster that happens to be
+# in the environment.
+ifneq ($(origin KUBECONFIG),command line)
+  override undefine KUBECONFIG
+  unexport KUBECONFIG
+endif
+ifneq ($(origin REGISTRY),command line)
+  override undefine REGISTRY
+  unexport REGISTRY
+endif
+
+# One target for everything: the product is a static binary, and each dependency is compiled once.
+export CARGO_BUILD_TARGET := x86_64-unknown-linux-musl
+export HIGHWATER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/highwater
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET_DIR)/$(CARGO_BUILD_TARGET)/debug
+DEVCLUSTER := $(BIN)/devcluster
+
+.PHONY: help
+help: ## Say in one line what each target does
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: build ## Tell the story on the dev cluster, or with KUBECONFIG=… REGISTRY=… on your own
+	@scripts/demo $(if $(KUBECONFIG),--kubeconfig '$(KUBECONFIG)' --registry '$(REGISTRY)')
+
+.PHONY: test
+test: ## Everything that CI checks, with seconds per stage
+	@scripts/test
+
+.PHONY: lint
+lint: tools ## Format, clippy, dependencies (bans, licenses, sources)
+	@scripts/test lint
+
+.PHONY: unit
+unit: tools ## Tests that need no cluster: unit, golden, store contract, PostgreSQL, recovery
+	@scripts/test unit
+
+.PHONY: e2e
+e2e: ## Scenarios on the dev cluster: flow, doors, ledger
+	@scripts/test e2e
+
+.PHONY: tools
+tools: ## Install and build what is missing (cached)
+	@scripts/tools
+
+.PHONY: build
+build: tools ## Build the programs
+	@cargo build --workspace --bins
+
+.PHONY: release
+release: tools ## Build the static binary as it ships
+	@cargo build --release -p highwater
+
+.PHONY: cluster-up
+cluster-up: build ## Start the dev cluster (does nothing if it runs)
+	@$(DEVCLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the dev cluster and leave nothing of it behind
+	@cargo build -q -p highwater-e2e --bin devcluster && $(DEVCLUSTER) down
+
+.PHONY: crds
+crds: ## Write crds/ anew from the types
+	@UPDATE_GOLDEN=1 cargo test -q -p highwater --test golden
