@@ -5,6 +5,7 @@
 //! | [`api`] | the contract: the kinds, their conditions, names and annotations. No client |
 //! | [`postgres`] | what PostgreSQL is: LSNs, timelines, segments, WAL records, labels, control file |
 //! | [`archive`] | what lies in object storage: layout, manifest, catalog, planning; stores, push, fetch |
+//! | [`cli`], [`telemetry`] | arguments; logging |
 //! | [`kubernetes`] | the calls that every program makes to the Kubernetes API in the same way |
 //! | [`csi`] | VolumeSnapshot types and what they say |
 //! | [`controller`] | the Deployment that reconciles Highwater's kinds; talks to the Kubernetes API only |
@@ -18,9 +19,11 @@
 pub mod agent;
 pub mod api;
 pub mod archive;
+pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod csi;
 pub mod kubernetes;
 pub mod postgres;
 pub mod recovery;
+pub mod telemetry;

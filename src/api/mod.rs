@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod backup_policy;
 pub mod conditions;
+pub mod crds;
 mod duration;
 pub mod managers;
 pub mod names;

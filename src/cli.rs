@@ -1,0 +1,111 @@
+//! Arguments, and which part of the program they start.
+
+use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    api::crds,
+    controller::{self, context::Chain},
+    telemetry::{self, LogFormat},
+};
+
+/// Fast physical backups, a WAL archive and point-in-time recovery for any PostgreSQL StatefulSet.
+#[derive(Debug, Parser)]
+#[command(name = "highwater", version)]
+pub struct Cli {
+    /// What to log, as in `info` or `info,highwater=debug`.
+    #[arg(long, global = true, env = "HIGHWATER_LOG", default_value = "info")]
+    log: String,
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        env = "HIGHWATER_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Reconcile Highwater's kinds: runs as a Deployment.
+    Controller(controller::Args),
+    /// Print the CustomResourceDefinitions as YAML.
+    Crds,
+    /// Copy this program to a path: runs as the init container of recovery pods.
+    Install {
+        /// Where to.
+        destination: PathBuf,
+    },
+}
+
+/// What ends a program with exit code 1.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("failed to start the runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error(transparent)]
+    Controller(#[from] controller::Error),
+    #[error("failed to print the CRDs: {0}")]
+    Crds(#[from] crds::Error),
+    #[error("failed to copy this program to {}: {cause}", path.display())]
+    Install {
+        path: PathBuf,
+        cause: std::io::Error,
+    },
+}
+
+impl Cli {
+    /// Runs to the end of the command.
+    pub fn run(self) -> ExitCode {
+        telemetry::init(&self.log, self.log_format);
+        match self.command.run() {
+            Ok(code) => code,
+            Err(failure) => {
+                tracing::error!("{}", Chain(&failure));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Controller(args) => single_threaded()?.block_on(controller::run(args))?,
+            Self::Crds => print!("{}", crds::yaml()?),
+            Self::Install { destination } => {
+                install(&destination).map_err(|cause| Failure::Install {
+                    path: destination,
+                    cause,
+                })?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn single_threaded() -> Result<Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)
+}
+
+/// By a temporary name, so that nobody runs half a program.
+fn install(destination: &Path) -> std::io::Result<()> {
+    let partial = destination.with_extension("partial");
+    std::fs::copy(std::env::current_exe()?, &partial)?;
+    std::fs::set_permissions(&partial, Permissions::from_mode(0o755))?;
+    std::fs::rename(&partial, destination)
+}
