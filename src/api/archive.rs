@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
     )
 )]
 #[x_kube(validation = Rule::new("has(self.s3) != has(self.directory)").message("give exactly one of s3 and directory"))]
-#[x_kube(validation = Rule::new("self.?prefix.orValue('') == oldSelf.?prefix.orValue('')").message("prefix cannot be changed: what is archived would not be found any more; create a new PgArchive"))]
+#[x_kube(validation = Rule::new("(has(self.prefix) ? self.prefix : '') == (has(oldSelf.prefix) ? oldSelf.prefix : '')").message("prefix cannot be changed: what is archived would not be found any more; create a new PgArchive"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgArchiveSpec {
     /// Put before every key, as in `prod/`. Cannot be changed later.
@@ -57,7 +57,7 @@ pub struct PgArchiveSpec {
 
 /// A bucket of S3 or of a store that speaks its protocol.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("!self.?endpoint.orValue('').startsWith('http:') || self.?allowHttp.orValue(false)").message("the endpoint is plain http: set allowHttp to true if WAL and catalog may cross the network unencrypted"))]
+#[x_kube(validation = Rule::new("!has(self.endpoint) || !self.endpoint.startsWith('http:') || (has(self.allowHttp) && self.allowHttp)").message("the endpoint is plain http: set allowHttp to true if WAL and catalog may cross the network unencrypted"))]
 #[serde(rename_all = "camelCase")]
 pub struct S3 {
     /// The bucket's name. It must exist: Highwater makes no buckets.

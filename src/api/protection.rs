@@ -77,7 +77,7 @@ use crate::{
     )
 )]
 #[x_kube(validation = Rule::new("self.statefulSet == oldSelf.statefulSet").message("statefulSet cannot be changed: create a new PgProtection"))]
-#[x_kube(validation = Rule::new("self.?archiveName.orValue('') == oldSelf.?archiveName.orValue('')").message("archiveName cannot be changed: create a new PgProtection"))]
+#[x_kube(validation = Rule::new("(has(self.archiveName) ? self.archiveName : '') == (has(oldSelf.archiveName) ? oldSelf.archiveName : '')").message("archiveName cannot be changed: create a new PgProtection"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgProtectionSpec {
     /// The StatefulSet that runs PostgreSQL, in this namespace.

@@ -1,0 +1,154 @@
+//! One case for each rule and pattern of the schemas: an input that passes, one that does not, and what the admin is told.
+//!
+//! Included by the unit tests, which evaluate the rules themselves, and by the flow tests, which ask the real API server.
+
+use serde_json::{Value, json};
+
+/// One rule.
+pub struct Case {
+    /// The kind it is in.
+    pub kind: &'static str,
+    /// For rules about changes: the spec before.
+    pub before: Option<Value>,
+    /// A spec that passes.
+    pub good: Value,
+    /// A spec that does not.
+    pub bad: Value,
+    /// What the API server says of it, or a part of that.
+    pub message: &'static str,
+}
+
+fn s3(more: Value) -> Value {
+    let mut s3 = json!({"bucket": "backups"});
+    merge(&mut s3, more);
+    json!({ "s3": s3 })
+}
+
+fn merge(into: &mut Value, more: Value) {
+    if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
+        into.extend(more);
+    }
+}
+
+fn restore(target: Value) -> Value {
+    json!({"source": {"protection": "orders"}, "target": target, "into": {"statefulSet": "orders-restored"}})
+}
+
+/// The rules of the schemas' CEL. Their messages are exactly these.
+pub fn rules() -> Vec<Case> {
+    let [archives, changes, restores] = [archive_rules(), change_rules(), restore_rules()];
+    archives
+        .into_iter()
+        .chain(changes)
+        .chain(restores)
+        .collect()
+}
+
+fn archive_rules() -> Vec<Case> {
+    vec![
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: s3(json!({})),
+            bad: json!({"s3": {"bucket": "backups"}, "directory": {"persistentVolumeClaim": "wal"}}),
+            message: "give exactly one of s3 and directory",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: json!({"directory": {"persistentVolumeClaim": "wal"}}),
+            bad: json!({}),
+            message: "give exactly one of s3 and directory",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: s3(json!({"endpoint": "http://10.0.0.9:7070", "allowHttp": true})),
+            bad: s3(json!({"endpoint": "http://10.0.0.9:7070"})),
+            message: "the endpoint is plain http: set allowHttp to true if WAL and catalog may cross the network unencrypted",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: json!({"s3": {"bucket": "backups"}, "compression": {"algorithm": "zstd", "level": 5}}),
+            bad: json!({"s3": {"bucket": "backups"}, "compression": {"algorithm": "none", "level": 5}}),
+            message: "level goes with algorithm zstd",
+        },
+        Case {
+            kind: "PgArchive",
+            before: Some(json!({"s3": {"bucket": "backups"}, "prefix": "prod/"})),
+            good: json!({"s3": {"bucket": "elsewhere"}, "prefix": "prod/"}),
+            bad: s3(json!({})),
+            message: "prefix cannot be changed: what is archived would not be found any more; create a new PgArchive",
+        },
+    ]
+}
+
+fn change_rules() -> Vec<Case> {
+    let protection = json!({"statefulSet": "orders", "policy": "gold"});
+    let backup = json!({"protection": "orders", "reason": "Manual"});
+    vec![
+        Case {
+            kind: "PgProtection",
+            before: Some(protection.clone()),
+            good: json!({"statefulSet": "orders", "policy": "silver"}),
+            bad: json!({"statefulSet": "invoices", "policy": "gold"}),
+            message: "statefulSet cannot be changed: create a new PgProtection",
+        },
+        Case {
+            kind: "PgProtection",
+            before: Some(protection.clone()),
+            good: protection,
+            bad: json!({"statefulSet": "orders", "policy": "gold", "archiveName": "other"}),
+            message: "archiveName cannot be changed: create a new PgProtection",
+        },
+        Case {
+            kind: "PgBackup",
+            before: Some(backup.clone()),
+            good: backup,
+            bad: json!({"protection": "invoices", "reason": "Manual"}),
+            message: "spec is immutable: create a new PgBackup",
+        },
+        Case {
+            kind: "PgRestore",
+            before: Some(restore(json!({"latest": {}}))),
+            good: restore(json!({"latest": {}})),
+            bad: restore(json!({"lsn": "3/58000138"})),
+            message: "spec is immutable: create a new PgRestore",
+        },
+    ]
+}
+
+fn restore_rules() -> Vec<Case> {
+    let time = "2026-11-20T14:03:12.5Z";
+    vec![
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: restore(json!({"time": time, "inclusive": false})),
+            bad: restore(json!({"time": time, "latest": {}})),
+            message: "give exactly one of latest, time and lsn",
+        },
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: restore(json!({"latest": {}})),
+            bad: restore(json!({"latest": {}, "inclusive": false})),
+            message: "inclusive goes with time or lsn",
+        },
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: json!({"source": {"backup": "orders-1"}, "into": {"volumes": {"namePrefix": "copy"}}}),
+            bad: json!({"source": {"backup": "orders-1", "protection": "orders"}, "into": {"statefulSet": "copy"}}),
+            message: "give exactly one of protection and backup",
+        },
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: json!({"source": {"backup": "orders-1"}, "into": {"statefulSet": "copy"}}),
+            bad: json!({"source": {"backup": "orders-1"}, "into": {}}),
+            message: "give exactly one of statefulSet and volumes",
+        },
+    ]
+}
