@@ -13,6 +13,8 @@ use crate::proto::csi::{
 pub struct IdentityService {
     /// The driver's name, as CSIDriver, StorageClass and VolumeSnapshotClass give it.
     pub driver_name: String,
+    /// Are group snapshots offered?
+    pub offer_groups: bool,
 }
 
 #[async_trait]
@@ -38,12 +40,17 @@ impl Identity for IdentityService {
             })
         };
         let online = plugin_capability::volume_expansion::Type::Online;
-        let all = vec![
+        let mut all = vec![
             service(plugin_capability::service::Type::ControllerService),
             plugin_capability::Type::VolumeExpansion(VolumeExpansion {
                 r#type: online.into(),
             }),
         ];
+        if self.offer_groups {
+            all.push(service(
+                plugin_capability::service::Type::GroupControllerService,
+            ));
+        }
         let capabilities = all
             .into_iter()
             .map(|one| PluginCapability { r#type: Some(one) })

@@ -5,12 +5,15 @@
 //! quota groups cost far more than the tests gain from them. Volumes are file systems, never blocks.
 //!
 //! - [`pool`]: subvolumes, snapshots and their records on disk
-//! - [`identity`], [`controller`], [`node`]: the CSI services
+//! - [`snapshots`]: how one is taken, told of and deleted; [`faults`]: what may go wrong with it
+//! - [`identity`], [`controller`], [`group`], [`node`]: the CSI services
 //! - [`registration`]: kubelet's plugin registration, so that no registrar is needed
 //! - [`server`]: the sockets and the life of the process
 
 pub mod clock;
 pub mod controller;
+pub mod faults;
+pub mod group;
 pub mod identity;
 pub mod mount;
 pub mod node;
@@ -18,4 +21,5 @@ pub mod pool;
 pub mod proto;
 pub mod registration;
 pub mod server;
+pub mod snapshots;
 pub mod validate;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::mount;
-use crate::pool::Pool;
+use crate::pool::{Pool, internal};
 use crate::proto::csi;
 use crate::proto::csi::node_server::Node;
 use crate::proto::csi::node_service_capability::{Rpc, Type, rpc};
@@ -22,13 +22,6 @@ pub struct NodeService {
 }
 
 impl NodeService {
-    fn require(&self, id: &str) -> Result<(), Status> {
-        match self.pool.volumes.get(id) {
-            Some(_) => Ok(()),
-            None => Err(Status::not_found(format!("no volume {id}"))),
-        }
-    }
-
     async fn bind(
         &self,
         id: &str,
@@ -37,7 +30,7 @@ impl NodeService {
         read_only: bool,
     ) -> Result<(), Status> {
         let _claim = self.pool.claim("mount", target)?;
-        self.require(id)?;
+        self.pool.known_volume(id)?;
         mount::bind(source, Path::new(target), read_only)
             .await
             .map_err(internal)
@@ -117,7 +110,7 @@ impl Node for NodeService {
         let staged = validate::required(&request.staging_target_path, "staging_target_path")?;
         validate::capability(request.volume_capability.as_ref())?;
         if !mount::is_mounted(Path::new(staged)).map_err(internal)? {
-            self.require(id)?;
+            self.pool.known_volume(id)?;
             return Err(Status::failed_precondition(format!(
                 "volume {id} is not staged"
             )));
@@ -146,7 +139,7 @@ impl Node for NodeService {
         let request = request.into_inner();
         let id = validate::required(&request.volume_id, "volume_id")?;
         let path = validate::required(&request.volume_path, "volume_path")?;
-        self.require(id)?;
+        self.pool.known_volume(id)?;
         if !mount::is_mounted(Path::new(path)).map_err(internal)? {
             return Err(Status::not_found(format!("volume {id} is not at {path}")));
         }
@@ -164,10 +157,7 @@ impl Node for NodeService {
         let request = request.into_inner();
         let id = validate::required(&request.volume_id, "volume_id")?;
         validate::required(&request.volume_path, "volume_path")?;
-        let Some(volume) = self.pool.volumes.get(id) else {
-            return Err(Status::not_found(format!("no volume {id}")));
-        };
-        let capacity_bytes = volume.capacity;
+        let capacity_bytes = self.pool.known_volume(id)?.capacity;
         Ok(Response::new(csi::NodeExpandVolumeResponse {
             capacity_bytes,
         }))
@@ -193,9 +183,4 @@ fn usage(path: &Path) -> anyhow::Result<Vec<csi::VolumeUsage>> {
         });
     }
     Ok(all)
-}
-
-fn internal(error: anyhow::Error) -> Status {
-    tracing::error!("{error:#}");
-    Status::internal(format!("{error:#}"))
 }

@@ -14,14 +14,18 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::controller::ControllerService;
+use crate::faults::Faults;
+use crate::group::GroupService;
 use crate::identity::IdentityService;
 use crate::node::NodeService;
 use crate::pool::Pool;
 use crate::proto::csi::controller_server::ControllerServer;
+use crate::proto::csi::group_controller_server::GroupControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
 use crate::proto::registration::registration_server::RegistrationServer;
 use crate::registration::RegistrationService;
+use crate::snapshots::Snapshots;
 
 /// How long requests that run may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
@@ -89,20 +93,33 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 fn csi_routes(options: &Options, pool: Arc<Pool>) -> Routes {
+    let offer = !options.no_snapshots;
+    let faults = Arc::new(Faults::new(options.control.clone()));
+    let snapshots = Snapshots {
+        pool: Arc::clone(&pool),
+        faults,
+    };
     let identity = IdentityService {
         driver_name: options.driver_name.clone(),
+        offer_groups: offer,
     };
     let controller = ControllerService {
         pool: Arc::clone(&pool),
-        snapshots: !options.no_snapshots,
+        snapshots: snapshots.clone(),
+        offer_snapshots: offer,
     };
     let node = NodeService {
         pool,
         node_id: options.node_id.clone(),
     };
-    Routes::new(IdentityServer::new(identity))
+    let routes = Routes::new(IdentityServer::new(identity))
         .add_service(ControllerServer::new(controller))
-        .add_service(NodeServer::new(node))
+        .add_service(NodeServer::new(node));
+    if offer {
+        routes.add_service(GroupControllerServer::new(GroupService { snapshots }))
+    } else {
+        routes
+    }
 }
 
 fn registration_routes(options: &Options) -> Result<Routes> {

@@ -1,4 +1,5 @@
 //! The driver from the outside: copy-on-write, restore, clone, restart, mounts, registration.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
 use std::path::Path;
@@ -230,10 +231,7 @@ async fn without_snapshots_none_are_offered() {
     let offered = reply
         .capabilities
         .iter()
-        .filter_map(|one| match &one.r#type {
-            Some(Type::Rpc(rpc)) => Some(rpc.r#type()),
-            None => None,
-        });
+        .filter_map(|one| one.r#type.as_ref().map(|Type::Rpc(rpc)| rpc.r#type()));
     let offered: Vec<_> = offered.collect();
     assert!(offered.contains(&rpc::Type::CreateDeleteVolume));
     assert!(!offered.contains(&rpc::Type::CreateDeleteSnapshot));

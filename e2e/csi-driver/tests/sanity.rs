@@ -1,4 +1,5 @@
 //! The upstream conformance tests, csi-sanity, against the driver.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::pool::Pool;
+use crate::pool::{Pool, internal};
 use crate::proto::csi::controller_server::Controller;
 use crate::proto::csi::controller_service_capability::{Rpc, Type, rpc};
 use crate::proto::csi::{
@@ -23,20 +23,17 @@ use crate::proto::csi::{
     ListVolumesRequest, ListVolumesResponse, ValidateVolumeCapabilitiesRequest,
     ValidateVolumeCapabilitiesResponse,
 };
+use crate::snapshots::Snapshots;
 
 /// Creates, lists and deletes.
 #[derive(Clone)]
 pub struct ControllerService {
     /// Where everything is.
     pub pool: Arc<Pool>,
+    /// The snapshots in it.
+    pub snapshots: Snapshots,
     /// Are snapshots offered at all?
-    pub snapshots: bool,
-}
-
-/// Any error of the pool, as a caller sees it.
-fn internal(error: anyhow::Error) -> Status {
-    tracing::error!("{error:#}");
-    Status::internal(format!("{error:#}"))
+    pub offer_snapshots: bool,
 }
 
 impl ControllerService {
@@ -50,7 +47,7 @@ impl ControllerService {
             rpc::Type::ExpandVolume,
             rpc::Type::SingleNodeMultiWriter,
         ];
-        if self.snapshots {
+        if self.offer_snapshots {
             // GetSnapshot is served but not announced: it is alpha, and csi-sanity 5.4 refuses a
             // capability that it does not know.
             all.extend([rpc::Type::CreateDeleteSnapshot, rpc::Type::ListSnapshots]);
@@ -59,7 +56,7 @@ impl ControllerService {
     }
 
     fn require_snapshots(&self) -> Result<(), Status> {
-        if self.snapshots {
+        if self.offer_snapshots {
             return Ok(());
         }
         Err(Status::unimplemented(

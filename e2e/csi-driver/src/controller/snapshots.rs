@@ -1,74 +1,42 @@
-//! Snapshots. A cut that has begun goes on when the caller gives up: on a retry it is found by its
-//! name, as with drivers that ask a storage array.
+//! Single snapshots.
 
 use tonic::Status;
 
-use super::{ControllerService, internal};
-use crate::clock;
-use crate::pool::{self, Claim, Snapshot, Volume};
+use super::ControllerService;
+use crate::pool::Snapshot;
 use crate::proto::csi;
 use crate::proto::csi::list_snapshots_response::Entry;
 use crate::validate;
-
-const NANOS: i64 = 1_000_000_000;
 
 impl ControllerService {
     pub(super) async fn create_a_snapshot(
         &self,
         request: csi::CreateSnapshotRequest,
     ) -> Result<csi::CreateSnapshotResponse, Status> {
-        let name = validate::required(&request.name, "name")?;
-        let source = validate::required(&request.source_volume_id, "source_volume_id")?;
-        let claim = self.pool.claim("snapshot name", name)?;
-        if let Some(snapshot) = self.pool.snapshots.by_name(name) {
-            if snapshot.volume != source {
-                return Err(Status::already_exists(format!(
-                    "snapshot {name} exists, of volume {}",
-                    snapshot.volume
-                )));
-            }
-            return Ok(csi::CreateSnapshotResponse {
-                snapshot: Some(described(snapshot)),
-            });
-        }
-        let snapshot = planned(&request, self.known(source)?)?;
-        let service = self.clone();
-        let work = tokio::spawn(async move { service.cut(snapshot, claim).await });
-        let snapshot = work
-            .await
-            .map_err(|e| Status::internal(format!("failed to cut a snapshot: {e}")))??;
+        let planned = self.snapshots.planned(&request)?;
+        let taken = self.snapshots.take(planned).await?;
         Ok(csi::CreateSnapshotResponse {
-            snapshot: Some(described(snapshot)),
+            snapshot: Some(self.snapshots.told(taken)?),
         })
     }
 
-    async fn cut(&self, mut snapshot: Snapshot, _claim: Claim) -> Result<Snapshot, Status> {
-        self.pool
-            .cut(&snapshot.volume, &snapshot.id)
-            .await
-            .map_err(internal)?;
-        snapshot.created_ns = clock::now_ns();
-        self.pool
-            .snapshots
-            .put(snapshot.clone())
-            .map_err(internal)?;
-        let Snapshot {
-            id, name, volume, ..
-        } = &snapshot;
-        tracing::info!(id, name, volume, "snapshot cut");
-        Ok(snapshot)
-    }
-
+    /// A member of a group goes with its group alone.
     pub(super) async fn delete_a_snapshot(
         &self,
         request: csi::DeleteSnapshotRequest,
     ) -> Result<csi::DeleteSnapshotResponse, Status> {
         let id = validate::required(&request.snapshot_id, "snapshot_id")?;
-        let _claim = self.pool.claim("snapshot", id)?;
-        if self.pool.snapshots.get(id).is_some() {
-            self.pool.delete_snapshot(id).await.map_err(internal)?;
-            tracing::info!(id, "snapshot deleted");
+        let group = self
+            .pool
+            .snapshots
+            .get(id)
+            .and_then(|snapshot| snapshot.group);
+        if let Some(group) = group.filter(|group| self.pool.groups.get(group).is_some()) {
+            return Err(Status::invalid_argument(format!(
+                "snapshot {id} is in group {group}"
+            )));
         }
+        self.snapshots.delete(id).await?;
         Ok(csi::DeleteSnapshotResponse {})
     }
 
@@ -81,19 +49,16 @@ impl ControllerService {
                 && (request.source_volume_id.is_empty()
                     || request.source_volume_id == snapshot.volume)
         };
-        let all: Vec<_> = self
-            .pool
-            .snapshots
-            .all()
-            .into_iter()
-            .filter(wanted)
-            .collect();
+        let all = self.snapshots.all()?.into_iter().filter(wanted).collect();
         let (page, next_token) = validate::page(all, &request.starting_token, request.max_entries)?;
-        let entry = |snapshot| Entry {
-            snapshot: Some(described(snapshot)),
+        let entry = |snapshot| {
+            Ok(Entry {
+                snapshot: Some(self.snapshots.told(snapshot)?),
+            })
         };
+        let entries = page.into_iter().map(entry).collect::<Result<_, Status>>()?;
         Ok(csi::ListSnapshotsResponse {
-            entries: page.into_iter().map(entry).collect(),
+            entries,
             next_token,
         })
     }
@@ -103,39 +68,10 @@ impl ControllerService {
         request: csi::GetSnapshotRequest,
     ) -> Result<csi::GetSnapshotResponse, Status> {
         let id = validate::required(&request.snapshot_id, "snapshot_id")?;
-        match self.pool.snapshots.get(id) {
-            Some(snapshot) => Ok(csi::GetSnapshotResponse {
-                snapshot: Some(described(snapshot)),
-            }),
-            None => Err(Status::not_found(format!("no snapshot {id}"))),
-        }
-    }
-}
-
-/// The record of a snapshot that is still to be cut.
-fn planned(request: &csi::CreateSnapshotRequest, volume: Volume) -> Result<Snapshot, Status> {
-    Ok(Snapshot {
-        id: pool::new_id("snap")?,
-        name: request.name.clone(),
-        volume: volume.id,
-        capacity: volume.capacity,
-        created_ns: 0,
-        group: None,
-        labels: validate::labels(&request.parameters),
-    })
-}
-
-/// The snapshot as CSI describes it.
-fn described(snapshot: Snapshot) -> csi::Snapshot {
-    csi::Snapshot {
-        size_bytes: snapshot.capacity,
-        snapshot_id: snapshot.id,
-        source_volume_id: snapshot.volume,
-        creation_time: Some(prost_types::Timestamp {
-            seconds: snapshot.created_ns.div_euclid(NANOS),
-            nanos: i32::try_from(snapshot.created_ns.rem_euclid(NANOS)).unwrap_or_default(),
-        }),
-        ready_to_use: true,
-        group_snapshot_id: snapshot.group.unwrap_or_default(),
+        let found = self.snapshots.known(id)?;
+        let snapshot = found.ok_or_else(|| Status::not_found(format!("no snapshot {id}")))?;
+        Ok(csi::GetSnapshotResponse {
+            snapshot: Some(self.snapshots.told(snapshot)?),
+        })
     }
 }

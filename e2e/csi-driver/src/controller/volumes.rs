@@ -2,8 +2,8 @@
 
 use tonic::Status;
 
-use super::{ControllerService, internal};
-use crate::pool::{self, Source, Volume};
+use super::ControllerService;
+use crate::pool::{self, Source, Volume, internal};
 use crate::proto::csi;
 use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::proto::csi::volume_content_source::{self, SnapshotSource, VolumeSource};
@@ -57,20 +57,19 @@ impl ControllerService {
     fn content(&self, source: Option<&Source>) -> Result<i64, Status> {
         match source {
             None => Ok(0),
-            Some(Source::Snapshot(id)) => match self.pool.snapshots.get(id) {
-                Some(snapshot) => Ok(snapshot.capacity),
-                None => Err(Status::not_found(format!("no snapshot {id}"))),
-            },
-            Some(Source::Volume(id)) => Ok(self.known(id)?.capacity),
+            Some(Source::Snapshot(id)) => {
+                let found = self.snapshots.known(id)?;
+                let snapshot =
+                    found.ok_or_else(|| Status::not_found(format!("no snapshot {id}")))?;
+                let capacity = snapshot.capacity;
+                if !self.snapshots.told(snapshot)?.ready_to_use {
+                    let text = format!("snapshot {id} is not ready");
+                    return Err(Status::failed_precondition(text));
+                }
+                Ok(capacity)
+            }
+            Some(Source::Volume(id)) => Ok(self.pool.known_volume(id)?.capacity),
         }
-    }
-
-    /// The volume with this id.
-    pub(super) fn known(&self, id: &str) -> Result<Volume, Status> {
-        self.pool
-            .volumes
-            .get(id)
-            .ok_or_else(|| Status::not_found(format!("no volume {id}")))
     }
 
     pub(super) async fn delete_a_volume(
@@ -99,7 +98,7 @@ impl ControllerService {
         if request.volume_capabilities.is_empty() {
             return Err(Status::invalid_argument("volume capabilities are missing"));
         }
-        self.known(id)?;
+        self.pool.known_volume(id)?;
         if let Err(reason) = validate::capabilities(&request.volume_capabilities) {
             let message = reason.message().to_owned();
             return Ok(csi::ValidateVolumeCapabilitiesResponse {
@@ -140,7 +139,7 @@ impl ControllerService {
         request: csi::ControllerGetVolumeRequest,
     ) -> Result<csi::ControllerGetVolumeResponse, Status> {
         let id = validate::required(&request.volume_id, "volume_id")?;
-        let volume = described(self.known(id)?);
+        let volume = described(self.pool.known_volume(id)?);
         let status = controller_get_volume_response::VolumeStatus::default();
         Ok(csi::ControllerGetVolumeResponse {
             volume: Some(volume),
@@ -160,7 +159,7 @@ impl ControllerService {
             validate::capability(request.volume_capability.as_ref())?;
         }
         let _claim = self.pool.claim("volume", id)?;
-        let mut volume = self.known(id)?;
+        let mut volume = self.pool.known_volume(id)?;
         let capacity = volume.capacity.max(range.required_bytes);
         if !validate::fits(capacity, &range) {
             return Err(Status::out_of_range(format!(

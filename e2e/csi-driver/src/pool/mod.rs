@@ -3,6 +3,7 @@
 //! A record exists only for what is whole. A subvolume without a record is what a crash left, and
 //! goes when the driver starts.
 
+mod copy;
 mod record;
 
 use std::collections::{BTreeSet, HashSet};
@@ -14,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use tonic::Status;
 
-pub use record::{Record, Snapshot, Source, Table, Volume};
+pub use record::{Group, Record, Snapshot, Source, Table, Volume};
 
+use crate::faults::How;
 use crate::mount::{run, targets_of};
 
 /// `statfs` says this of btrfs.
@@ -28,6 +30,8 @@ pub struct Pool {
     pub volumes: Table<Volume>,
     /// All snapshots.
     pub snapshots: Table<Snapshot>,
+    /// All group snapshots.
+    pub groups: Table<Group>,
     busy: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -46,10 +50,20 @@ impl Pool {
             root: root.to_owned(),
             volumes: Table::open(&state)?,
             snapshots: Table::open(&state)?,
+            groups: Table::open(&state)?,
             busy: Arc::default(),
         };
         let volumes = pool.volumes.all().into_iter().map(|row| row.id).collect();
         pool.sweep(Volume::KIND, &volumes).await?;
+        for snapshot in pool.snapshots.all() {
+            // A crash before the group was whole: nobody was told of its members.
+            if snapshot
+                .group
+                .is_some_and(|group| pool.groups.get(&group).is_none())
+            {
+                pool.delete_snapshot(&snapshot.id).await?;
+            }
+        }
         let snapshots = pool.snapshots.all().into_iter().map(|row| row.id).collect();
         pool.sweep(Snapshot::KIND, &snapshots).await?;
         Ok(pool)
@@ -80,6 +94,13 @@ impl Pool {
         self.root.join(Snapshot::KIND).join(id)
     }
 
+    /// The volume with this id.
+    pub fn known_volume(&self, id: &str) -> Result<Volume, Status> {
+        self.volumes
+            .get(id)
+            .ok_or_else(|| Status::not_found(format!("no volume {id}")))
+    }
+
     /// Makes the volume and then its record.
     pub async fn create_volume(&self, volume: Volume) -> Result<()> {
         let path = self.volume_path(&volume.id);
@@ -108,10 +129,20 @@ impl Pool {
         Ok(!targets_of(&self.root, &folder)?.is_empty())
     }
 
-    /// The cut: a read-only, copy-on-write image of the volume, atomic.
-    pub async fn cut(&self, volume: &str, snapshot: &str) -> Result<()> {
+    /// The cut: a read-only, copy-on-write image of the volume, atomic unless a fault wants less.
+    pub async fn cut(&self, volume: &str, snapshot: &str, how: How) -> Result<()> {
         let (from, to) = (self.volume_path(volume), self.snapshot_path(snapshot));
-        btrfs(&["subvolume", "snapshot", "-r"], &[&from, &to]).await
+        let How::FileByFile(delay) = how else {
+            return btrfs(&["subvolume", "snapshot", "-r"], &[&from, &to]).await;
+        };
+        btrfs(&["subvolume", "create"], &[&to]).await?;
+        let target = to.clone();
+        tokio::task::spawn_blocking(move || copy::copy_tree(&from, &target, delay)).await??;
+        let args = ["property", "set", "-ts"].map(OsStr::new).into_iter();
+        let args: Vec<_> = args
+            .chain([to.as_os_str(), OsStr::new("ro"), OsStr::new("true")])
+            .collect();
+        run("btrfs", &args).await
     }
 
     /// Removes the snapshot and then its record. Not there is success.
@@ -157,6 +188,12 @@ impl Drop for Claim {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.key);
     }
+}
+
+/// Any error of the pool, as a caller sees it.
+pub fn internal(error: anyhow::Error) -> Status {
+    tracing::error!("{error:#}");
+    Status::internal(format!("{error:#}"))
 }
 
 /// A new id, never used before.

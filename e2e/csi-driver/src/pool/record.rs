@@ -53,6 +53,19 @@ pub struct Snapshot {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A group snapshot: the snapshots that one request took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The CSI group snapshot id.
+    pub id: String,
+    /// The name the caller chose: the same name again is the same group.
+    pub name: String,
+    /// The ids of the snapshots.
+    pub snapshots: Vec<String>,
+    /// The ids of the volumes they were taken of, sorted.
+    pub volumes: Vec<String>,
+}
+
 /// An object that is kept in a [`Table`].
 pub trait Record: Clone + Serialize + DeserializeOwned {
     /// The name of the folder that keeps objects of this kind.
@@ -75,6 +88,16 @@ impl Record for Volume {
 
 impl Record for Snapshot {
     const KIND: &'static str = "snapshots";
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Record for Group {
+    const KIND: &'static str = "groups";
     fn id(&self) -> &str {
         &self.id
     }

@@ -1,5 +1,6 @@
 //! A pool on a loop file and a driver that serves it; everything goes away with the value, also
 //! when a test panics.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 #![allow(missing_docs, reason = "shared by tests alone")]
 #![allow(dead_code, reason = "not every test uses all of it")]
 
@@ -125,6 +126,18 @@ impl Driver {
         self.path("control.json")
     }
 
+    /// Switches faults on, from the next request.
+    pub fn faults(&self, json: &str) {
+        let new = self.path("control.new");
+        fs::write(&new, format!("{{\"faults\": {json}}}")).unwrap();
+        fs::rename(new, self.control()).unwrap();
+    }
+
+    /// How many snapshots there are on disk, known to the driver or not.
+    pub fn snapshots_on_disk(&self) -> usize {
+        fs::read_dir(self.pool().join("snapshots")).unwrap().count()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -216,6 +229,15 @@ pub async fn connect(socket: &Path) -> Channel {
         .connect()
         .await
         .unwrap()
+}
+
+/// Waits for the condition, for a bounded time.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < DEADLINE, "not so in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 pub fn run(command: &mut Command) -> String {
