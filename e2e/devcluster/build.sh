@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 : "${HIGHWATER_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/highwater}"
 : "${POSTGRES_MAJOR:=15}"
+# Raised when images are made differently from the same content.
+image_format=1
 components="$HIGHWATER_CACHE/components"
 mkdir -p "$components"
 
@@ -82,7 +84,7 @@ layer() { tar -C "$1" --owner=0 --group=0 --sort=name --mtime=@0 -cf "$2" .; }
 
 pause_image() {
   local directory work
-  directory="$components/pause-$(key images/pause/pause.c "$0")"
+  directory="$components/pause-$(key images/pause/pause.c <(echo "$image_format"))"
   if ! finished "$directory"; then
     rm -rf "$directory"
     mkdir -p "$directory/images" "$directory/root"
@@ -97,7 +99,7 @@ pause_image() {
 # One program from a component, alone in an image.
 program_image() {
   local name=$1 binary=$2 directory
-  directory="$components/image-$name-$(key "$binary" "$0")"
+  directory="$components/image-$name-$(key "$binary" <(echo "$image_format"))"
   if ! finished "$directory"; then
     rm -rf "$directory"
     mkdir -p "$directory/images" "$directory/root/tmp"
@@ -130,7 +132,7 @@ postgres_image() {
     touch "$base/.finished"
     say "postgres:$POSTGRES_MAJOR" "built in $((SECONDS - begin)) s"
   fi
-  directory="$components/postgres-$POSTGRES_MAJOR-$(key images/postgres/entrypoint.sh "$0")"
+  directory="$components/postgres-$POSTGRES_MAJOR-$(key images/postgres/entrypoint.sh <(echo "$image_format"))"
   if ! finished "$directory"; then
     rm -rf "$directory"
     mkdir -p "$directory/images" "$directory/root/usr/local/bin"
