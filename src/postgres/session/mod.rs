@@ -1,0 +1,190 @@
+//! Sessions with PostgreSQL: an ordinary login over TCP.
+
+mod credentials;
+mod error;
+mod guard;
+mod tls;
+
+use std::{ops::Deref, time::Duration};
+
+use guard::Guard;
+use socket2::{SockRef, TcpKeepalive};
+use tls::GuardedTls;
+use tokio::{net::TcpStream, sync::watch};
+use tokio_postgres::Config;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use credentials::{Credentials, Secret, Source};
+use error::Target;
+pub use error::{ConnectError, QueryError};
+
+/// A peer that is gone without a word is noticed after about 25 seconds.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(10))
+    .with_interval(Duration::from_secs(5))
+    .with_retries(3);
+const GOODBYE: Duration = Duration::from_secs(2);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+
+/// Settings of a role or database that would end the session or a long call (backup mode lives as long as the session),
+/// and the search path, so that no other schema's functions are called.
+const PREPARE: &str = "SELECT current_setting('server_version_num')::int4, \
+    set_config('search_path', 'pg_catalog', false), \
+    (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings WHERE name IN \
+     ('statement_timeout', 'lock_timeout', 'idle_session_timeout', \
+      'idle_in_transaction_session_timeout', 'transaction_timeout'))";
+
+/// Where and as whom to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// A name or an IP address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The database.
+    pub database: String,
+    /// User and password.
+    pub credentials: Credentials,
+    /// After this long without a session the try fails.
+    pub timeout: Duration,
+}
+
+/// A session. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Client {
+    inner: tokio_postgres::Client,
+    major: u32,
+    ended: watch::Receiver<bool>,
+    /// Dropped last: closing the socket is what ends the session, and the server then leaves backup mode by itself.
+    connection: AbortOnDropHandle<()>,
+}
+
+impl Client {
+    /// The server's major version.
+    pub const fn major(&self) -> u32 {
+        self.major
+    }
+
+    /// Waits until the session has ended, for whatever reason.
+    pub async fn ended(&self) {
+        // An error means that the task that drives the connection is gone: ended too.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// Says goodbye before it closes the socket, so that the server has nothing to log.
+    pub async fn close(self) {
+        let Self {
+            inner, connection, ..
+        } = self;
+        drop(inner);
+        // Whatever the outcome, the session is over.
+        let _ = tokio::time::timeout(GOODBYE, connection).await;
+    }
+
+    /// Asks the server for a sign of life.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub async fn ping(&self) -> Result<(), QueryError> {
+        let answer = self.inner.simple_query("SELECT 1").await;
+        answer
+            .map(|_| ())
+            .map_err(|error| QueryError::new("ping PostgreSQL", &error))
+    }
+}
+
+impl Deref for Client {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+/// Opens a session: TLS if the server has it, SCRAM if it asks for a password, no timeouts.
+///
+/// # Errors
+/// No session; [`ConnectError::reason`] says why.
+pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
+    let (user, password) = options.credentials.read()?;
+    let address = format!("{}:{}", options.host, options.port);
+    let target = Target {
+        address: &address,
+        user: user.expose(),
+        database: &options.database,
+    };
+    let mut config = Config::new();
+    config
+        .user(user.expose())
+        .dbname(&options.database)
+        .application_name("highwater");
+    if let Some(password) = &password {
+        config.password(password.expose());
+    }
+    let login = login(options, &config, &target, password.is_some());
+    match tokio::time::timeout(options.timeout, login).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let seconds = options.timeout.as_secs_f64();
+            Err(target.unreachable(format!("no answer within {seconds} s")))
+        }
+    }
+}
+
+async fn login(
+    options: &ConnectOptions,
+    config: &Config,
+    target: &Target<'_>,
+    has_password: bool,
+) -> Result<Client, ConnectError> {
+    let unreachable = |error: std::io::Error| target.unreachable(error);
+    let socket = TcpStream::connect((options.host.as_str(), options.port))
+        .await
+        .map_err(unreachable)?;
+    keep_alive(&socket).map_err(unreachable)?;
+    let tls = GuardedTls::new(&options.host).map_err(unreachable)?;
+    let connected = config
+        .connect_raw(Guard::before_tls(socket), tls)
+        .await
+        .map_err(|error| target.explain(&error, has_password));
+    let (inner, connection) = connected?;
+    let (end, ended) = watch::channel(false);
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection to PostgreSQL ended");
+        }
+        let _ = end.send(true);
+    }));
+    let mut client = Client {
+        inner,
+        major: 0,
+        ended,
+        connection,
+    };
+    client.major = prepare(&client, target).await?;
+    Ok(client)
+}
+
+fn keep_alive(socket: &TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}
+
+async fn prepare(client: &Client, target: &Target<'_>) -> Result<u32, ConnectError> {
+    let row = client
+        .query_typed_one(PREPARE, &[])
+        .await
+        .map_err(|error| target.explain(&error, true))?;
+    let version: i32 = row
+        .try_get(0)
+        .map_err(|error| target.explain(&error, true))?;
+    match u32::try_from(version / 10_000) {
+        Ok(major @ 14..=18) => Ok(major),
+        other => Err(ConnectError::UnsupportedVersion {
+            address: target.address.to_owned(),
+            major: other.unwrap_or_default(),
+        }),
+    }
+}

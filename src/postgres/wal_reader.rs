@@ -1,0 +1,144 @@
+//! WAL by SQL: read from the server's files up to what it has flushed.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio_postgres::types::{PgLsn, Type};
+
+use super::{
+    Lsn, SegmentName, SegmentSize, TimelineId,
+    session::{Client, QueryError},
+};
+
+/// How far the log is flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushPosition {
+    /// Everything before is on the server's disk.
+    pub lsn: Lsn,
+    /// The server's clock, read before the position: what was acknowledged by then lies before `lsn`.
+    pub at: Timestamp,
+    /// The timeline that the server writes.
+    pub timeline: TimelineId,
+}
+
+/// No WAL.
+#[derive(Debug, thiserror::Error)]
+pub enum WalReadError {
+    /// The query fails.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// The server writes no WAL: it is a standby, or recovering.
+    #[error("failed to read the flush position: PostgreSQL is in recovery")]
+    InRecovery,
+    /// The server has removed the file.
+    #[error(
+        "failed to read WAL segment {0}: PostgreSQL has removed it. The WAL is missing from the archive: take a new backup"
+    )]
+    Removed(SegmentName),
+    /// The file holds an older segment, renamed for later use: the server has not written this one.
+    #[error("failed to read WAL segment {0}: its file still holds {1}")]
+    Recycled(SegmentName, Lsn),
+}
+
+// The clock comes first: see `FlushPosition::at`. The target list is evaluated from left to right.
+const FLUSH_POSITION: &str = "SELECT clock_timestamp(), \
+    CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() END, \
+    CASE WHEN pg_is_in_recovery() THEN NULL \
+         ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END";
+const READ: &str = "SELECT pg_read_binary_file($1, $2, $3, true)";
+
+/// How far a primary has flushed its log.
+///
+/// # Errors
+/// The server is in recovery, or the query fails.
+pub async fn flush_position(client: &Client) -> Result<FlushPosition, WalReadError> {
+    let action = "read the flush position";
+    let failed = |error: tokio_postgres::Error| QueryError::new(action, &error);
+    let row = client
+        .query_typed_one(FLUSH_POSITION, &[])
+        .await
+        .map_err(failed)?;
+    let lsn: Option<PgLsn> = row.try_get(1).map_err(failed)?;
+    let timeline: Option<&str> = row.try_get(2).map_err(failed)?;
+    let (Some(lsn), Some(timeline)) = (lsn, timeline) else {
+        return Err(WalReadError::InRecovery);
+    };
+    let timeline = timeline.parse();
+    Ok(FlushPosition {
+        lsn: Lsn::new(lsn.into()),
+        at: row.try_get(0).map_err(failed)?,
+        timeline: timeline.map_err(|error: super::TimelineParseError| {
+            QueryError::unexpected(action, error.to_string())
+        })?,
+    })
+}
+
+/// `length` bytes of segment `name` from `offset`; fewer if the file ends before. Ask for what is flushed only: behind it
+/// lies whatever the file held before.
+///
+/// # Errors
+/// The file is gone, holds another segment, or the query fails.
+pub async fn read(
+    client: &Client,
+    name: SegmentName,
+    size: SegmentSize,
+    offset: u64,
+    length: u64,
+) -> Result<Bytes, WalReadError> {
+    let bytes = read_file(client, &name.to_string(), offset, length).await?;
+    let bytes = bytes.ok_or(WalReadError::Removed(name))?;
+    match page_address(&bytes, offset) {
+        Some((at, address)) if address != name.start(size).advance(at) => {
+            Err(WalReadError::Recycled(name, address))
+        }
+        _ => Ok(bytes),
+    }
+}
+
+/// The history file of `timeline`; `None` if the server has none, as for timeline 1.
+///
+/// # Errors
+/// The query fails.
+pub async fn history_file(
+    client: &Client,
+    timeline: TimelineId,
+) -> Result<Option<Bytes>, QueryError> {
+    read_file(client, &format!("{timeline:08X}.history"), 0, 1 << 20).await
+}
+
+async fn read_file(
+    client: &Client,
+    name: &str,
+    offset: u64,
+    length: u64,
+) -> Result<Option<Bytes>, QueryError> {
+    let failed =
+        |error: tokio_postgres::Error| QueryError::new(format!("read pg_wal/{name}"), &error);
+    let path = format!("pg_wal/{name}");
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let (offset, length) = (number(offset), number(length));
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] = [
+        (&path, Type::TEXT),
+        (&offset, Type::INT8),
+        (&length, Type::INT8),
+    ];
+    let row = client
+        .query_typed_one(READ, &parameters)
+        .await
+        .map_err(failed)?;
+    let bytes: Option<&[u8]> = row.try_get(0).map_err(failed)?;
+    Ok(bytes.map(Bytes::copy_from_slice))
+}
+
+const PAGE: u64 = 8192;
+
+/// Offset in the segment and address of the first page that begins in `bytes`. `None` if none does, or if it is all zero,
+/// as after a switch.
+fn page_address(bytes: &[u8], offset: u64) -> Option<(u64, Lsn)> {
+    let at = offset.next_multiple_of(PAGE);
+    let header = bytes.get(usize::try_from(at - offset).ok()?..)?.get(..24)?;
+    if header.iter().all(|byte| *byte == 0) {
+        return None;
+    }
+    let address = header.get(8..16)?.try_into().ok()?;
+    Some((at, Lsn::new(u64::from_le_bytes(address))))
+}
