@@ -7,9 +7,10 @@
 //! - [`pool`]: subvolumes, snapshots and their records on disk
 //! - [`snapshots`]: how one is taken, told of and deleted; [`faults`]: what may go wrong with it
 //! - [`identity`], [`controller`], [`group`], [`node`]: the CSI services
-//! - [`registration`]: kubelet's plugin registration, so that no registrar is needed
+//! - [`registration`], [`authority`]: kubelet's plugin registration, so that no registrar is needed
 //! - [`server`]: the sockets and the life of the process
 
+pub mod authority;
 pub mod clock;
 pub mod controller;
 pub mod faults;

@@ -1,18 +1,23 @@
 //! The sockets and the life of the process.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
+use futures::{Stream, TryStreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 
+use crate::authority;
 use crate::controller::ControllerService;
 use crate::faults::Faults;
 use crate::group::GroupService;
@@ -64,13 +69,13 @@ pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let csi = serve(
-        &options.endpoint,
-        csi_routes(&options, pool),
-        stopped.clone(),
-    )?;
+    let incoming = UnixListenerStream::new(listen(&options.endpoint)?);
+    let csi = serve(incoming, csi_routes(&options, pool), stopped.clone());
     let registration = match &options.registration {
-        Some(path) => Some(serve(path, registration_routes(&options)?, stopped)?),
+        Some(path) => {
+            let incoming = UnixListenerStream::new(listen(path)?).map_ok(authority::readable);
+            Some(serve(incoming, registration_routes(&options)?, stopped))
+        }
         None => None,
     };
     tracing::info!(endpoint = %options.endpoint.display(), "serving");
@@ -131,33 +136,37 @@ fn registration_routes(options: &Options) -> Result<Routes> {
     Ok(Routes::new(RegistrationServer::new(service)))
 }
 
-/// Listens when it returns; the task ends after `stopped`.
-fn serve(
-    path: &Path,
-    routes: Routes,
-    mut stopped: watch::Receiver<bool>,
-) -> Result<tokio::task::JoinHandle<()>> {
+fn listen(path: &Path) -> Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)
             .with_context(|| format!("failed to create {}", folder.display()))?;
     }
     remove_socket(path)?;
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("failed to listen on {}", path.display()))?;
-    let incoming = UnixListenerStream::new(listener);
+    UnixListener::bind(path).with_context(|| format!("failed to listen on {}", path.display()))
+}
+
+/// The task ends after `stopped`.
+fn serve<C>(
+    incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
+    routes: Routes,
+    mut stopped: watch::Receiver<bool>,
+) -> JoinHandle<()>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let shutdown = async move {
         // An error means that the sender is gone: the process ends.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let server = Server::builder().add_routes(routes);
-    Ok(tokio::spawn(async move {
+    tokio::spawn(async move {
         if let Err(error) = server
             .serve_with_incoming_shutdown(incoming, shutdown)
             .await
         {
             tracing::error!("failed to serve: {error}");
         }
-    }))
+    })
 }
 
 fn remove_socket(path: &Path) -> Result<()> {

@@ -125,6 +125,8 @@ fn start_sidecars(names: &Names) -> Result<()> {
         "retry-interval-max=5s".into(),
         "kube-api-qps=50".into(),
         "kube-api-burst=100".into(),
+        // The driver's fault switches may name a VolumeSnapshot.
+        "extra-create-metadata".into(),
         "feature-gates=CSIVolumeGroupSnapshot=true".into(),
     ]);
     Daemon::new(names, "csi-snapshotter").start(
