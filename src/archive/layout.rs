@@ -1,0 +1,162 @@
+//! Where each object lies. `docs/archive-format.md` says the same for readers of other programs.
+
+use object_store::path::Path;
+
+use super::{Codec, LineageId};
+use crate::postgres::{SegmentName, TimelineId};
+
+/// The version of everything below a lineage: layout, index, manifest. Written into the identity object.
+pub const FORMAT: u32 = 1;
+
+/// The keys of one lineage: everything below `<prefix><archiveName>/<lineage>/`.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: String,
+}
+
+impl Layout {
+    /// The layout of `lineage` of the database `archive_name`. `prefix` is empty or ends in a slash.
+    pub fn new(prefix: &str, archive_name: &str, lineage: &LineageId) -> Self {
+        Self { root: format!("{prefix}{archive_name}/{lineage}") }
+    }
+
+    fn key(&self, below: &str) -> Path {
+        Path::from(format!("{}/{below}", self.root))
+    }
+
+    /// Whose archive this is.
+    pub fn identity(&self) -> Path {
+        self.key("identity.json")
+    }
+
+    /// A timeline history file, as PostgreSQL wrote it.
+    pub fn history(&self, timeline: TimelineId) -> Path {
+        self.key(&format!("history/{timeline:08X}.history"))
+    }
+
+    /// The folder of history files.
+    pub fn histories(&self) -> Path {
+        self.key("history")
+    }
+
+    /// A whole segment.
+    pub fn segment(&self, name: SegmentName, codec: Codec) -> Path {
+        self.key(&format!("wal/{:08X}/{name}.{}", name.timeline(), codec.extension()))
+    }
+
+    /// What is known of a whole segment.
+    pub fn index_entry(&self, name: SegmentName) -> Path {
+        self.key(&format!("index/{:08X}/{name}.json", name.timeline()))
+    }
+
+    /// The folder of index entries.
+    pub fn index(&self) -> Path {
+        self.key("index")
+    }
+
+    /// Many index entries in one object: all segments from `first` to `last`.
+    pub fn rollup(&self, first: SegmentName, last: SegmentName) -> Path {
+        self.key(&format!("rollup/{:08X}/{first}-{last}.json", first.timeline()))
+    }
+
+    /// The folder of rolled-up index entries.
+    pub fn rollups(&self) -> Path {
+        self.key("rollup")
+    }
+
+    /// The folder of the parts of an unfinished segment.
+    pub fn tails(&self, name: SegmentName) -> Path {
+        self.key(&format!("tail/{:08X}/{name}", name.timeline()))
+    }
+
+    /// The folder of the parts of all unfinished segments.
+    pub fn all_tails(&self) -> Path {
+        self.key("tail")
+    }
+
+    /// A part of an unfinished segment: bytes `from` to `to`, counted from its start, by the writer `epoch`.
+    pub fn tail(&self, part: &TailName, codec: Codec) -> Path {
+        let TailName { segment, from, to, epoch } = part;
+        self.key(&format!("tail/{:08X}/{segment}/{from:08X}-{to:08X}.{epoch}.{}", segment.timeline(), codec.extension()))
+    }
+
+    /// Up to which time a timeline is covered. The one object that is overwritten.
+    pub fn clock(&self, timeline: TimelineId) -> Path {
+        self.key(&format!("clock/{timeline:08X}.json"))
+    }
+
+    /// The folder of clocks.
+    pub fn clocks(&self) -> Path {
+        self.key("clock")
+    }
+
+    /// A file of a backup.
+    pub fn backup_file(&self, backup: &str, name: &str) -> Path {
+        self.key(&format!("backups/{backup}/{name}"))
+    }
+
+    /// The folder of backups.
+    pub fn backups(&self) -> Path {
+        self.key("backups")
+    }
+}
+
+/// The name of a part of an unfinished segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailName {
+    /// The segment.
+    pub segment: SegmentName,
+    /// The first byte, from the segment's start.
+    pub from: u64,
+    /// The byte after the last.
+    pub to: u64,
+    /// Who wrote it: one run of one agent.
+    pub epoch: String,
+}
+
+impl TailName {
+    /// From a key, with the codec that its ending names. `None` for what is no part.
+    pub fn parse(key: &Path) -> Option<(Self, Codec)> {
+        let mut parts = key.as_ref().rsplit('/');
+        let (file, segment) = (parts.next()?, parts.next()?);
+        let mut pieces = file.split('.');
+        let (range, epoch, extension) = (pieces.next()?, pieces.next()?, pieces.next()?);
+        let (from, to) = range.split_once('-')?;
+        let name = Self {
+            segment: segment.parse().ok()?,
+            from: u64::from_str_radix(from, 16).ok()?,
+            to: u64::from_str_radix(to, 16).ok()?,
+            epoch: epoch.to_owned(),
+        };
+        Some((name, Codec::from_extension(extension)?))
+    }
+}
+
+/// The folder name of a backup: its name and the first 8 characters of its UID, as names are used again.
+pub fn backup_key(name: &str, uid: &str) -> String {
+    format!("{name}-{}", uid.get(..8).unwrap_or(uid))
+}
+
+/// The last part of a key, without its ending.
+pub(super) fn stem(key: &Path) -> Option<&str> {
+    key.filename()?.split('.').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_read_back_from_its_key() {
+        let layout = Layout::new("prod/", "orders", &"0123456789".parse().unwrap());
+        let name =
+            TailName { segment: "00000001000000000000000A".parse().unwrap(), from: 0x10, to: 0xFF00, epoch: "k3".into() };
+        let key = layout.tail(&name, Codec::Zstd);
+        assert_eq!(
+            key.as_ref(),
+            "prod/orders/0123456789/tail/00000001/00000001000000000000000A/00000010-0000FF00.k3.zst"
+        );
+        assert_eq!(TailName::parse(&key), Some((name, Codec::Zstd)));
+        assert_eq!(TailName::parse(&layout.identity()), None);
+    }
+}
