@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     api::crds,
     controller::{self, context::Chain},
+    recovery,
     telemetry::{self, LogFormat},
 };
 
@@ -40,6 +41,11 @@ pub struct Cli {
 enum Command {
     /// Reconcile Highwater's kinds: runs as a Deployment.
     Controller(controller::Args),
+    /// Recover restored volumes to the target of a PgRestore: runs in recovery pods, on the database's own image.
+    Recover(recovery::Args),
+    /// What PostgreSQL calls for single files of WAL.
+    #[command(subcommand)]
+    Wal(Wal),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
     /// Copy this program to a path: runs as the init container of recovery pods.
@@ -49,6 +55,12 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Wal {
+    /// Fetch one file from the archive: a `restore_command`. Exit code 1 is the end of the log, above 125 trouble.
+    Fetch(recovery::fetch::Args),
+}
+
 /// What ends a program with exit code 1.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -56,6 +68,8 @@ enum Failure {
     Runtime(std::io::Error),
     #[error(transparent)]
     Controller(#[from] controller::Error),
+    #[error(transparent)]
+    Recover(#[from] recovery::Error),
     #[error("failed to print the CRDs: {0}")]
     Crds(#[from] crds::Error),
     #[error("failed to copy this program to {}: {cause}", path.display())]
@@ -83,6 +97,10 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Controller(args) => single_threaded()?.block_on(controller::run(args))?,
+            Self::Recover(args) => single_threaded()?.block_on(recovery::run(args))?,
+            Self::Wal(Wal::Fetch(args)) => {
+                return Ok(single_threaded()?.block_on(recovery::fetch::run(args)));
+            }
             Self::Crds => print!("{}", crds::yaml()?),
             Self::Install { destination } => {
                 install(&destination).map_err(|cause| Failure::Install {

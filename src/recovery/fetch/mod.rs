@@ -1,0 +1,338 @@
+//! `highwater wal fetch`: the `restore_command` of a recovery.
+//!
+//! PostgreSQL takes exit codes 1 to 125 for the end of the log and promotes; above 125 it stops and nothing is lost. So 1
+//! is for a definite end only: the plan's. A hole before it, an outage, a broken object end recovery loudly.
+
+mod decide;
+mod progress;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+pub use decide::{Part, Stretch, Wanted, must_exist, part, reached};
+pub use progress::{FetchFailure, FetchProgress};
+
+use super::{archive, files};
+use crate::{
+    api::{PgArchiveSpec, RestorePlan},
+    postgres::{Lsn, SegmentName, SegmentSize, TimelineId},
+};
+
+/// Arguments of `highwater wal fetch`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The file that the recovery program wrote.
+    #[arg(long)]
+    pub config: PathBuf,
+    /// The file that PostgreSQL asks for (%f).
+    pub file: String,
+    /// Where PostgreSQL wants it (%p).
+    pub destination: PathBuf,
+}
+
+/// What a fetch must know: written by the recovery program, read by each fetch. Paths of secrets, no secrets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FetchConfig {
+    /// The archive.
+    pub archive: PgArchiveSpec,
+    /// Where its Secrets and its directory are mounted.
+    pub mounted: MountedPaths,
+    /// What is restored.
+    pub plan: RestorePlan,
+    /// The timelines on the way to the plan's end.
+    pub line: Vec<Stretch>,
+    /// The size of a WAL segment.
+    pub segment_size: SegmentSize,
+    /// Seconds after which an outage ends recovery.
+    pub deadline_seconds: u64,
+    /// Where progress is written.
+    pub progress: PathBuf,
+}
+
+/// Where the Secrets and the directory of an archive are mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+pub struct MountedPaths {
+    /// A directory with the archive's credentials, one file per key.
+    #[arg(long = "archive-credentials")]
+    pub credentials: Option<PathBuf>,
+    /// A PEM file with the certificate authority of the archive's endpoint.
+    #[arg(long = "archive-ca")]
+    pub ca: Option<PathBuf>,
+    /// Where the volume of a directory archive is mounted.
+    #[arg(
+        long = "archive-directory",
+        default_value = "/var/lib/highwater/archive"
+    )]
+    pub directory: PathBuf,
+}
+
+/// What an archive answers instead of a file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// A definite "no such object", in an archive whose identity could be read.
+    #[error("no such object in the archive")]
+    NotFound,
+    /// No definite answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It is there and it is not what was archived.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// An archive to read WAL from.
+#[async_trait]
+pub trait WalSource: Send + Sync {
+    /// A whole segment, with zeros from `up_to` on.
+    async fn segment(&self, name: SegmentName, up_to: Lsn) -> Result<Vec<u8>, SourceError>;
+    /// A timeline history file.
+    async fn history(&self, timeline: TimelineId) -> Result<Vec<u8>, SourceError>;
+}
+
+/// Why a fetch cannot hand out what PostgreSQL asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// A definite end of the log.
+    #[error("{0} is past the end of this restore")]
+    End(String),
+    /// Only for history files and such: PostgreSQL only wants to know whether it exists.
+    #[error("{0} is not in the archive")]
+    Absent(String),
+    /// WAL that the plan needs is missing.
+    #[error(
+        "failed to fetch WAL segment {0}: it is not in the archive, and the restore needs it: restore to a target before it, or from a backup after it"
+    )]
+    Gap(SegmentName),
+    /// PostgreSQL asks for what the plan does not lead to.
+    #[error("failed to fetch WAL segment {0}: its timeline is not on the way of this restore")]
+    OffPlan(SegmentName),
+    /// No answer until the deadline.
+    #[error("failed to fetch {file} from the archive within {seconds} s: {cause}")]
+    Unavailable {
+        /// What was asked for.
+        file: String,
+        /// The deadline.
+        seconds: u64,
+        /// The last answer.
+        cause: String,
+    },
+    /// What the archive holds is broken.
+    #[error("failed to fetch {file}: {cause}")]
+    Corrupt {
+        /// What was asked for.
+        file: String,
+        /// How it is broken.
+        cause: String,
+    },
+    /// The file cannot be written.
+    #[error("failed to write {}: {cause}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The recovery program's file cannot be read.
+    #[error("failed to read {}: {cause}", path.display())]
+    Config {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+impl FetchError {
+    /// What PostgreSQL is told: 1 is "there is no such file", above 125 stops recovery.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::End(_) | Self::Absent(_) => 1,
+            Self::Unavailable { .. } => 200,
+            Self::Gap(_) => 201,
+            Self::Corrupt { .. } => 202,
+            Self::OffPlan(_) => 203,
+            Self::Write { .. } => 204,
+            Self::Config { .. } => 205,
+        }
+    }
+
+    const fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::End(_) | Self::Absent(_) => None,
+            Self::Unavailable { .. } => Some("ArchiveUnavailable"),
+            Self::Gap(_) => Some("Gap"),
+            Self::Corrupt { .. } => Some("ArchiveCorrupt"),
+            Self::OffPlan(_) => Some("OffPlan"),
+            Self::Write { .. } | Self::Config { .. } => Some("DiskFailed"),
+        }
+    }
+}
+
+/// Runs one fetch. Errors go to stderr, which is PostgreSQL's log, and to the progress file.
+pub async fn run(args: Args) -> ExitCode {
+    match fetch_with_config(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.exit_code() > 1 {
+                eprintln!("highwater: {error}");
+            }
+            // A standby would be killed by more than 125; with 1 it asks again.
+            let standby = Path::new("standby.signal").exists();
+            ExitCode::from(if standby { 1 } else { error.exit_code() })
+        }
+    }
+}
+
+async fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
+    let config = read_config(&args.config)?;
+    let mut progress = FetchProgress::read(&config.progress);
+    let before = progress.clone();
+    let outcome = match archive::open(&config).await {
+        Ok(source) => fetch(&*source, &config, args, &mut progress).await,
+        Err(cause) => Err(FetchError::Unavailable {
+            file: args.file.clone(),
+            seconds: config.deadline_seconds,
+            cause,
+        }),
+    };
+    progress.failure = outcome.as_ref().err().and_then(|error| {
+        error.reason().map(|reason| FetchFailure {
+            reason: reason.to_owned(),
+            message: error.to_string(),
+        })
+    });
+    if progress != before
+        && let Err(error) = progress.write(&config.progress)
+    {
+        eprintln!("highwater: failed to write the progress of fetch: {error}");
+    }
+    outcome
+}
+
+fn read_config(path: &Path) -> Result<FetchConfig, FetchError> {
+    let read = || serde_json::from_slice(&std::fs::read(path)?).map_err(io::Error::from);
+    read().map_err(|cause| FetchError::Config {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// Hands out what `args` asks for, or says why not.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn fetch(
+    source: &dyn WalSource,
+    config: &FetchConfig,
+    args: &Args,
+    progress: &mut FetchProgress,
+) -> Result<(), FetchError> {
+    let deadline = Duration::from_secs(config.deadline_seconds);
+    match Wanted::parse(&args.file) {
+        Wanted::Other => Err(FetchError::Absent(args.file.clone())),
+        Wanted::History(timeline) => {
+            let content = until(deadline, &args.file, || source.history(timeline)).await?;
+            let content = content.ok_or_else(|| FetchError::Absent(args.file.clone()))?;
+            write(&args.destination, &content)
+        }
+        Wanted::Segment(name) => {
+            let content = segment(source, config, name, deadline).await?;
+            write(&args.destination, &content)?;
+            progress.reached =
+                progress
+                    .reached
+                    .max(reached(name, config.segment_size, &config.line));
+            progress.segments += 1;
+            Ok(())
+        }
+    }
+}
+
+async fn segment(
+    source: &dyn WalSource,
+    config: &FetchConfig,
+    name: SegmentName,
+    deadline: Duration,
+) -> Result<Vec<u8>, FetchError> {
+    let up_to = match part(name, config.segment_size, &config.line) {
+        Part::Foreign => return Err(FetchError::OffPlan(name)),
+        Part::Ended => return Err(FetchError::End(name.to_string())),
+        Part::UpTo(lsn) => lsn,
+    };
+    let file = name.to_string();
+    let content = until(deadline, &file, || source.segment(name, up_to)).await?;
+    match content {
+        Some(content) if content.len() as u64 == config.segment_size.get() => Ok(content),
+        Some(content) => Err(FetchError::Corrupt {
+            file,
+            cause: format!(
+                "it has {} bytes, want {}",
+                content.len(),
+                config.segment_size.get()
+            ),
+        }),
+        None if must_exist(name, config.segment_size, &config.line) => Err(FetchError::Gap(name)),
+        None => Err(FetchError::End(file)),
+    }
+}
+
+/// Asks until there is a definite answer: `None` for "no such object".
+async fn until<F>(
+    deadline: Duration,
+    file: &str,
+    ask: impl Fn() -> F,
+) -> Result<Option<Vec<u8>>, FetchError>
+where
+    F: Future<Output = Result<Vec<u8>, SourceError>>,
+{
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(100);
+    let mut said = false;
+    loop {
+        let answer = tokio::time::timeout_at(started + deadline, ask()).await;
+        let cause = match answer {
+            Ok(Ok(content)) => return Ok(Some(content)),
+            Ok(Err(SourceError::NotFound)) => return Ok(None),
+            Ok(Err(SourceError::Corrupt(cause))) => {
+                return Err(FetchError::Corrupt {
+                    file: file.to_owned(),
+                    cause,
+                });
+            }
+            Ok(Err(SourceError::Unavailable(cause))) => cause,
+            Err(_) => "no answer".to_owned(),
+        };
+        if started.elapsed() + pause >= deadline {
+            return Err(FetchError::Unavailable {
+                file: file.to_owned(),
+                seconds: deadline.as_secs(),
+                cause,
+            });
+        }
+        if !said {
+            eprintln!("highwater: trying again to fetch {file}: {cause}");
+            said = true;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// A partial file never has the name that PostgreSQL wants.
+fn write(path: &Path, content: &[u8]) -> Result<(), FetchError> {
+    files::replace(path, content).map_err(|cause| FetchError::Write {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,441 @@
+//! One recovery from restored volumes to a database that was stopped in order. Knows nothing of Kubernetes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{OpenOptionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    controldata::ControlData,
+    directory::{DataDirectory, DirectoryError, Texts},
+    fetch::{FetchConfig, FetchFailure, FetchProgress},
+    files::{self, Owner},
+    marker::{Marker, Step},
+    program::{ProgramError, Programs},
+    promoted::{self, Promoted, PromotedError},
+    server::{Outcome, Server},
+    settings::{self, Inputs, files as names},
+};
+use crate::{
+    api::{RestorePlan, RestoreProgress},
+    postgres::{Lsn, SystemIdentifier},
+};
+
+/// What is recovered, and from what.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The PgRestore's UID.
+    pub restore: String,
+    /// What the archive holds beside the snapshots.
+    pub texts: Texts,
+    /// What the backup's manifest says.
+    pub source: Source,
+    /// What each fetch must know; `progress` is set by the job.
+    pub fetch: FetchConfig,
+    /// A private directory for configuration and socket, with a short path.
+    pub work: PathBuf,
+    /// Highwater's own binary.
+    pub program: PathBuf,
+}
+
+/// The database that was backed up.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// PGDATA, as the container sees it.
+    pub data_directory: PathBuf,
+    /// Where the restored volumes are mounted.
+    pub mounts: Vec<PathBuf>,
+    /// PostgreSQL's major version.
+    pub major: i32,
+    /// The identifier that initdb gave the cluster.
+    pub system_identifier: SystemIdentifier,
+    /// The user that the agent connected as.
+    pub user: String,
+    /// The database that the agent connected to.
+    pub database: String,
+    /// Settings that matter for replay.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Why a recovery failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// PostgreSQL's programs.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The promoted database.
+    #[error(transparent)]
+    Promoted(#[from] PromotedError),
+    /// Fetch ended recovery.
+    #[error("{}", .0.message)]
+    Fetch(FetchFailure),
+    /// PostgreSQL ended by itself.
+    #[error("PostgreSQL ended before the restore's target ({status}); its last lines: {}", log.join("; "))]
+    Exited {
+        /// How.
+        status: String,
+        /// The end of its log.
+        log: Vec<String>,
+    },
+    /// Not the database that the backup is of.
+    #[error(
+        "the restored volumes hold the database with system identifier {found}, the backup is of {expected}"
+    )]
+    OtherCluster {
+        /// What pg_control says.
+        found: SystemIdentifier,
+        /// What the manifest says.
+        expected: SystemIdentifier,
+    },
+    /// PostgreSQL was stopped, but not in order.
+    #[error("PostgreSQL was stopped, but pg_control says {0:?}")]
+    NotShutDown(String),
+    /// The working directory.
+    #[error("failed to write {}: {cause}", path.display())]
+    Work {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// We were told to stop. Another try goes on from here.
+    #[error("the recovery was told to stop")]
+    Terminated,
+}
+
+impl JobError {
+    /// For the condition.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Directory(error) => error.reason(),
+            Self::Program(ProgramError::NotFound { .. }) => "PostgresNotFound",
+            Self::Program(_) | Self::Promoted(_) | Self::Exited { .. } | Self::NotShutDown(_) => {
+                "PostgresFailed"
+            }
+            Self::Fetch(failure) => &failure.reason,
+            Self::OtherCluster { .. } => "OtherCluster",
+            Self::Work { .. } => "DiskFailed",
+            Self::Terminated => "Terminated",
+        }
+    }
+}
+
+/// What PostgreSQL is started for. From the marker and pg_control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It was not started yet: make the directory right, then replay.
+    Prepare,
+    /// It may have been killed while it replayed: go on.
+    Replay,
+    /// It was promoted: it only has to be started and stopped.
+    Promoted,
+}
+
+/// A new timeline in pg_control means that PostgreSQL ended recovery before it was killed: with `recovery.signal` it
+/// would refuse to go back to the plan's.
+fn stage(marker: Option<Step>, control: Option<&ControlData>, plan: &RestorePlan) -> Stage {
+    match (marker, control) {
+        (Some(Step::Prepared | Step::Done), Some(control)) if control.timeline > plan.timeline => {
+            Stage::Promoted
+        }
+        (Some(Step::Prepared | Step::Done), _) => Stage::Replay,
+        (None | Some(Step::Preparing), _) => Stage::Prepare,
+    }
+}
+
+/// Runs the recovery to its end, or from where an earlier try was killed. What is known of the progress goes into
+/// `progress`.
+///
+/// # Errors
+/// See [`JobError`].
+pub async fn run(
+    job: &Job,
+    progress: &watch::Sender<RestoreProgress>,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<RestoreProgress, JobError> {
+    let started = Instant::now();
+    let source = &job.source;
+    let directory = DataDirectory::open(&source.data_directory, source.major)?;
+    let marker = Marker::read(&directory.path, &job.restore).map_err(work(&directory.path))?;
+    if let Some(Marker {
+        step: Step::Done,
+        result: Some(result),
+        ..
+    }) = marker
+    {
+        return Ok(result);
+    }
+    let programs = Programs::find(source.major, directory.owner).await?;
+    let mut marker = marker.unwrap_or_else(|| Marker::new(&job.restore));
+    let control = prepare(job, &directory, &programs, &mut marker).await?;
+    let replay = control.timeline <= job.fetch.plan.timeline;
+    progress.send_modify(|p| p.dropped_slots.clone_from(&marker.dropped_slots));
+
+    let started_replay = Instant::now();
+    let run = Run {
+        job,
+        directory: &directory,
+        programs: &programs,
+        control: &control,
+        replay,
+    };
+    let (server, replay_time) = tokio::select! {
+        biased;
+        server = run.until_promoted(&mut marker, stop) => (server?, started_replay.elapsed()),
+        never = follow_fetch(job, progress) => match never {},
+    };
+    let promoted =
+        promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
+    server.stop(&programs, &directory.path).await?;
+    let control = programs.control_data(&directory.path).await?;
+    if !control.is_shut_down() {
+        return Err(JobError::NotShutDown(control.state));
+    }
+    directory.clear()?;
+    let fetched = FetchProgress::read(&job.fetch.progress);
+    let mut result = finished(&fetched, promoted, &marker);
+    result.replay_seconds = Some(replay_time.as_secs_f64());
+    result.total_seconds = Some(started.elapsed().as_secs_f64());
+    marker.step = Step::Done;
+    marker.result = Some(result.clone());
+    directory.write(&marker)?;
+    Ok(result)
+}
+
+/// Makes directory and working directory ready for a start.
+async fn prepare(
+    job: &Job,
+    directory: &DataDirectory,
+    programs: &Programs,
+    marker: &mut Marker,
+) -> Result<ControlData, JobError> {
+    let step = Some(marker.step);
+    let control = match stage(step, None, &job.fetch.plan) {
+        Stage::Prepare => {
+            directory.prepare(&job.texts, &job.source.mounts, marker)?;
+            programs.control_data(&directory.path).await?
+        }
+        Stage::Replay | Stage::Promoted => {
+            let control = programs.control_data(&directory.path).await?;
+            let stage = stage(step, Some(&control), &job.fetch.plan);
+            tracing::info!(
+                ?stage,
+                state = control.state,
+                "going on where an earlier try ended"
+            );
+            directory.resume(stage == Stage::Replay)?;
+            control
+        }
+    };
+    if control.system_identifier != job.source.system_identifier {
+        return Err(JobError::OtherCluster {
+            found: control.system_identifier,
+            expected: job.source.system_identifier,
+        });
+    }
+    configure(job, directory.owner)?;
+    Ok(control)
+}
+
+/// Writes PostgreSQL's configuration and fetch's.
+fn configure(job: &Job, owner: Option<Owner>) -> Result<(), JobError> {
+    files::private_directory(&job.work, owner).map_err(work(&job.work))?;
+    files::remove(&job.fetch.progress).map_err(work(&job.fetch.progress))?;
+    let fetch = serde_json::to_vec(&job.fetch)
+        .map_err(std::io::Error::from)
+        .map_err(work(&job.work))?;
+    for (name, content) in [
+        (
+            names::CONFIGURATION,
+            &b"# Everything is given on the command line.\n"[..],
+        ),
+        (names::HBA, settings::HBA.as_bytes()),
+        (names::IDENT, &[]),
+        (names::FETCH, &fetch),
+    ] {
+        let path = job.work.join(name);
+        private_file(&path, content, owner).map_err(work(&path))?;
+    }
+    Ok(())
+}
+
+fn private_file(path: &Path, content: &[u8], owner: Option<Owner>) -> std::io::Result<()> {
+    files::remove(path)?;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    std::io::Write::write_all(&mut file, content)?;
+    match owner {
+        Some(Owner { uid, gid }) => chown(path, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
+}
+
+fn work(path: &Path) -> impl FnOnce(std::io::Error) -> JobError + use<> {
+    let path = path.to_owned();
+    move |cause| JobError::Work { path, cause }
+}
+
+struct Run<'a> {
+    job: &'a Job,
+    directory: &'a DataDirectory,
+    programs: &'a Programs,
+    control: &'a ControlData,
+    replay: bool,
+}
+
+impl Run<'_> {
+    /// Starts PostgreSQL and waits for its promotion. A preloaded library that this image lacks is left out.
+    async fn until_promoted(
+        &self,
+        marker: &mut Marker,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Server, JobError> {
+        let mut preload = settings::preload_libraries(&self.job.source.settings);
+        preload.retain(|name| !marker.left_out.contains(name));
+        loop {
+            let mut server = Server::start(self.programs, &self.arguments(&preload))?;
+            match server.ready(&self.directory.path, stop).await? {
+                Outcome::Ready => return Ok(server),
+                Outcome::Terminated => {
+                    if let Err(error) = server.stop(self.programs, &self.directory.path).await {
+                        tracing::warn!(%error, "failed to stop PostgreSQL in order");
+                    }
+                    return Err(JobError::Terminated);
+                }
+                Outcome::Exited { status, log } => {
+                    if let Some(missing) = settings::missing_library(&preload, &log).cloned() {
+                        tracing::warn!(
+                            library = missing,
+                            "leaving out a library that cannot be loaded"
+                        );
+                        preload.retain(|name| *name != missing);
+                        marker.left_out.push(missing);
+                        self.directory.write(marker)?;
+                        continue;
+                    }
+                    return Err(self.exited(status, log));
+                }
+            }
+        }
+    }
+
+    fn arguments(&self, preload: &[String]) -> Vec<String> {
+        settings::arguments(&Inputs {
+            plan: &self.job.fetch.plan,
+            recorded: &self.job.source.settings,
+            preload,
+            from_control: &self.control.kept_settings,
+            program: &self.job.program,
+            work: &self.job.work,
+            pgdata: &self.directory.path,
+            replay: self.replay,
+        })
+    }
+
+    fn exited(&self, status: String, log: Vec<String>) -> JobError {
+        match FetchProgress::read(&self.job.fetch.progress).failure {
+            Some(failure) => JobError::Fetch(failure),
+            None => JobError::Exited { status, log },
+        }
+    }
+}
+
+/// Reads fetch's progress now and then, until it is dropped.
+async fn follow_fetch(
+    job: &Job,
+    progress: &watch::Sender<RestoreProgress>,
+) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let fetched = FetchProgress::read(&job.fetch.progress);
+        progress.send_if_modified(|progress| {
+            let before = progress.clone();
+            progress.replayed_lsn = fetched.reached;
+            progress.segments = fetched.segments;
+            progress.percent = percent(&job.fetch.plan, fetched.reached);
+            *progress != before
+        });
+    }
+}
+
+/// How much of the plan's WAL was fetched: never all of it before the end.
+pub fn percent(plan: &RestorePlan, reached: Option<Lsn>) -> String {
+    let whole = plan.wal_to.bytes_since(plan.wal_from).max(1);
+    let done = reached.map_or(0, |lsn| lsn.bytes_since(plan.wal_from));
+    format!("{}%", (done.saturating_mul(100) / whole).min(99))
+}
+
+fn finished(fetched: &FetchProgress, promoted: Promoted, marker: &Marker) -> RestoreProgress {
+    RestoreProgress {
+        replayed_lsn: fetched.reached,
+        percent: "100%".to_owned(),
+        segments: fetched.segments,
+        end_lsn: promoted.end,
+        new_timeline: Some(promoted.timeline),
+        replay_seconds: None,
+        total_seconds: None,
+        dropped_slots: marker.dropped_slots.clone(),
+        disabled_subscriptions: promoted.disabled_subscriptions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::TimelineId;
+
+    fn plan() -> RestorePlan {
+        serde_json::from_value(serde_json::json!({
+            "summary": "", "backup": "b", "backupKey": "k", "archive": "a", "archiveName": "n", "lineage": "0000000000",
+            "timeline": 2, "walFrom": "0/1000", "walTo": "0/2000", "bytes": 1,
+        }))
+        .unwrap()
+    }
+
+    fn control(timeline: u32) -> ControlData {
+        ControlData {
+            system_identifier: SystemIdentifier::new(1),
+            state: "in archive recovery".into(),
+            timeline: TimelineId::new(timeline).unwrap(),
+            kept_settings: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_killed_recovery_goes_on_where_it_was() {
+        for (marker, timeline, expected) in [
+            (None, None, Stage::Prepare),
+            (Some(Step::Preparing), None, Stage::Prepare),
+            (Some(Step::Prepared), None, Stage::Replay),
+            (Some(Step::Prepared), Some(1), Stage::Replay),
+            (Some(Step::Prepared), Some(2), Stage::Replay),
+            (Some(Step::Prepared), Some(3), Stage::Promoted),
+        ] {
+            let control = timeline.map(control);
+            assert_eq!(
+                stage(marker, control.as_ref(), &plan()),
+                expected,
+                "{marker:?} {timeline:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn percent_is_never_whole_before_the_end() {
+        let at = |lsn: Option<u64>| percent(&plan(), lsn.map(Lsn::new));
+        assert_eq!(at(None), "0%");
+        assert_eq!(at(Some(0x1800)), "50%");
+        assert_eq!(at(Some(0x2000)), "99%");
+    }
+}
