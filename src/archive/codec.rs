@@ -29,7 +29,9 @@ impl Codec {
 
     /// From the ending of a key.
     pub fn from_extension(extension: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|codec| codec.extension() == extension)
+        Self::ALL
+            .into_iter()
+            .find(|codec| codec.extension() == extension)
     }
 
     /// Plain bytes from an object's; `limit` bounds what a broken object can make of itself.
@@ -56,11 +58,24 @@ impl Encoder {
     /// As the PgArchive says. Default: zstd, level 3.
     pub fn new(compression: Option<&Compression>) -> Self {
         match compression {
-            Some(Compression { algorithm: CompressionAlgorithm::None, level: _ }) => Self { codec: Codec::Raw, level: 0 },
-            Some(Compression { algorithm: CompressionAlgorithm::Zstd, level }) => {
-                Self { codec: Codec::Zstd, level: level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL) }
-            }
-            None => Self { codec: Codec::Zstd, level: zstd::DEFAULT_COMPRESSION_LEVEL },
+            Some(Compression {
+                algorithm: CompressionAlgorithm::None,
+                level: _,
+            }) => Self {
+                codec: Codec::Raw,
+                level: 0,
+            },
+            Some(Compression {
+                algorithm: CompressionAlgorithm::Zstd,
+                level,
+            }) => Self {
+                codec: Codec::Zstd,
+                level: level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL),
+            },
+            None => Self {
+                codec: Codec::Zstd,
+                level: zstd::DEFAULT_COMPRESSION_LEVEL,
+            },
         }
     }
 

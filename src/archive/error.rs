@@ -50,7 +50,9 @@ impl Fault {
     pub fn of(error: &StoreError) -> Self {
         match error {
             StoreError::NotFound { .. } => Self::BucketNotFound,
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => Self::AccessDenied,
+            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+                Self::AccessDenied
+            }
             // Anything else, and what later versions add.
             other if says_forbidden(other) => Self::AccessDenied,
             other if says_no_bucket(other) => Self::BucketNotFound,
@@ -73,8 +75,12 @@ impl Fault {
             Self::BucketNotFound => {
                 "create the bucket or correct the PgArchive; some stores answer the same to an access key id they do not know: check AWS_ACCESS_KEY_ID too"
             }
-            Self::AccessDenied => "check the credentials Secret of the PgArchive and what it may do in the bucket",
-            Self::Unavailable => "check the endpoint of the PgArchive and the network to it; it is tried again",
+            Self::AccessDenied => {
+                "check the credentials Secret of the PgArchive and what it may do in the bucket"
+            }
+            Self::Unavailable => {
+                "check the endpoint of the PgArchive and the network to it; it is tried again"
+            }
         }
     }
 }
@@ -82,7 +88,14 @@ impl Fault {
 // The generic error carries the server's answer as text alone; it only chooses between two sentences.
 fn says_forbidden(error: &StoreError) -> bool {
     let text = format!("{error:?}");
-    ["SignatureDoesNotMatch", "AccessDenied", "InvalidAccessKeyId", "403"].iter().any(|word| text.contains(word))
+    [
+        "SignatureDoesNotMatch",
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "403",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
 }
 
 fn says_no_bucket(error: &StoreError) -> bool {
@@ -161,7 +174,9 @@ impl ReadError {
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// Another content lies under that name already. Nothing is overwritten.
-    #[error("failed to archive {key}: the archive holds other content under this name: ours has SHA-256 {ours}, theirs {theirs}; another cluster may write to the same archive")]
+    #[error(
+        "failed to archive {key}: the archive holds other content under this name: ours has SHA-256 {ours}, theirs {theirs}; another cluster may write to the same archive"
+    )]
     Conflict {
         /// The key.
         key: String,

@@ -17,7 +17,9 @@ pub struct Layout {
 impl Layout {
     /// The layout of `lineage` of the database `archive_name`. `prefix` is empty or ends in a slash.
     pub fn new(prefix: &str, archive_name: &str, lineage: &LineageId) -> Self {
-        Self { root: format!("{prefix}{archive_name}/{lineage}") }
+        Self {
+            root: format!("{prefix}{archive_name}/{lineage}"),
+        }
     }
 
     fn key(&self, below: &str) -> Path {
@@ -41,7 +43,11 @@ impl Layout {
 
     /// A whole segment.
     pub fn segment(&self, name: SegmentName, codec: Codec) -> Path {
-        self.key(&format!("wal/{:08X}/{name}.{}", name.timeline(), codec.extension()))
+        self.key(&format!(
+            "wal/{:08X}/{name}.{}",
+            name.timeline(),
+            codec.extension()
+        ))
     }
 
     /// What is known of a whole segment.
@@ -56,7 +62,10 @@ impl Layout {
 
     /// Many index entries in one object: all segments from `first` to `last`.
     pub fn rollup(&self, first: SegmentName, last: SegmentName) -> Path {
-        self.key(&format!("rollup/{:08X}/{first}-{last}.json", first.timeline()))
+        self.key(&format!(
+            "rollup/{:08X}/{first}-{last}.json",
+            first.timeline()
+        ))
     }
 
     /// The folder of rolled-up index entries.
@@ -76,8 +85,17 @@ impl Layout {
 
     /// A part of an unfinished segment: bytes `from` to `to`, counted from its start, by the writer `epoch`.
     pub fn tail(&self, part: &TailName, codec: Codec) -> Path {
-        let TailName { segment, from, to, epoch } = part;
-        self.key(&format!("tail/{:08X}/{segment}/{from:08X}-{to:08X}.{epoch}.{}", segment.timeline(), codec.extension()))
+        let TailName {
+            segment,
+            from,
+            to,
+            epoch,
+        } = part;
+        self.key(&format!(
+            "tail/{:08X}/{segment}/{from:08X}-{to:08X}.{epoch}.{}",
+            segment.timeline(),
+            codec.extension()
+        ))
     }
 
     /// Up to which time a timeline is covered. The one object that is overwritten.
@@ -149,8 +167,12 @@ mod tests {
     #[test]
     fn a_tail_is_read_back_from_its_key() {
         let layout = Layout::new("prod/", "orders", &"0123456789".parse().unwrap());
-        let name =
-            TailName { segment: "00000001000000000000000A".parse().unwrap(), from: 0x10, to: 0xFF00, epoch: "k3".into() };
+        let name = TailName {
+            segment: "00000001000000000000000A".parse().unwrap(),
+            from: 0x10,
+            to: 0xFF00,
+            epoch: "k3".into(),
+        };
         let key = layout.tail(&name, Codec::Zstd);
         assert_eq!(
             key.as_ref(),

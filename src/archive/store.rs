@@ -8,7 +8,8 @@ use std::{
 };
 
 use object_store::{
-    Certificate, ClientOptions, ObjectStore, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem,
+    Certificate, ClientOptions, ObjectStore, RetryConfig, aws::AmazonS3Builder,
+    local::LocalFileSystem,
 };
 
 use super::OpenError;
@@ -33,7 +34,10 @@ pub struct MountedSecrets {
 ///
 /// # Errors
 /// A mounted file cannot be read, or the settings make no sense.
-pub fn open(spec: &PgArchiveSpec, mounted: &MountedSecrets) -> Result<Arc<dyn ObjectStore>, OpenError> {
+pub fn open(
+    spec: &PgArchiveSpec,
+    mounted: &MountedSecrets,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
     match (&spec.s3, &spec.directory) {
         (Some(s3), _) => open_s3(s3, mounted),
         (None, Some(_)) => open_directory(&mounted.directory),
@@ -69,7 +73,10 @@ fn open_s3(s3: &S3, mounted: &MountedSecrets) -> Result<Arc<dyn ObjectStore>, Op
         .with_virtual_hosted_style_request(!s3.force_path_style.unwrap_or(s3.endpoint.is_some()))
         .with_client_options(client_options(s3, mounted)?)
         // Ours are behind src/retry.rs: one on top of the other multiplies.
-        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
+        .with_retry(RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        });
     if let Some(endpoint) = &s3.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -92,7 +99,10 @@ fn read_key(folder: &Path, key: &str) -> Result<Option<String>, OpenError> {
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(OpenError::Mounted { path: path.display().to_string(), source }),
+        Err(source) => Err(OpenError::Mounted {
+            path: path.display().to_string(),
+            source,
+        }),
     }
 }
 
@@ -105,8 +115,10 @@ fn client_options(s3: &S3, mounted: &MountedSecrets) -> Result<ClientOptions, Op
         .with_connect_timeout(CONNECT);
     match &mounted.ca_file {
         Some(path) => {
-            let pem = fs::read(path)
-                .map_err(|source| OpenError::Mounted { path: path.display().to_string(), source })?;
+            let pem = fs::read(path).map_err(|source| OpenError::Mounted {
+                path: path.display().to_string(),
+                source,
+            })?;
             for certificate in Certificate::from_pem_bundle(&pem)? {
                 options = options.with_root_certificate(certificate);
             }

@@ -19,9 +19,16 @@ impl Lineage {
     ///
     /// # Errors
     /// Other content lies there, or the store refuses; then nothing is archived.
-    pub async fn push_segment(&self, name: SegmentName, plain: Bytes, entry: &IndexEntry) -> Result<PushOutcome, PushError> {
+    pub async fn push_segment(
+        &self,
+        name: SegmentName,
+        plain: Bytes,
+        entry: &IndexEntry,
+    ) -> Result<PushOutcome, PushError> {
         let key = self.layout.segment(name, self.encoder.codec);
-        let outcome = self.create(&key, &plain, self.encoded(&key, &plain)?).await?;
+        let outcome = self
+            .create(&key, &plain, self.encoded(&key, &plain)?)
+            .await?;
         let index = self.layout.index_entry(name);
         match self.create_json(&index, entry).await {
             Ok(_) => {}
@@ -35,13 +42,18 @@ impl Lineage {
 
     fn encoded(&self, key: &Path, plain: &[u8]) -> Result<Bytes, PushError> {
         let encoded = self.encoder.encode(plain);
-        encoded.map(Bytes::from).map_err(|error| PushError::Encode { key: key.to_string(), what: error.to_string() })
+        encoded.map(Bytes::from).map_err(|error| PushError::Encode {
+            key: key.to_string(),
+            what: error.to_string(),
+        })
     }
 
     async fn drop_tails(&self, name: SegmentName, plain: &[u8]) -> Result<(), PushError> {
         for (part, key) in self.tails(name).await? {
             let content = self.get_plain(&key, plain.len()).await?;
-            let range = usize::try_from(part.from).ok().zip(usize::try_from(part.to).ok());
+            let range = usize::try_from(part.from)
+                .ok()
+                .zip(usize::try_from(part.to).ok());
             let same = range.and_then(|(from, to)| plain.get(from..to)) == content.as_deref();
             if content.is_none() || same {
                 self.delete(&key).await?;
@@ -67,12 +79,27 @@ impl Lineage {
     ///
     /// # Errors
     /// The store refuses.
-    pub async fn push_tail(&self, name: SegmentName, from: u64, segment: &[u8], epoch: &str) -> Result<(), PushError> {
+    pub async fn push_tail(
+        &self,
+        name: SegmentName,
+        from: u64,
+        segment: &[u8],
+        epoch: &str,
+    ) -> Result<(), PushError> {
         let parts = self.tails(name).await?;
         let merge = parts.len() + 1 >= MOST_TAILS;
-        let first = if merge { 0 } else { usize::try_from(from).unwrap_or(usize::MAX) };
+        let first = if merge {
+            0
+        } else {
+            usize::try_from(from).unwrap_or(usize::MAX)
+        };
         let plain = segment.get(first..).unwrap_or_default();
-        let part = TailName { segment: name, from: first as u64, to: segment.len() as u64, epoch: epoch.to_owned() };
+        let part = TailName {
+            segment: name,
+            from: first as u64,
+            to: segment.len() as u64,
+            epoch: epoch.to_owned(),
+        };
         let key = self.layout.tail(&part, self.encoder.codec);
         self.create(&key, plain, self.encoded(&key, plain)?).await?;
         if merge {
@@ -81,10 +108,20 @@ impl Lineage {
         Ok(())
     }
 
-    async fn drop_tails_but(&self, kept: &Path, parts: &[(TailName, Path)], segment: &[u8]) -> Result<(), PushError> {
-        for (part, key) in parts.iter().filter(|(part, key)| key != kept && part.to <= segment.len() as u64) {
+    async fn drop_tails_but(
+        &self,
+        kept: &Path,
+        parts: &[(TailName, Path)],
+        segment: &[u8],
+    ) -> Result<(), PushError> {
+        for (part, key) in parts
+            .iter()
+            .filter(|(part, key)| key != kept && part.to <= segment.len() as u64)
+        {
             let content = self.get_plain(key, segment.len()).await?;
-            let range = usize::try_from(part.from).ok().zip(usize::try_from(part.to).ok());
+            let range = usize::try_from(part.from)
+                .ok()
+                .zip(usize::try_from(part.to).ok());
             if range.and_then(|(from, to)| segment.get(from..to)) == content.as_deref() {
                 self.delete(key).await?;
             }
@@ -96,8 +133,13 @@ impl Lineage {
     ///
     /// # Errors
     /// Another history of that timeline lies there, or the store refuses.
-    pub async fn push_history(&self, timeline: TimelineId, content: Bytes) -> Result<PushOutcome, PushError> {
-        self.create(&self.layout.history(timeline), &content, content.clone()).await
+    pub async fn push_history(
+        &self,
+        timeline: TimelineId,
+        content: Bytes,
+    ) -> Result<PushOutcome, PushError> {
+        self.create(&self.layout.history(timeline), &content, content.clone())
+            .await
     }
 
     /// A timeline history file.
@@ -106,9 +148,13 @@ impl Lineage {
     /// See [`ReadError`].
     pub async fn fetch_history(&self, timeline: TimelineId) -> Result<String, ReadError> {
         let key = self.layout.history(timeline);
-        let bytes = self.get(&key).await?.ok_or_else(|| ReadError::NotFound { key: key.to_string() })?;
-        String::from_utf8(bytes.to_vec())
-            .map_err(|error| ReadError::Corrupt { key: key.to_string(), what: error.to_string() })
+        let bytes = self.get(&key).await?.ok_or_else(|| ReadError::NotFound {
+            key: key.to_string(),
+        })?;
+        String::from_utf8(bytes.to_vec()).map_err(|error| ReadError::Corrupt {
+            key: key.to_string(),
+            what: error.to_string(),
+        })
     }
 
     /// The newest history file's timeline, if there is any.
@@ -117,7 +163,10 @@ impl Lineage {
     /// See [`ReadError`].
     pub async fn history_timelines(&self) -> Result<Vec<TimelineId>, ReadError> {
         let objects = self.list(&self.layout.histories()).await?;
-        Ok(objects.iter().filter_map(|object| stem(&object.location)?.parse().ok()).collect())
+        Ok(objects
+            .iter()
+            .filter_map(|object| stem(&object.location)?.parse().ok())
+            .collect())
     }
 
     /// Says up to which time the archive is complete.
@@ -125,7 +174,8 @@ impl Lineage {
     /// # Errors
     /// The store refuses.
     pub async fn write_clock(&self, pair: ClockPair) -> Result<(), PushError> {
-        self.overwrite_json(&self.layout.clock(pair.timeline), &pair).await
+        self.overwrite_json(&self.layout.clock(pair.timeline), &pair)
+            .await
     }
 
     /// A segment as recovery reads it: whole, or put together from its tails; zeros from `up_to` on, and as long as a
@@ -133,9 +183,15 @@ impl Lineage {
     ///
     /// # Errors
     /// `NotFound`: neither the segment nor a tail of it up to `up_to` is there.
-    pub async fn fetch_segment(&self, name: SegmentName, size: SegmentSize, up_to: Lsn) -> Result<Vec<u8>, ReadError> {
+    pub async fn fetch_segment(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        up_to: Lsn,
+    ) -> Result<Vec<u8>, ReadError> {
         let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
-        let wanted = usize::try_from(up_to.bytes_since(name.start(size)).min(size.get())).unwrap_or(length);
+        let wanted =
+            usize::try_from(up_to.bytes_since(name.start(size)).min(size.get())).unwrap_or(length);
         let mut plain = match self.whole(name, length).await? {
             Some(plain) => plain,
             None => self.from_tails(name, length, wanted).await?,
@@ -148,15 +204,29 @@ impl Lineage {
     async fn whole(&self, name: SegmentName, length: usize) -> Result<Option<Vec<u8>>, ReadError> {
         for codec in Codec::ALL {
             let key = self.layout.segment(name, codec);
-            let Some(plain) = self.get_plain(&key, length).await? else { continue };
-            let corrupt = |what| ReadError::Corrupt { key: key.to_string(), what };
+            let Some(plain) = self.get_plain(&key, length).await? else {
+                continue;
+            };
+            let corrupt = |what| ReadError::Corrupt {
+                key: key.to_string(),
+                what,
+            };
             if plain.len() != length {
-                return Err(corrupt(format!("{} bytes, where a segment has {length}", plain.len())));
+                return Err(corrupt(format!(
+                    "{} bytes, where a segment has {length}",
+                    plain.len()
+                )));
             }
-            if let Some(entry) = self.get_json::<IndexEntry>(&self.layout.index_entry(name)).await? {
+            if let Some(entry) = self
+                .get_json::<IndexEntry>(&self.layout.index_entry(name))
+                .await?
+            {
                 let found = sha256(&plain);
                 if entry.sha256 != found {
-                    return Err(corrupt(format!("SHA-256 is {found}, the index says {}", entry.sha256)));
+                    return Err(corrupt(format!(
+                        "SHA-256 is {found}, the index says {}",
+                        entry.sha256
+                    )));
                 }
             }
             return Ok(Some(plain));
@@ -164,27 +234,48 @@ impl Lineage {
         Ok(None)
     }
 
-    async fn from_tails(&self, name: SegmentName, length: usize, wanted: usize) -> Result<Vec<u8>, ReadError> {
+    async fn from_tails(
+        &self,
+        name: SegmentName,
+        length: usize,
+        wanted: usize,
+    ) -> Result<Vec<u8>, ReadError> {
         let plain = self.tail(name, length).await?;
         if plain.len() >= wanted && wanted > 0 {
             return Ok(plain);
         }
-        Err(ReadError::NotFound { key: self.layout.segment(name, self.encoder.codec).to_string() })
+        Err(ReadError::NotFound {
+            key: self.layout.segment(name, self.encoder.codec).to_string(),
+        })
     }
 
     /// The longest beginning of an unfinished segment that its parts make up.
-    pub(super) async fn tail(&self, name: SegmentName, length: usize) -> Result<Vec<u8>, ReadError> {
+    pub(super) async fn tail(
+        &self,
+        name: SegmentName,
+        length: usize,
+    ) -> Result<Vec<u8>, ReadError> {
         let mut parts = self.tails(name).await?;
         let mut plain = Vec::new();
         loop {
             let reached = plain.len() as u64;
             // Of all parts that go on where we are, the one that goes furthest.
-            let next = parts.iter().enumerate().filter(|(_, (part, _))| part.from <= reached && part.to > reached);
-            let Some((index, _)) = next.max_by_key(|(_, (part, _))| part.to) else { return Ok(plain) };
+            let next = parts
+                .iter()
+                .enumerate()
+                .filter(|(_, (part, _))| part.from <= reached && part.to > reached);
+            let Some((index, _)) = next.max_by_key(|(_, (part, _))| part.to) else {
+                return Ok(plain);
+            };
             let (part, key) = parts.swap_remove(index);
-            let Some(content) = self.get_plain(&key, length).await? else { continue };
+            let Some(content) = self.get_plain(&key, length).await? else {
+                continue;
+            };
             if content.len() as u64 != part.to - part.from {
-                return Err(ReadError::Corrupt { key: key.to_string(), what: "its length is not what its name says".into() });
+                return Err(ReadError::Corrupt {
+                    key: key.to_string(),
+                    what: "its length is not what its name says".into(),
+                });
             }
             let skip = usize::try_from(reached - part.from).unwrap_or(usize::MAX);
             plain.extend_from_slice(content.get(skip..).unwrap_or_default());
