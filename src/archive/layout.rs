@@ -150,10 +150,15 @@ impl TailName {
     }
 }
 
-/// The folder name of a backup: its name and the first 8 characters of its UID, as names are used again.
-pub fn backup_key(name: &str, uid: &str) -> String {
-    format!("{name}-{}", uid.get(..8).unwrap_or(uid))
+/// The folder name of one attempt at a backup: the backup's name, cut where it is long, the first 8 characters of its
+/// UID, as names are used again, and the attempt, as each has a label of its own.
+pub fn backup_key(name: &str, uid: &str, attempt: u32) -> String {
+    // A folder's name may have 255 bytes where the store is a directory.
+    let name = name.get(..LONGEST_NAME).unwrap_or(name);
+    format!("{name}-{}-{attempt}", uid.get(..8).unwrap_or(uid))
 }
+
+const LONGEST_NAME: usize = 200;
 
 /// The last part of a key, without its ending.
 pub(super) fn stem(key: &Path) -> Option<&str> {

@@ -15,7 +15,7 @@ use crate::{
 /// What a restore asks for.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Only this backup, by its folder; otherwise the best one.
+    /// Only this backup, by the UID of its PgBackup; otherwise the best one.
     pub backup: Option<String>,
     /// Where in time to stop; none is latest.
     pub target: Option<RestoreTarget>,
@@ -38,10 +38,10 @@ pub enum Refusal {
     },
     /// The named backup is not in the catalog, or its WAL is not whole.
     #[error(
-        "backup {backup} cannot be restored from: it is not in the catalog of lineage {lineage}, or its WAL is not whole"
+        "the backup with UID {backup} cannot be restored from: it is not in the catalog of lineage {lineage}, or its WAL is not whole"
     )]
     BackupUnusable {
-        /// The backup's folder.
+        /// The backup's UID.
         backup: String,
         /// The lineage.
         lineage: String,
@@ -112,7 +112,7 @@ fn candidates<'a>(request: &Request, contents: &'a Contents) -> (TimelineId, Vec
     for timeline in contents.timelines().into_iter().rev() {
         let found: Vec<_> = bases(contents, timeline)
             .into_iter()
-            .filter(|base| base.key == wanted)
+            .filter(|base| base.manifest.uid == *wanted)
             .collect();
         if !found.is_empty() {
             return (timeline, found);
