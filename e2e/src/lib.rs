@@ -1,3 +1,4 @@
 //! The dev cluster and the end-to-end tests of Highwater.
 
 pub mod devcluster;
+pub mod harness;

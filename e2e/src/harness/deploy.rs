@@ -1,0 +1,136 @@
+//! Deploying Highwater and the object store, from what ships.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::{Kubectl, fill, until};
+
+/// Which images pods name.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// Highwater's.
+    pub highwater: String,
+    /// The database's.
+    pub postgres: String,
+    /// The object store's.
+    pub versitygw: String,
+    /// `Never` where images are loaded by hand.
+    pub pull_policy: String,
+}
+
+impl Images {
+    /// Those of the dev cluster.
+    pub fn loaded() -> Self {
+        Self {
+            highwater: "localhost/highwater:dev".into(),
+            postgres: "localhost/postgres:15".into(),
+            versitygw: "localhost/versitygw:1".into(),
+            pull_policy: "Never".into(),
+        }
+    }
+}
+
+/// Highwater and the object store on a cluster.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// The cluster.
+    pub kubectl: Kubectl,
+    /// The images.
+    pub images: Images,
+    /// The object store's address.
+    pub object_store: String,
+}
+
+/// How long anything may take to become ready.
+const READY: Duration = Duration::from_secs(120);
+
+impl Deployment {
+    /// Applies CRDs, manifests and object store, and waits until they serve.
+    ///
+    /// # Errors
+    /// Something is not ready in time.
+    pub async fn apply(kubectl: Kubectl, images: Images) -> Result<Self> {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+        let folder = |name: &str| root.join(name).display().to_string();
+        kubectl.run(&["apply", "--server-side", "-k", &folder("crds")])?;
+        for crd in [
+            "pgarchives",
+            "pgbackuppolicies",
+            "pgprotections",
+            "pgbackups",
+            "pgrestores",
+        ] {
+            let name = format!("crd/{crd}.highwater.dev");
+            kubectl.run(&[
+                "wait",
+                "--for=condition=Established",
+                "--timeout=60s",
+                &name,
+            ])?;
+        }
+        let rendered = kubectl.run(&["kustomize", &folder("manifests")])?;
+        let rendered = rendered
+            .replace("localhost/highwater:dev", &images.highwater)
+            .replace(
+                "imagePullPolicy: IfNotPresent",
+                &format!("imagePullPolicy: {}", images.pull_policy),
+            );
+        kubectl.apply(&rendered)?;
+        let store = include_str!("../../manifests/object-store.yaml");
+        let values = [
+            ("VERSITYGW_IMAGE", images.versitygw.as_str()),
+            ("PULL_POLICY", &images.pull_policy),
+        ];
+        kubectl.apply(&fill(store, &values)?)?;
+        wait_available(&kubectl, "object-store", "versitygw").await?;
+        wait_available(&kubectl, "highwater-system", "highwater").await?;
+        let service = kubectl
+            .get("object-store", "service", "versitygw")?
+            .context("the object store has no service")?;
+        let object_store = service["spec"]["clusterIP"]
+            .as_str()
+            .context("the object store has no address")?
+            .to_owned();
+        Ok(Self {
+            kubectl,
+            images,
+            object_store,
+        })
+    }
+
+    /// Makes a namespace with the PgArchive `main` and the PgBackupPolicy `gold`.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn namespace(&self, name: &str) -> Result<()> {
+        self.kubectl.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n"
+        ))?;
+        let policy = include_str!("../../manifests/policy.yaml");
+        self.kubectl.apply(&fill(
+            policy,
+            &[("NAMESPACE", name), ("OBJECT_STORE", &self.object_store)],
+        )?)?;
+        Ok(())
+    }
+}
+
+/// Waits until a Deployment has all of its replicas available.
+async fn wait_available(kubectl: &Kubectl, namespace: &str, name: &str) -> Result<()> {
+    until(
+        &format!("deployment {namespace}/{name} available"),
+        READY,
+        || {
+            let deployment = kubectl.get(namespace, "deployment", name)?;
+            Ok(deployment.filter(|deployment| {
+                let status = &deployment["status"];
+                status["availableReplicas"] == deployment["spec"]["replicas"]
+                    && status["observedGeneration"] == deployment["metadata"]["generation"]
+                    && status["updatedReplicas"] == deployment["spec"]["replicas"]
+            }))
+        },
+    )
+    .await
+    .map(|_| ())
+}

@@ -1,0 +1,154 @@
+//! The oracle for "nothing lost": a writer commits numbered rows and notes, outside the database, each number whose commit was
+//! acknowledged.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicI64, Ordering},
+};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::connect;
+
+/// The numbers whose commit was acknowledged, and the one that was sent last.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    acknowledged: Arc<AtomicI64>,
+    sent: Arc<AtomicI64>,
+}
+
+impl Ledger {
+    /// Every number up to this one was acknowledged.
+    pub fn acknowledged(&self) -> i64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// No number after this one was ever sent.
+    pub fn sent(&self) -> i64 {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Checks a restored database: it holds 1 to n without a hole, where n is at least `acknowledged` and at most `sent`.
+    ///
+    /// # Errors
+    /// A row is missing, twice or too many.
+    pub async fn check(client: &Client, acknowledged: i64, sent: i64) -> Result<i64> {
+        let row = client
+            .query_one(
+                "SELECT count(*), coalesce(min(n), 0), coalesce(max(n), 0) FROM ledger",
+                &[],
+            )
+            .await?;
+        let (count, least, most): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        ensure!(
+            count == most && (least == 1 || count == 0),
+            "rows {least} to {most} but {count} of them: there is a hole"
+        );
+        ensure!(
+            most >= acknowledged,
+            "{} acknowledged rows are lost: {most} of {acknowledged}",
+            acknowledged - most
+        );
+        ensure!(
+            most <= sent,
+            "{} rows came after the target: {most}, where {sent} was the last",
+            most - sent
+        );
+        Ok(most)
+    }
+}
+
+/// Commits rows, one by one, until it is stopped or the database goes away.
+pub struct Writer {
+    /// What it noted.
+    pub ledger: Ledger,
+    stop: Arc<AtomicBool>,
+    pause: Arc<tokio::sync::Mutex<()>>,
+    ended: Arc<Mutex<Option<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Makes the table and begins.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn start(address: &str) -> Result<Self> {
+        let client = connect(address).await?;
+        client.batch_execute("CREATE TABLE IF NOT EXISTS ledger (n bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())").await?;
+        let last: i64 = client
+            .query_one("SELECT coalesce(max(n), 0) FROM ledger", &[])
+            .await?
+            .get(0);
+        let ledger = Ledger {
+            acknowledged: Arc::new(AtomicI64::new(last)),
+            sent: Arc::new(AtomicI64::new(last)),
+        };
+        let (stop, pause, ended) = (Arc::default(), Arc::default(), Arc::default());
+        let task = tokio::spawn(write(
+            client,
+            ledger.clone(),
+            Arc::clone(&stop),
+            Arc::clone(&pause),
+            Arc::clone(&ended),
+        ));
+        Ok(Self {
+            ledger,
+            stop,
+            pause,
+            ended,
+            task,
+        })
+    }
+
+    /// Holds the writer between two commits while `look` runs: what it returns lies between two acknowledged commits.
+    pub async fn between_commits<T>(&self, look: impl AsyncFnOnce() -> T) -> T {
+        let _held = self.pause.lock().await;
+        look().await
+    }
+
+    /// Why it ended by itself, if it did.
+    pub fn ended(&self) -> Option<String> {
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn stop(self) -> Result<Ledger> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.context("the writer panicked")?;
+        Ok(self.ledger)
+    }
+}
+
+async fn write(
+    client: Client,
+    ledger: Ledger,
+    stop: Arc<AtomicBool>,
+    pause: Arc<tokio::sync::Mutex<()>>,
+    ended: Arc<Mutex<Option<String>>>,
+) {
+    while !stop.load(Ordering::SeqCst) {
+        let held = pause.lock().await;
+        let next = ledger.sent() + 1;
+        ledger.sent.store(next, Ordering::SeqCst);
+        if let Err(error) = client
+            .execute("INSERT INTO ledger (n) VALUES ($1)", &[&next])
+            .await
+        {
+            *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            return;
+        }
+        ledger.acknowledged.store(next, Ordering::SeqCst);
+        drop(held);
+        // Some 100 commits a second: a load, and leaves the machine to what is tested.
+        tokio::time::sleep(std::time::Duration::from_millis(8)).await;
+    }
+}

@@ -1,0 +1,18 @@
+//! What scenarios and the demo share: deploying, fixtures, waiting, the ledger.
+//!
+//! Everything here reaches the cluster through its kubeconfig alone. Scenarios run inside the dev cluster's network, where
+//! pods can be reached by address.
+
+mod database;
+mod deploy;
+mod image;
+mod kubectl;
+mod ledger;
+mod wait;
+
+pub use database::{Database, connect};
+pub use deploy::{Deployment, Images};
+pub use image::program_image;
+pub use kubectl::{Kubectl, fill};
+pub use ledger::{Ledger, Writer};
+pub use wait::{condition, until};

@@ -1,0 +1,73 @@
+//! Waiting for conditions, never for time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::Kubectl;
+
+/// Asks until there is an answer, at most for `limit`. The error says what was waited for.
+///
+/// # Errors
+/// No answer in time, or asking failed to the end.
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        let answer = ask();
+        if let Ok(Some(value)) = answer {
+            return Ok(value);
+        }
+        if begin.elapsed() > limit {
+            match answer {
+                Err(error) => bail!("{what}: not within {} s: {error:#}", limit.as_secs()),
+                Ok(_) => bail!("{what}: not within {} s", limit.as_secs()),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits for a condition of an object to have a status; ends at once where `Completed` turns `False` instead.
+///
+/// # Errors
+/// Not in time, or the object failed for good.
+pub async fn condition(
+    kubectl: &Kubectl,
+    namespace: &str,
+    (kind, name): (&str, &str),
+    (type_, status): (&str, &str),
+    limit: Duration,
+) -> Result<Value> {
+    let what = format!("{kind}/{name} {type_}={status}");
+    let mut last = String::new();
+    let found = until(&what, limit, || {
+        let Some(object) = kubectl.get(namespace, kind, name)? else {
+            return Ok(None);
+        };
+        let of = |wanted: &str| conditions(&object).find(|c| c["type"] == wanted).cloned();
+        last = object["status"]["conditions"].to_string();
+        if of(type_).is_some_and(|c| c["status"] == status) {
+            return Ok(Some(Ok(object)));
+        }
+        let failed = of("Completed").filter(|c| c["status"] == "False" && status != "False");
+        Ok(failed.map(|c| Err(format!("{} {}", c["reason"], c["message"]))))
+    });
+    match found.await {
+        Ok(Ok(object)) => Ok(object),
+        Ok(Err(failure)) => bail!("{what}: failed for good: {failure}"),
+        Err(error) => bail!("{error:#}; conditions: {last}"),
+    }
+}
+
+/// The conditions of an object.
+pub fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
+    object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+}
