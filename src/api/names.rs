@@ -18,6 +18,11 @@ fn join(parts: &[&str], longest: usize) -> String {
     format!("{}-{hash}", kept.trim_end_matches(['-', '.']))
 }
 
+/// `name` as the value of a label.
+pub fn label(name: &str) -> String {
+    join(&[name], LONGEST_LABEL)
+}
+
 /// Deployment, ServiceAccount and RoleBinding of a protection's agent.
 pub fn agent(protection: &str) -> String {
     join(&[protection, "highwater"], LONGEST_LABEL)

@@ -1,7 +1,7 @@
 //! PgProtection: one protected database.
 //!
-//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, condition `Active`.
-//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `recoverable`, `archive`, conditions `Connected`,
+//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, condition `Active`.
+//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `recoverable`, conditions `Connected`,
 //! `WalArchiving`, `Recoverable`, `SlotsDropped`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
@@ -157,6 +157,9 @@ pub struct PgProtectionStatus {
     /// The newest completed backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_now: Option<String>,
     /// Which unbroken history in the archive is this database's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<LineageId>,

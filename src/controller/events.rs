@@ -15,6 +15,9 @@ use crate::{
 /// The longest note that the API server takes.
 const LONGEST_NOTE: usize = 1024;
 
+/// Reasons of a condition that is `False` because an admin wants it so.
+const EXPECTED: [&str; 1] = ["Unprotected"];
+
 /// Publishes events. A failure to publish is logged and nothing else: it must not mask what the event is about.
 #[derive(Clone)]
 pub struct Events {
@@ -54,7 +57,8 @@ impl Events {
         after: &[Condition],
     ) {
         for condition in changed(before, after) {
-            let type_ = if condition.status == Status::False.as_str() {
+            let asked_for = EXPECTED.contains(&condition.reason.as_str());
+            let type_ = if condition.status == Status::False.as_str() && !asked_for {
                 EventType::Warning
             } else {
                 EventType::Normal

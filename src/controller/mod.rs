@@ -4,10 +4,12 @@
 //! `report` (one status apply, skipped when nothing changed). Each exports `run(ctx)`, which ends only when its watch
 //! does; [`run`] joins them, and the first to end ends the process.
 
+mod archive;
 pub mod context;
 pub mod events;
 pub mod lease;
 pub mod metrics;
+mod protection;
 pub mod server;
 mod startup;
 
@@ -149,7 +151,19 @@ async fn lead(election: &mut Election<'_>, ctx: Arc<Context>, health: &Health) -
 
 /// Starts every controller.
 fn spawn(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>) {
-    let _ = (parts, ctx);
+    start(parts, "protection", protection::run(ctx.clone()));
+    start(parts, "archive", archive::run(ctx.clone()));
+}
+
+fn start(
+    parts: &mut JoinSet<&'static str>,
+    name: &'static str,
+    part: impl Future<Output = ()> + Send + 'static,
+) {
+    parts.spawn(async move {
+        part.await;
+        name
+    });
 }
 
 /// A client whose every request ends: connecting by its timeout, requests by [`crate::kubernetes::request`], watches by

@@ -1,0 +1,295 @@
+//! PgArchive: gathers from the protections of its namespace whether the store can be used. The controller itself talks to
+//! no store, so a pass has no effect but its report.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::ListParams,
+    runtime::{
+        Controller, WatchStreamExt, controller::Action, reflector, reflector::ObjectRef, watcher,
+    },
+};
+
+use super::{Class, Context, PassError, drive, error_policy};
+use crate::{
+    api::{
+        PgArchive, PgArchiveSpec, PgArchiveStatus, PgBackupPolicy, PgProtection,
+        conditions::{self, AVAILABLE, Status, WAL_ARCHIVING},
+        managers,
+    },
+    kubernetes::{RequestError, apply_status, request},
+};
+
+/// Reasons of `WalArchiving=False` that are the store's, not the database's.
+const STORE_REASONS: [&str; 9] = [
+    "AccessDenied",
+    "BucketNotFound",
+    "CredentialsInvalid",
+    "CredentialsNotFound",
+    "EndpointUnreachable",
+    "InvalidConfiguration",
+    "NotCreateOnly",
+    "StoreUnavailable",
+    "DirectoryNotWritable",
+];
+
+/// A pass that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {verb} PgArchive {name}")]
+pub struct Error {
+    verb: &'static str,
+    name: String,
+    #[source]
+    cause: RequestError,
+}
+
+impl PassError for Error {
+    fn reason(&self) -> &'static str {
+        self.cause.reason()
+    }
+
+    fn class(&self) -> Class {
+        self.cause.class()
+    }
+}
+
+/// What was read.
+struct Observed {
+    archive: PgArchive,
+    /// The protections that use it.
+    protections: Vec<PgProtection>,
+}
+
+async fn observe(archive: &PgArchive, ctx: &Context) -> Result<Option<Observed>, RequestError> {
+    let namespace = archive.namespace().unwrap_or_default();
+    let name = archive.name_any();
+    let archives: Api<PgArchive> = Api::namespaced(ctx.client.clone(), &namespace);
+    let Some(archive) = request(archives.get_opt(&name)).await? else {
+        return Ok(None);
+    };
+    let cached = ListParams::default().match_any();
+    let policies: Api<PgBackupPolicy> = Api::namespaced(ctx.client.clone(), &namespace);
+    let policies: Vec<String> = request(policies.list(&cached))
+        .await?
+        .iter()
+        .filter(|policy| policy.spec.archive == name)
+        .map(ResourceExt::name_any)
+        .collect();
+    let protections: Api<PgProtection> = Api::namespaced(ctx.client.clone(), &namespace);
+    let mut protections = request(protections.list(&cached)).await?.items;
+    protections.retain(|protection| policies.contains(&protection.spec.policy));
+    Ok(Some(Observed {
+        archive,
+        protections,
+    }))
+}
+
+async fn reconcile(archive: Arc<PgArchive>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let name = archive.name_any();
+    let failed = |verb| {
+        let name = name.clone();
+        move |cause| Error { verb, name, cause }
+    };
+    let now = ctx.clock.now();
+    let observed = observe(&archive, &ctx).await.map_err(failed("observe"))?;
+    if let Some(observed) = observed {
+        report(&observed, now, &ctx)
+            .await
+            .map_err(failed("report"))?;
+    }
+    Ok(Action::requeue(Duration::from_secs(300)))
+}
+
+async fn report(observed: &Observed, now: Timestamp, ctx: &Context) -> Result<(), RequestError> {
+    let before = observed.archive.status.clone().unwrap_or_default();
+    let after = status(observed, now);
+    if before == after {
+        return Ok(());
+    }
+    let namespace = observed.archive.namespace().unwrap_or_default();
+    let api: Api<PgArchive> = Api::namespaced(ctx.client.clone(), &namespace);
+    let name = observed.archive.name_any();
+    apply_status(&api, &name, managers::CONTROLLER, &after).await?;
+    let about = observed.archive.object_ref(&());
+    ctx.events
+        .condition_changes(&about, &before.conditions, &after.conditions)
+        .await;
+    Ok(())
+}
+
+fn status(observed: &Observed, now: Timestamp) -> PgArchiveStatus {
+    let mut status = observed.archive.status.clone().unwrap_or_default();
+    let generation = observed.archive.metadata.generation;
+    status.observed_generation = generation;
+    status.store = Some(store(&observed.archive.spec));
+    status.protections = i64::try_from(observed.protections.len()).ok();
+    let (value, reason, message) = available(&observed.protections);
+    conditions::upsert(
+        &mut status.conditions,
+        AVAILABLE,
+        value,
+        &reason,
+        message,
+        generation,
+        now,
+    );
+    status
+}
+
+/// The store in short.
+fn store(spec: &PgArchiveSpec) -> String {
+    let PgArchiveSpec {
+        prefix,
+        s3,
+        directory,
+        credentials: _,
+        compression: _,
+    } = spec;
+    let root = match (s3, directory) {
+        (Some(s3), _) => format!("s3://{}", s3.bucket),
+        (None, Some(directory)) => format!("pvc://{}", directory.persistent_volume_claim),
+        (None, None) => return String::new(),
+    };
+    match prefix.as_deref().map(|prefix| prefix.trim_end_matches('/')) {
+        Some(prefix) if !prefix.is_empty() => format!("{root}/{prefix}"),
+        _ => root,
+    }
+}
+
+/// One protection whose store fails makes it unavailable; one that works, and none that fails, available.
+fn available(protections: &[PgProtection]) -> (Status, String, String) {
+    let said: Vec<_> = protections
+        .iter()
+        .filter_map(|protection| {
+            let list = &protection.status.as_ref()?.conditions;
+            Some((protection, conditions::find(list, WAL_ARCHIVING)?))
+        })
+        .collect();
+    let refused = said.iter().find(|(_, condition)| {
+        condition.status == Status::False.as_str()
+            && STORE_REASONS.contains(&condition.reason.as_str())
+    });
+    if let Some((protection, condition)) = refused {
+        let message = format!("{}: {}", protection.name_any(), condition.message);
+        return (Status::False, condition.reason.clone(), message);
+    }
+    let working = said
+        .iter()
+        .filter(|(_, condition)| condition.status == Status::True.as_str())
+        .count();
+    let answer = |status, reason: &str, message: String| (status, reason.to_owned(), message);
+    match (working, protections.len()) {
+        (0, 0) => answer(
+            Status::Unknown,
+            "NotUsed",
+            "no protection uses this archive".to_owned(),
+        ),
+        (0, _) => answer(
+            Status::Unknown,
+            "NotTried",
+            "no protection has reached the store yet".to_owned(),
+        ),
+        (working, all) => answer(
+            Status::True,
+            "Available",
+            format!("{working} of {all} protections archive WAL here"),
+        ),
+    }
+}
+
+/// Runs until a watch ends.
+pub async fn run(ctx: Arc<Context>) {
+    let client = &ctx.client;
+    let any = watcher::Config::default;
+    let (store, writer) = reflector::store();
+    let archives = Api::<PgArchive>::all(client.clone());
+    let stream = watcher(archives, any())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects();
+    let used = store.clone();
+    let stream = Controller::for_stream(stream, store)
+        .watches(
+            Api::<PgBackupPolicy>::all(client.clone()),
+            any(),
+            |policy| {
+                let namespace = policy.namespace().unwrap_or_default();
+                Some(ObjectRef::new(&policy.spec.archive).within(&namespace))
+            },
+        )
+        .watches(
+            Api::<PgProtection>::all(client.clone()),
+            any(),
+            move |protection| {
+                let in_namespace =
+                    |archive: &&Arc<PgArchive>| archive.namespace() == protection.namespace();
+                let archives = used.state();
+                archives
+                    .iter()
+                    .filter(in_namespace)
+                    .map(|archive| ObjectRef::from_obj(&**archive))
+                    .collect::<Vec<_>>()
+            },
+        )
+        .run(reconcile, error_policy, ctx.clone());
+    drive("archive", ctx, stream).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn protection(name: &str, archiving: Option<(&str, &str)>) -> PgProtection {
+        let conditions: Vec<_> = archiving
+            .iter()
+            .map(|(status, reason)| {
+                json!({"type": "WalArchiving", "status": status, "reason": reason, "message": "text",
+                       "lastTransitionTime": "2026-01-01T00:00:00Z"})
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"statefulSet": name, "policy": "gold"},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn one_that_fails_counts_more_than_one_that_works() {
+        let works = || protection("a", Some(("True", "Archiving")));
+        let fails = || protection("b", Some(("False", "BucketNotFound")));
+        let offline = || protection("c", Some(("False", "DatabaseUnreachable")));
+        let silent = || protection("d", None);
+        for (protections, status, reason) in [
+            (vec![], Status::Unknown, "NotUsed"),
+            (vec![silent(), offline()], Status::Unknown, "NotTried"),
+            (vec![works(), offline()], Status::True, "Available"),
+            (vec![works(), fails()], Status::False, "BucketNotFound"),
+        ] {
+            let found = available(&protections);
+            assert_eq!((found.0, found.1.as_str()), (status, reason));
+        }
+    }
+
+    #[test]
+    fn stores_in_short() {
+        for (spec, short) in [
+            (json!({"s3": {"bucket": "backups"}}), "s3://backups"),
+            (
+                json!({"s3": {"bucket": "backups"}, "prefix": "prod/"}),
+                "s3://backups/prod",
+            ),
+            (
+                json!({"directory": {"persistentVolumeClaim": "wal"}}),
+                "pvc://wal",
+            ),
+        ] {
+            assert_eq!(store(&serde_json::from_value(spec).unwrap()), short);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Carries out one step.
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ServiceAccount, rbac::v1::RoleBinding};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    core::NamespaceResourceScope,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value as Json, json};
+
+use super::{agent::Objects, observe::Observed, plan::Step};
+use crate::{
+    api::{BackupReason, PgBackup, PgBackupSpec, PgProtection, annotations, managers, names},
+    controller::{Class, Context, PassError},
+    kubernetes::{RequestError, request},
+};
+
+/// An effect that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {verb} {object}: {cause}")]
+pub struct ActError {
+    verb: &'static str,
+    object: String,
+    #[source]
+    cause: RequestError,
+}
+
+impl PassError for ActError {
+    fn reason(&self) -> &'static str {
+        self.cause.reason()
+    }
+
+    fn class(&self) -> Class {
+        self.cause.class()
+    }
+}
+
+fn failed<'a>(
+    verb: &'static str,
+    object: impl Into<String> + 'a,
+) -> impl FnOnce(RequestError) -> ActError + 'a {
+    move |cause| ActError {
+        verb,
+        object: object.into(),
+        cause,
+    }
+}
+
+/// The one effect of a pass.
+pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), ActError> {
+    let protection = &observed.protection;
+    match step {
+        Step::AddFinalizer => {
+            let mut finalizers = protection.finalizers().to_vec();
+            finalizers.push(annotations::PROTECTION_FINALIZER.to_owned());
+            set_finalizers(protection, &finalizers, ctx).await
+        }
+        Step::Release => {
+            let mut finalizers = protection.finalizers().to_vec();
+            finalizers.retain(|finalizer| finalizer != annotations::PROTECTION_FINALIZER);
+            set_finalizers(protection, &finalizers, ctx).await
+        }
+        Step::DeployAgent(objects) => deploy(objects, protection, ctx).await,
+        Step::RemoveAgent { left } => {
+            remove(protection, ctx).await?;
+            if let Some(left) = left {
+                let about = protection.object_ref(&());
+                ctx.events.warning(&about, "SlotsLeft", left.clone()).await;
+            }
+            Ok(())
+        }
+        Step::TakeBackup { name, reason, .. } => take(protection, name, *reason, ctx).await,
+        Step::AwaitSlots { .. } | Step::Rest(_) => Ok(()),
+    }
+}
+
+fn namespace(protection: &PgProtection) -> String {
+    protection.namespace().unwrap_or_default()
+}
+
+/// Names the `resourceVersion`, as a list of finalizers is replaced as a whole.
+async fn set_finalizers(
+    protection: &PgProtection,
+    finalizers: &[String],
+    ctx: &Context,
+) -> Result<(), ActError> {
+    let api: Api<PgProtection> = Api::namespaced(ctx.client.clone(), &namespace(protection));
+    let name = protection.name_any();
+    let patch = json!({"metadata": {
+        "resourceVersion": protection.resource_version(),
+        "finalizers": finalizers,
+    }});
+    let params = PatchParams {
+        field_manager: Some(managers::CONTROLLER.to_owned()),
+        ..PatchParams::default()
+    };
+    match request(api.patch_metadata(&name, &params, &Patch::Merge(patch))).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(cause) => Err(failed(
+            "set the finalizers of",
+            format!("PgProtection {name}"),
+        )(cause)),
+    }
+}
+
+async fn deploy(
+    objects: &Objects,
+    protection: &PgProtection,
+    ctx: &Context,
+) -> Result<(), ActError> {
+    let Objects {
+        name,
+        service_account,
+        role_binding,
+        deployment,
+    } = objects;
+    let namespace = namespace(protection);
+    apply::<ServiceAccount>(&namespace, name, service_account, ctx).await?;
+    apply::<RoleBinding>(&namespace, name, role_binding, ctx).await?;
+    apply::<Deployment>(&namespace, name, deployment, ctx).await?;
+    tracing::info!(namespace, deployment = name, "agent deployed");
+    Ok(())
+}
+
+async fn apply<K>(namespace: &str, name: &str, object: &Json, ctx: &Context) -> Result<(), ActError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(ctx.client.clone(), namespace);
+    // The objects are ours alone.
+    let params = PatchParams::apply(managers::CONTROLLER).force();
+    request(api.patch(name, &params, &Patch::Apply(object)))
+        .await
+        .map(drop)
+        .map_err(failed("apply", format!("{} {name}", K::kind(&()))))
+}
+
+/// The Deployment last: while it is there, the pass comes again.
+async fn remove(protection: &PgProtection, ctx: &Context) -> Result<(), ActError> {
+    let namespace = namespace(protection);
+    let name = names::agent(&protection.name_any());
+    delete::<RoleBinding>(&namespace, &name, ctx).await?;
+    delete::<ServiceAccount>(&namespace, &name, ctx).await?;
+    delete::<Deployment>(&namespace, &name, ctx).await?;
+    tracing::info!(namespace, deployment = name, "agent removed");
+    Ok(())
+}
+
+async fn delete<K>(namespace: &str, name: &str, ctx: &Context) -> Result<(), ActError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(ctx.client.clone(), namespace);
+    match request(api.delete(name, &DeleteParams::background())).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(cause) => Err(failed("delete", format!("{} {name}", K::kind(&())))(cause)),
+    }
+}
+
+/// No owner: the backup outlives the protection.
+async fn take(
+    protection: &PgProtection,
+    name: &str,
+    reason: BackupReason,
+    ctx: &Context,
+) -> Result<(), ActError> {
+    let api: Api<PgBackup> = Api::namespaced(ctx.client.clone(), &namespace(protection));
+    let spec = PgBackupSpec {
+        protection: protection.name_any(),
+        reason,
+    };
+    let mut backup = PgBackup::new(name, spec);
+    backup.labels_mut().extend([
+        (
+            annotations::PROTECTION_LABEL.to_owned(),
+            names::label(&protection.name_any()),
+        ),
+        (
+            annotations::MANAGED_BY_LABEL.to_owned(),
+            annotations::MANAGED_BY.to_owned(),
+        ),
+    ]);
+    match request(api.create(&PostParams::default(), &backup)).await {
+        Ok(_) => {
+            tracing::info!(backup = name, ?reason, "backup asked for");
+            Ok(())
+        }
+        // The name says what it is for: it is the same one.
+        Err(error) if error.is_conflict() => Ok(()),
+        Err(cause) => Err(failed("create", format!("PgBackup {name}"))(cause)),
+    }
+}

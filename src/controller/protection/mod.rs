@@ -1,0 +1,223 @@
+//! PgProtection: an agent for each protected database, its members, its first backup, its end.
+//!
+//! [`adopt`] makes a PgProtection for an annotated StatefulSet. The rest is the usual five files, with [`find`] (how
+//! PostgreSQL is reached), [`mounts`], [`agent`] (the objects of an agent) and [`trouble`] under them.
+
+mod act;
+mod adopt;
+pub mod agent;
+mod find;
+#[cfg(test)]
+mod find_tests;
+mod mounts;
+mod observe;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
+mod report;
+mod trouble;
+mod validate;
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use kube::{
+    Api, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::Action,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+
+use super::{Class, Context, PassError, drive, error_policy};
+use crate::{
+    api::{PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations},
+    kubernetes::RequestError,
+};
+
+/// Why a protection cannot be carried out as it is: `Active=False`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// One word in CamelCase.
+    pub reason: &'static str,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Rejection {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// A pass that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something could not be read.
+    #[error("failed to observe PgProtection {name}")]
+    Observe {
+        /// The protection.
+        name: String,
+        /// Why.
+        #[source]
+        cause: RequestError,
+    },
+    /// The effect failed.
+    #[error(transparent)]
+    Act(#[from] act::ActError),
+    /// The status could not be written.
+    #[error("failed to report PgProtection {name}")]
+    Report {
+        /// The protection.
+        name: String,
+        /// Why.
+        #[source]
+        cause: RequestError,
+    },
+}
+
+impl PassError for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Observe { cause, .. } | Self::Report { cause, .. } => cause.reason(),
+            Self::Act(error) => error.reason(),
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Self::Observe { cause, .. } | Self::Report { cause, .. } => cause.class(),
+            Self::Act(error) => error.class(),
+        }
+    }
+}
+
+/// One pass over one protection.
+async fn reconcile(protection: Arc<PgProtection>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let name = protection.name_any();
+    let namespace = protection.namespace().unwrap_or_default();
+    let now = ctx.clock.now();
+    let observed = observe::observe(&namespace, &name, &ctx)
+        .await
+        .map_err(|cause| Error::Observe {
+            name: name.clone(),
+            cause,
+        })?;
+    let Some(observed) = observed else {
+        return Ok(Action::await_change());
+    };
+    let judgement = validate::validate(&observed, &ctx.image);
+    let step = plan::plan(&judgement, &observed, now);
+    let outcome = act::act(&step, &observed, &ctx).await;
+    report::report(&observed, &judgement, &step, &outcome, now, &ctx)
+        .await
+        .map_err(|cause| Error::Report { name, cause })?;
+    outcome?;
+    Ok(step.requeue(now))
+}
+
+/// Runs until a watch ends.
+pub async fn run(ctx: Arc<Context>) {
+    tokio::select! {
+        () = adopt::run(ctx.clone()) => {}
+        () = protections(ctx) => {}
+    }
+}
+
+async fn protections(ctx: Arc<Context>) {
+    let client = &ctx.client;
+    let (store, writer) = reflector::store();
+    let stream = watcher(
+        Api::<PgProtection>::all(client.clone()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .modify(|protection| protection.managed_fields_mut().clear())
+    .reflect(writer)
+    .applied_objects()
+    .predicate_filter(decisive, kube::runtime::PredicateConfig::default());
+    let controller = Controller::for_stream(stream, store.clone());
+    let managed = watcher::Config::default().labels(&format!(
+        "{}={}",
+        annotations::MANAGED_BY_LABEL,
+        annotations::MANAGED_BY
+    ));
+    let of_policy = select(
+        store.clone(),
+        |protection: &PgProtection, policy: &PgBackupPolicy| {
+            protection.spec.policy == policy.name_any()
+        },
+    );
+    let of_archive = select(store.clone(), |_: &PgProtection, _: &PgArchive| true);
+    let of_set = select(
+        store.clone(),
+        |protection: &PgProtection, set: &PartialObjectMeta<StatefulSet>| {
+            protection.spec.stateful_set == set.name_any()
+        },
+    );
+    // Their metadata is enough, and there may be thousands.
+    let sets = Api::<PartialObjectMeta<StatefulSet>>::all(client.clone());
+    let any = watcher::Config::default;
+    let stream = controller
+        .owns(Api::<Deployment>::all(client.clone()), managed)
+        .watches(Api::<PgBackup>::all(client.clone()), any(), |backup| {
+            let namespace = backup.namespace().unwrap_or_default();
+            Some(ObjectRef::new(&backup.spec.protection).within(&namespace))
+        })
+        .watches(Api::<PgBackupPolicy>::all(client.clone()), any(), of_policy)
+        .watches(Api::<PgArchive>::all(client.clone()), any(), of_archive)
+        .watches(sets, any(), of_set)
+        .run(reconcile, error_policy, ctx.clone());
+    drive("protection", ctx, stream).await;
+}
+
+/// Maps another object to the protections of its namespace that `concerns` names.
+fn select<K: ResourceExt>(
+    store: Store<PgProtection>,
+    concerns: impl Fn(&PgProtection, &K) -> bool + Send + Sync,
+) -> impl Fn(K) -> Vec<ObjectRef<PgProtection>> + Send + Sync {
+    move |other| {
+        store
+            .state()
+            .iter()
+            .filter(|protection| {
+                protection.namespace() == other.namespace() && concerns(protection, &other)
+            })
+            .map(|protection| ObjectRef::from_obj(&**protection))
+            .collect()
+    }
+}
+
+/// What of a protection may call for a pass. Positions, which change all the time, do not.
+fn decisive(protection: &PgProtection) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let metadata = &protection.metadata;
+    metadata.generation.hash(&mut hasher);
+    metadata.deletion_timestamp.is_some().hash(&mut hasher);
+    metadata.finalizers.hash(&mut hasher);
+    metadata.labels.hash(&mut hasher);
+    if let Some(status) = &protection.status {
+        status.lineage.hash(&mut hasher);
+        status.archive_name.hash(&mut hasher);
+        for member in &status.members {
+            (&member.uid, &member.address).hash(&mut hasher);
+        }
+        if let Some(database) = &status.database {
+            (&database.data_directory, &database.tablespaces).hash(&mut hasher);
+        }
+        for condition in &status.conditions {
+            (&condition.type_, &condition.status, &condition.reason).hash(&mut hasher);
+        }
+    }
+    Some(hasher.finish())
+}

@@ -1,0 +1,215 @@
+//! What to do next for a protection: one step. Pure and total.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{ResourceExt, runtime::controller::Action};
+
+use super::{
+    agent::{Objects, holds},
+    observe::{BackupSeen, Observed},
+    validate::Judgement,
+};
+use crate::api::{
+    BackupReason, annotations,
+    conditions::{self, ACTIVE, CONNECTED, SLOTS_DROPPED, WAL_ARCHIVING},
+    names,
+};
+
+/// The reason of `Active=False` by which the agent knows that its slots must go.
+pub const UNPROTECTED: &str = "Unprotected";
+/// How long the agent has to drop its slots.
+const SLOTS_DEADLINE: SignedDuration = SignedDuration::from_mins(2);
+
+/// One effect, or none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing may be made before deletion is known to wait for us.
+    AddFinalizer,
+    /// The agent is missing, or not as it should be.
+    DeployAgent(Box<Objects>),
+    /// Its slots are gone, or it had time enough.
+    RemoveAgent {
+        /// What is left behind in the database, for an event.
+        left: Option<String>,
+    },
+    /// Nothing holds the object any more.
+    Release,
+    /// Make a PgBackup; one of this name that exists is the same one.
+    TakeBackup {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: BackupReason,
+        /// The value of the annotation that asked for it.
+        annotation: Option<String>,
+    },
+    /// The agent drops its slots.
+    AwaitSlots {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// Nothing to do; look again after this time, whatever happens.
+    Rest(Duration),
+}
+
+impl Step {
+    /// When the next pass comes at the latest.
+    pub fn requeue(&self, now: Timestamp) -> Action {
+        Action::requeue(match self {
+            Self::AddFinalizer
+            | Self::DeployAgent(_)
+            | Self::RemoveAgent { .. }
+            | Self::TakeBackup { .. } => Duration::from_millis(100),
+            Self::Release => Duration::from_secs(300),
+            Self::AwaitSlots { until } => Duration::try_from(until.duration_since(now))
+                .unwrap_or_default()
+                .max(Duration::from_millis(100)),
+            Self::Rest(pause) => *pause,
+        })
+    }
+}
+
+/// Decides.
+pub fn plan(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Step {
+    let protection = &observed.protection;
+    let deleting = protection.metadata.deletion_timestamp.is_some();
+    let held = protection
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == annotations::PROTECTION_FINALIZER);
+    if let Some(since) = leaving_since(observed, now) {
+        return match (&observed.agent.deployment, deleting && held) {
+            (Some(_), _) => leave(observed, since, now),
+            (None, true) => Step::Release,
+            (None, false) => Step::Rest(Duration::from_secs(300)),
+        };
+    }
+    if !held {
+        return Step::AddFinalizer;
+    }
+    if let Ok(objects) = &judgement.agent
+        && !is_deployed(observed, objects)
+    {
+        return Step::DeployAgent(Box::new(objects.clone()));
+    }
+    wanted_backup(judgement, observed).unwrap_or_else(|| Step::Rest(pause(judgement, observed)))
+}
+
+/// Since when the protection is to end, if it is.
+pub fn leaving_since(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
+    if let Some(deleted) = &observed.protection.metadata.deletion_timestamp {
+        return Some(deleted.0);
+    }
+    if !observed.unprotected() {
+        return None;
+    }
+    let said = condition(observed, ACTIVE).filter(|active| active.reason == UNPROTECTED);
+    Some(said.map_or(now, |active| active.last_transition_time.0))
+}
+
+fn leave(observed: &Observed, since: Timestamp, now: Timestamp) -> Step {
+    if is_true(observed, SLOTS_DROPPED) {
+        return Step::RemoveAgent { left: None };
+    }
+    let until = since + SLOTS_DEADLINE;
+    if now < until {
+        return Step::AwaitSlots { until };
+    }
+    let said = condition(observed, SLOTS_DROPPED)
+        .map(|dropped| dropped.message.clone())
+        .filter(|message| !message.is_empty());
+    let left = said.unwrap_or_else(|| {
+        let slot = names::slot(observed.protection.metadata.uid.as_deref().unwrap_or_default());
+        format!(
+            "the agent did not say that replication slot {slot} is gone: it would keep WAL until the disk is full; where it is left, run SELECT pg_drop_replication_slot('{slot}')"
+        )
+    });
+    Step::RemoveAgent { left: Some(left) }
+}
+
+fn is_deployed(observed: &Observed, objects: &Objects) -> bool {
+    observed.agent.bound
+        && observed
+            .agent
+            .deployment
+            .as_ref()
+            .is_some_and(|live| holds(live, &objects.deployment))
+}
+
+fn wanted_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
+    annotated_backup(observed).or_else(|| first_backup(judgement, observed))
+}
+
+/// The one that a new value of the annotation asks for.
+fn annotated_backup(observed: &Observed) -> Option<Step> {
+    let value = observed.marks().remove(annotations::BACKUP_NOW)?;
+    let honoured = observed
+        .protection
+        .status
+        .as_ref()
+        .and_then(|status| status.backup_now.as_ref());
+    (honoured != Some(&value)).then(|| Step::TakeBackup {
+        name: names::annotation_backup(&observed.protection.name_any(), &value),
+        reason: BackupReason::Annotation,
+        annotation: Some(value),
+    })
+}
+
+/// The first of a lineage, as soon as its WAL is being archived.
+fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
+    let lineage = observed.protection.status.as_ref()?.lineage.as_ref()?;
+    let possible = judgement.agent.is_ok()
+        && judgement.backups.is_ok()
+        && observed.agent.running
+        && is_true(observed, CONNECTED)
+        && is_true(observed, WAL_ARCHIVING);
+    let name = names::first_backup(&observed.protection.name_any(), lineage.as_str());
+    let there = |backup: &BackupSeen| {
+        let BackupSeen {
+            name: other,
+            lineage: of,
+            completed: _,
+        } = backup;
+        *other == name || of.as_ref() == Some(lineage)
+    };
+    (possible && !observed.backups.iter().any(there)).then_some(Step::TakeBackup {
+        name,
+        reason: BackupReason::First,
+        annotation: None,
+    })
+}
+
+/// How long until the next look if no watch says anything.
+fn pause(judgement: &Judgement, observed: &Observed) -> Duration {
+    let replicas = observed
+        .stateful_set
+        .as_ref()
+        .and_then(|set| set.spec.as_ref()?.replicas)
+        .and_then(|replicas| usize::try_from(replicas).ok())
+        .unwrap_or_default();
+    // Pods are not watched: there is one StatefulSet to protect among thousands of pods.
+    let pods_missing = observed.members.len() < replicas.max(observed.pods);
+    Duration::from_secs(if judgement.agent.is_err() || judgement.backups.is_err() {
+        15
+    } else if pods_missing {
+        2
+    } else if !observed.agent.running {
+        5
+    } else {
+        300
+    })
+}
+
+fn condition<'a>(
+    observed: &'a Observed,
+    type_: &str,
+) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    let status = observed.protection.status.as_ref()?;
+    conditions::find(&status.conditions, type_)
+}
+
+fn is_true(observed: &Observed, type_: &str) -> bool {
+    condition(observed, type_)
+        .is_some_and(|condition| condition.status == conditions::Status::True.as_str())
+}

@@ -1,0 +1,166 @@
+//! The controller's part of a protection's status.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::{Api, Resource, ResourceExt};
+
+use super::{
+    act::ActError,
+    observe::{BackupSeen, Observed},
+    plan::{Step, UNPROTECTED, leaving_since},
+    validate::Judgement,
+};
+use crate::{
+    api::{
+        LastBackup, PgProtection, PgProtectionStatus,
+        conditions::{self, ACTIVE, Status},
+        managers,
+    },
+    controller::{Class, Context, PassError, context::Chain},
+    kubernetes::{RequestError, apply_status},
+};
+
+/// Applies the status if it changes, then says what changed.
+pub async fn report(
+    observed: &Observed,
+    judgement: &Judgement,
+    step: &Step,
+    outcome: &Result<(), ActError>,
+    now: Timestamp,
+    ctx: &Context,
+) -> Result<(), RequestError> {
+    let protection = &observed.protection;
+    let before = owned(protection);
+    let after = status(observed, judgement, step, outcome, now);
+    // After its finalizer is gone the object may be gone too.
+    if after == before || *step == Step::Release {
+        return Ok(());
+    }
+    let namespace = protection.namespace().unwrap_or_default();
+    let api: Api<PgProtection> = Api::namespaced(ctx.client.clone(), &namespace);
+    apply_status(&api, &protection.name_any(), managers::CONTROLLER, &after).await?;
+    let about = protection.object_ref(&());
+    ctx.events
+        .condition_changes(&about, &before.conditions, &after.conditions)
+        .await;
+    Ok(())
+}
+
+/// What of the status is the controller's.
+fn owned(protection: &PgProtection) -> PgProtectionStatus {
+    let status = protection.status.clone().unwrap_or_default();
+    PgProtectionStatus {
+        observed_generation: status.observed_generation,
+        archive_name: status.archive_name,
+        members: status.members,
+        last_backup: status.last_backup,
+        backup_now: status.backup_now,
+        conditions: conditions::owned(&status.conditions, &[ACTIVE]),
+        ..PgProtectionStatus::default()
+    }
+}
+
+pub(super) fn status(
+    observed: &Observed,
+    judgement: &Judgement,
+    step: &Step,
+    outcome: &Result<(), ActError>,
+    now: Timestamp,
+) -> PgProtectionStatus {
+    let mut status = owned(&observed.protection);
+    let generation = observed.protection.metadata.generation;
+    status.observed_generation = generation;
+    status.archive_name = Some(judgement.archive_name.clone());
+    status.members.clone_from(&observed.members);
+    status.last_backup = last_backup(&observed.backups);
+    if let (
+        Step::TakeBackup {
+            annotation: Some(value),
+            ..
+        },
+        Ok(()),
+    ) = (step, outcome)
+    {
+        status.backup_now = Some(value.clone());
+    }
+    if let Some((value, reason, message)) = active(observed, judgement, step, outcome, now) {
+        restart_clock(&mut status.conditions, reason);
+        conditions::upsert(
+            &mut status.conditions,
+            ACTIVE,
+            value,
+            reason,
+            message,
+            generation,
+            now,
+        );
+    }
+    status
+}
+
+/// The time that the agent has to drop its slots counts from the word `Unprotected`, also where `Active` was `False`
+/// before for another reason.
+fn restart_clock(conditions: &mut Vec<Condition>, reason: &str) {
+    if reason == UNPROTECTED {
+        conditions.retain(|condition| condition.type_ != ACTIVE || condition.reason == UNPROTECTED);
+    }
+}
+
+fn last_backup(backups: &[BackupSeen]) -> Option<LastBackup> {
+    backups
+        .iter()
+        .filter_map(|backup| Some((backup.completed?, &backup.name)))
+        .max()
+        .map(|(at, name)| LastBackup {
+            name: name.clone(),
+            at: MicroTime(at),
+        })
+}
+
+/// `Active`; nothing where this pass learned nothing about it.
+fn active(
+    observed: &Observed,
+    judgement: &Judgement,
+    step: &Step,
+    outcome: &Result<(), ActError>,
+    now: Timestamp,
+) -> Option<(Status, &'static str, String)> {
+    if leaving_since(observed, now).is_some() {
+        let message = match observed.agent.deployment {
+            Some(_) => "not protected any more: the agent drops its replication slots",
+            None => "not protected any more; archive and backups stay",
+        };
+        return Some((Status::False, UNPROTECTED, message.to_owned()));
+    }
+    if let Err(error) = outcome {
+        return match error.class() {
+            Class::Terminal => Some((Status::False, error.reason(), Chain(error).to_string())),
+            Class::Transient => None,
+        };
+    }
+    let rejection = judgement
+        .agent
+        .as_ref()
+        .err()
+        .or(judgement.backups.as_ref().err());
+    if let Some(rejection) = rejection {
+        return Some((Status::False, rejection.reason, rejection.message.clone()));
+    }
+    let starting = || {
+        let message = "the agent starts".to_owned();
+        Some((Status::Unknown, "AgentStarting", message))
+    };
+    if matches!(step, Step::DeployAgent(_) | Step::AddFinalizer) {
+        return starting();
+    }
+    if observed.agent.running {
+        return Some((Status::True, "AgentRunning", "the agent runs".to_owned()));
+    }
+    match &observed.agent.trouble {
+        Some(trouble) => {
+            let message = format!("the agent's pod does not run: {trouble}");
+            Some((Status::False, "AgentNotRunning", message))
+        }
+        None => starting(),
+    }
+}

@@ -1,0 +1,277 @@
+//! What a protection asks for, checked against what was observed. Pure.
+
+use k8s_openapi::api::apps::v1::StatefulSetSpec;
+
+use super::{
+    Rejection,
+    agent::{Agent, Objects},
+    find::{self, Found},
+    mounts,
+    observe::{Observed, SnapshotClass, Volume},
+};
+use crate::{
+    api::{PgProtectionSpec, names},
+    controller::Image,
+};
+
+/// What can be done for a protection. An agent may be possible where backups are not: WAL is shipped all the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The database's name in the archive.
+    pub archive_name: String,
+    /// The agent's objects.
+    pub agent: Result<Objects, Rejection>,
+    /// Whether its volumes can be snapshotted.
+    pub backups: Result<(), Rejection>,
+}
+
+/// Judges it.
+pub fn validate(observed: &Observed, image: &Image) -> Judgement {
+    let found = found(observed);
+    let backups = match &found {
+        Ok(found) => volumes(observed, found),
+        Err(rejection) => Err(rejection.clone()),
+    };
+    Judgement {
+        archive_name: archive_name(observed),
+        agent: found.and_then(|found| agent(observed, found, image)),
+        backups,
+    }
+}
+
+fn archive_name(observed: &Observed) -> String {
+    let PgProtectionSpec {
+        stateful_set,
+        policy: _,
+        archive_name,
+        connection: _,
+        exclude_volumes: _,
+    } = &observed.protection.spec;
+    archive_name.clone().unwrap_or_else(|| {
+        let namespace = observed
+            .protection
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default();
+        format!("{namespace}-{stateful_set}")
+    })
+}
+
+fn set_spec(observed: &Observed) -> Result<&StatefulSetSpec, Rejection> {
+    observed
+        .stateful_set
+        .as_ref()
+        .and_then(|set| set.spec.as_ref())
+        .ok_or_else(|| {
+            Rejection::new(
+                "StatefulSetNotFound",
+                format!(
+                    "StatefulSet {} does not exist; what is archived stays",
+                    observed.protection.spec.stateful_set
+                ),
+            )
+        })
+}
+
+fn found(observed: &Observed) -> Result<Found, Rejection> {
+    let spec = set_spec(observed)?;
+    let pod = spec.template.spec.as_ref().ok_or_else(|| {
+        Rejection::new(
+            "ContainerNotFound",
+            "the StatefulSet's pod template is empty",
+        )
+    })?;
+    let connection = observed.protection.spec.connection.as_ref();
+    find::find(pod, &observed.marks(), connection)
+}
+
+fn agent(observed: &Observed, found: Found, image: &Image) -> Result<Objects, Rejection> {
+    let policy = observed.policy.as_ref().ok_or_else(|| {
+        Rejection::new(
+            "PolicyNotFound",
+            format!(
+                "PgBackupPolicy {} does not exist in this namespace: create it, or name another",
+                observed.protection.spec.policy
+            ),
+        )
+    })?;
+    let archive = observed.archive.as_ref().ok_or_else(|| {
+        Rejection::new(
+            "ArchiveNotFound",
+            format!(
+                "PgArchive {}, which PgBackupPolicy {} names, does not exist in this namespace: create it",
+                policy.spec.archive, observed.protection.spec.policy
+            ),
+        )
+    })?;
+    let metadata = &observed.protection.metadata;
+    let agent = Agent {
+        protection: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        found,
+        archive: archive.spec.clone(),
+        image: image.clone(),
+    };
+    if is_foreign(observed, &agent.uid) {
+        return Err(Rejection::new(
+            "AgentNameTaken",
+            format!(
+                "Deployment {} exists and is not this protection's: rename it, or make a PgProtection of another name by hand",
+                names::agent(&agent.protection)
+            ),
+        ));
+    }
+    Ok(agent.objects())
+}
+
+/// Whether the Deployment of the agent's name is somebody else's.
+fn is_foreign(observed: &Observed, uid: &str) -> bool {
+    observed.agent.deployment.as_ref().is_some_and(|live| {
+        !live["metadata"]["ownerReferences"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|owner| owner["uid"] == uid)
+    })
+}
+
+/// Whether snapshots of the claims hold the whole database, and can be made.
+fn volumes(observed: &Observed, found: &Found) -> Result<(), Rejection> {
+    let spec = set_spec(observed)?;
+    let pod = spec.template.spec.clone().unwrap_or_default();
+    let included = mounts::included(spec, &pod, &observed.protection.spec.exclude_volumes);
+    let container = pod
+        .containers
+        .iter()
+        .find(|container| container.name == found.container);
+    let on_claim = |path: &str| {
+        container
+            .and_then(|container| mounts::innermost(container, path))
+            .is_some_and(|mount| included.iter().any(|volume| volume.volume == mount.name))
+    };
+    let database = observed
+        .protection
+        .status
+        .as_ref()
+        .and_then(|status| status.database.as_ref());
+    if let Some(database) = database {
+        let data = [("PGDATA", &database.data_directory)];
+        let spaces = database.tablespaces.iter().map(|path| ("tablespace", path));
+        for (what, path) in data.into_iter().chain(spaces) {
+            if !on_claim(path) {
+                return Err(Rejection::new(
+                    "DataDirectoryNotOnVolume",
+                    format!(
+                        "{what} {path} is not on a volume with a PersistentVolumeClaim that is included, so a snapshot would not hold it: mount one there, or take it out of spec.excludeVolumes"
+                    ),
+                ));
+            }
+        }
+    }
+    let class = observed
+        .policy
+        .as_ref()
+        .and_then(|policy| policy.spec.snapshot.as_ref())
+        .and_then(|snapshot| snapshot.class_name.as_deref());
+    observed
+        .volumes
+        .iter()
+        .try_for_each(|volume| snapshot_class(volume, class, &observed.classes).map(drop))
+}
+
+/// The class by which a volume is snapshotted: the one that is named, or the driver's default.
+fn snapshot_class<'a>(
+    volume: &Volume,
+    named: Option<&str>,
+    classes: &'a [SnapshotClass],
+) -> Result<&'a SnapshotClass, Rejection> {
+    let none = |text: String| Rejection::new("NoSnapshotClass", text);
+    let Volume { claim, driver } = volume;
+    let driver = driver.as_deref().ok_or_else(|| {
+        none(format!(
+            "the volume of claim {claim} is not a CSI driver's, so it cannot be snapshotted: move the database to a StorageClass whose driver makes snapshots"
+        ))
+    })?;
+    if let Some(named) = named {
+        let class = classes.iter().find(|class| class.name == named);
+        return match class {
+            Some(class) if class.driver == driver => Ok(class),
+            Some(class) => Err(none(format!(
+                "VolumeSnapshotClass {named} is of driver {}, claim {claim} of {driver}: name a class of that driver in the policy's spec.snapshot.className",
+                class.driver
+            ))),
+            None => Err(none(format!(
+                "VolumeSnapshotClass {named} does not exist: create it, or name another in the policy's spec.snapshot.className"
+            ))),
+        };
+    }
+    let mut defaults = classes
+        .iter()
+        .filter(|class| class.driver == driver && class.default);
+    match (defaults.next(), defaults.next()) {
+        (Some(class), None) => Ok(class),
+        (None, _) => Err(none(format!(
+            "no VolumeSnapshotClass is the default of driver {driver}, which has claim {claim}: name one in the policy's spec.snapshot.className, or annotate one with snapshot.storage.kubernetes.io/is-default-class"
+        ))),
+        (Some(a), Some(b)) => Err(none(format!(
+            "VolumeSnapshotClasses {} and {} are both the default of driver {driver}: name one in the policy's spec.snapshot.className",
+            a.name, b.name
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_of_a_volume() {
+        let class = |name: &str, driver: &str, default| SnapshotClass {
+            name: name.into(),
+            driver: driver.into(),
+            default,
+        };
+        let volume = |driver: Option<&str>| Volume {
+            claim: "data-orders-0".into(),
+            driver: driver.map(Into::into),
+        };
+        let one = [
+            class("a", "x", true),
+            class("b", "y", true),
+            class("c", "x", false),
+        ];
+        let two = [class("a", "x", true), class("b", "x", true)];
+        for (name, volume, named, classes, expected) in [
+            ("the default", volume(Some("x")), None, &one[..], Some("a")),
+            (
+                "the named one",
+                volume(Some("x")),
+                Some("c"),
+                &one,
+                Some("c"),
+            ),
+            (
+                "of another driver",
+                volume(Some("x")),
+                Some("b"),
+                &one,
+                None,
+            ),
+            (
+                "that is not there",
+                volume(Some("x")),
+                Some("z"),
+                &one,
+                None,
+            ),
+            ("two defaults", volume(Some("x")), None, &two, None),
+            ("no default", volume(Some("z")), None, &one, None),
+            ("not CSI", volume(None), None, &one, None),
+        ] {
+            let chosen = snapshot_class(&volume, named, classes).map(|class| class.name.as_str());
+            assert_eq!(chosen.ok(), expected, "{name}");
+        }
+    }
+}
