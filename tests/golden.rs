@@ -1,5 +1,7 @@
 //! What is generated and committed is what the code says. `UPDATE_GOLDEN=1` rewrites the files.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::PathBuf};
 
 use highwater::api::crds;

@@ -23,16 +23,13 @@ use crate::{
 };
 
 /// Reasons of `WalArchiving=False` that are the store's, not the database's.
-const STORE_REASONS: [&str; 9] = [
+const STORE_REASONS: [&str; 6] = [
     "AccessDenied",
+    "ArchiveCorrupt",
+    "ArchiveUnavailable",
     "BucketNotFound",
-    "CredentialsInvalid",
-    "CredentialsNotFound",
-    "EndpointUnreachable",
-    "InvalidConfiguration",
-    "NotCreateOnly",
-    "StoreUnavailable",
-    "DirectoryNotWritable",
+    "CredentialsUnreadable",
+    "InvalidArchive",
 ];
 
 /// A pass that failed.

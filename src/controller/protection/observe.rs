@@ -13,8 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{ApiResource, DynamicObject, ListParams},
-    core::GroupVersionKind,
+    api::ListParams,
 };
 use serde_json::Value as Json;
 
@@ -25,6 +24,7 @@ use crate::{
     },
     archive::LineageId,
     controller::Context,
+    csi::VolumeSnapshotClass,
     kubernetes::{RequestError, request},
 };
 
@@ -248,24 +248,15 @@ async fn volumes(
     Ok(volumes)
 }
 
-const DEFAULT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
-
 async fn snapshot_classes(ctx: &Context) -> Result<Vec<SnapshotClass>, RequestError> {
-    let kind = GroupVersionKind::gvk("snapshot.storage.k8s.io", "v1", "VolumeSnapshotClass");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "volumesnapshotclasses");
-    let api: Api<DynamicObject> = Api::all_with(ctx.client.clone(), &resource);
+    let api: Api<VolumeSnapshotClass> = Api::all(ctx.client.clone());
     let list = request(api.list(&ListParams::default())).await?;
-    let class = |class: DynamicObject| {
-        Some(SnapshotClass {
-            name: class.name_any(),
-            default: class
-                .annotations()
-                .get(DEFAULT_CLASS)
-                .is_some_and(|value| value == "true"),
-            driver: class.data.get("driver")?.as_str()?.to_owned(),
-        })
+    let class = |class: &VolumeSnapshotClass| SnapshotClass {
+        name: class.metadata.name.clone().unwrap_or_default(),
+        driver: class.driver.clone(),
+        default: class.is_default(),
     };
-    Ok(list.items.into_iter().filter_map(class).collect())
+    Ok(list.items.iter().map(class).collect())
 }
 
 async fn agent_seen(
