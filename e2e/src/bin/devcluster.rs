@@ -103,6 +103,7 @@ fn enter(cluster: &Cluster, command: &[String]) -> Result<ExitCode> {
     inside
         .args(args)
         .env("KUBECONFIG", cluster.names.kubeconfig());
+    inside.env("HIGHWATER_DEVCLUSTER", std::env::current_exe()?);
     inside.env(
         "PATH",
         format!("{}:{path}", cluster.names.toolchain.join("bin").display()),

@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 
 pub use names::Names;
 pub use process::{Daemon, inside};
+
 pub use storage::{DRIVER, PLAIN_DRIVER, control_file};
 
 /// All daemons of a cluster, as `status` lists them.

@@ -72,10 +72,7 @@ impl Deployment {
         let rendered = kubectl.run(&["kustomize", &folder("manifests")])?;
         let rendered = rendered
             .replace("localhost/highwater:dev", &images.highwater)
-            .replace(
-                "imagePullPolicy: IfNotPresent",
-                &format!("imagePullPolicy: {}", images.pull_policy),
-            );
+            .replace("IfNotPresent", &images.pull_policy);
         kubectl.apply(&rendered)?;
         let store = include_str!("../../manifests/object-store.yaml");
         let values = [
@@ -84,7 +81,7 @@ impl Deployment {
         ];
         kubectl.apply(&fill(store, &values)?)?;
         wait_available(&kubectl, "object-store", "versitygw").await?;
-        wait_available(&kubectl, "highwater-system", "highwater").await?;
+        wait_available(&kubectl, "highwater", "highwater-controller").await?;
         let service = kubectl
             .get("object-store", "service", "versitygw")?
             .context("the object store has no service")?;

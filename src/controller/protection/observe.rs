@@ -11,10 +11,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
-use kube::{
-    Api, ResourceExt,
-    api::ListParams,
-};
+use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::Value as Json;
 
 use super::{agent, mounts, mounts::ClaimVolume};

@@ -1,0 +1,62 @@
+//! One deployment of Highwater for all scenarios of a run.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{Deployment, Images, Kubectl, program_image};
+use tokio::sync::OnceCell;
+
+static DEPLOYMENT: OnceCell<Deployment> = OnceCell::const_new();
+
+/// Highwater, built from this checkout, deployed from `manifests/`.
+pub async fn deployment() -> Result<Deployment> {
+    DEPLOYMENT.get_or_try_init(deploy).await.cloned()
+}
+
+async fn deploy() -> Result<Deployment> {
+    let kubectl = Kubectl::from_env()?;
+    let programs = programs()?;
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("highwater.tar");
+    program_image(
+        &programs.join("highwater"),
+        "localhost/highwater:dev",
+        &image,
+    )?;
+    let devcluster =
+        std::env::var_os("HIGHWATER_DEVCLUSTER").context("run this with `devcluster enter --`")?;
+    let loaded = Command::new(devcluster)
+        .arg("load-image")
+        .arg(&image)
+        .status()?;
+    ensure!(loaded.success(), "failed to load the image");
+    Deployment::apply(kubectl, Images::loaded()).await
+}
+
+/// Where the programs lie that were built with this test.
+fn programs() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .context("the test has no folder")?
+        .to_owned();
+    ensure!(
+        folder.join("highwater").exists(),
+        "highwater is not built: run `cargo build --workspace --bins`"
+    );
+    Ok(folder)
+}
+
+/// Runs a scenario in a namespace of its own; where it fails, prints what a person would look at.
+pub async fn scenario(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<()>) {
+    let deployment = deployment().await.expect("failed to deploy Highwater");
+    let namespace = format!("e2e-{name}");
+    deployment
+        .namespace(&namespace)
+        .expect("failed to make the namespace");
+    if let Err(error) = story(deployment.clone(), namespace.clone()).await {
+        println!("{}", deployment.kubectl.dump(&namespace));
+        panic!("scenario {name}: {error:#}");
+    }
+}
