@@ -143,3 +143,16 @@ async fn wal_directory_linked(client: &Client) -> Result<Option<bool>, tokio_pos
     let linked = client.query_typed_one(PARENT_OF_WAL, &[]).await?;
     Ok(Some(linked.try_get(0)?))
 }
+
+/// The role of the session.
+///
+/// # Errors
+/// The session is lost.
+pub async fn user(client: &Client) -> Result<String, QueryError> {
+    let failed = |error: tokio_postgres::Error| QueryError::new("ask for the role", &error);
+    let row = client
+        .query_typed_one("SELECT current_user::text", &[])
+        .await
+        .map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
