@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
+    agent,
     api::crds,
     controller::{self, context::Chain},
     recovery,
@@ -41,6 +42,8 @@ pub struct Cli {
 enum Command {
     /// Reconcile Highwater's kinds: runs as a Deployment.
     Controller(controller::Args),
+    /// Ship the WAL of one protected database and drive its backups: runs as a Deployment beside it.
+    Agent(agent::Args),
     /// Recover restored volumes to the target of a PgRestore: runs in recovery pods, on the database's own image.
     Recover(recovery::Args),
     /// What PostgreSQL calls for single files of WAL.
@@ -68,6 +71,8 @@ enum Failure {
     Runtime(std::io::Error),
     #[error(transparent)]
     Controller(#[from] controller::Error),
+    #[error(transparent)]
+    Agent(#[from] agent::Error),
     #[error(transparent)]
     Recover(#[from] recovery::Error),
     #[error("failed to print the CRDs: {0}")]
@@ -97,6 +102,7 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Controller(args) => single_threaded()?.block_on(controller::run(args))?,
+            Self::Agent(args) => single_threaded()?.block_on(agent::run(args))?,
             Self::Recover(args) => single_threaded()?.block_on(recovery::run(args))?,
             Self::Wal(Wal::Fetch(args)) => {
                 return Ok(single_threaded()?.block_on(recovery::fetch::run(args)));

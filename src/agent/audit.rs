@@ -1,0 +1,161 @@
+//! What can be recovered, from the bucket's side.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    config::{Wanted, micro_time},
+    shared::Shared,
+    store::Trouble,
+};
+use crate::{
+    api::{
+        RecoveryWindow,
+        conditions::{RECOVERABLE, Status},
+    },
+    archive::window,
+};
+
+/// Between two audits without a reason.
+const EVERY: Duration = Duration::from_secs(60);
+/// The least time between two audits.
+const APART: Duration = Duration::from_secs(2);
+
+/// Audits until the process is to end: every minute, and after each backup.
+pub async fn run(shared: Arc<Shared>) {
+    let mut wanted = shared.wanted.clone();
+    let mut progress = shared.progress.subscribe();
+    let mut next = tokio::time::Instant::now();
+    while !shared.stop.is_cancelled() {
+        tokio::select! {
+            () = shared.audit.notified() => {}
+            () = tokio::time::sleep_until(next) => {}
+            changed = wanted.changed() => if changed.is_err() { return },
+            _ = progress.changed() => {
+                follow(&shared);
+                continue;
+            }
+            () = shared.stop.cancelled() => return,
+        }
+        if let Err(trouble) = audit(&shared).await {
+            tracing::warn!(reason = trouble.reason, %trouble, "failed to audit the archive");
+            shared.metrics.error(trouble.reason);
+        }
+        tokio::time::sleep(APART).await;
+        next = tokio::time::Instant::now() + EVERY;
+    }
+}
+
+/// Between audits the end of the window moves with what is shipped: each clock pair was written before it is told here.
+fn follow(shared: &Shared) {
+    let progress = shared.progress.borrow().clone();
+    shared.reporter.edit(|report| {
+        if let Some(wal) = &mut report.wal {
+            wal.archived_through = progress.durable.or(wal.archived_through);
+            wal.lag_bytes = match (progress.flushed, progress.durable) {
+                (Some(flushed), Some(durable)) => i64::try_from(flushed.bytes_since(durable)).ok(),
+                _ => wal.lag_bytes,
+            };
+        }
+        if progress.lineage == report.lineage
+            && let (Some(window), Some(covered)) = (&mut report.recoverable, progress.covered)
+            && window.from.is_some()
+        {
+            let covered = micro_time(covered);
+            if window.to.as_ref().is_none_or(|to| to.0 < covered.0) {
+                window.to = Some(covered);
+            }
+        }
+    });
+}
+
+async fn audit(shared: &Shared) -> Result<(), Trouble> {
+    let Wanted::Protect(config) = shared.wanted.borrow().clone() else {
+        return Ok(());
+    };
+    let Some(id) = shared.reporter.read().lineage else {
+        return Ok(());
+    };
+    let archive = shared.stores.archive(&config)?;
+    let contents = archive.lineage(id.clone()).contents().await?;
+    let window = window::window(&contents);
+    let (status, reason, message) = judge(&window);
+    shared.reporter.edit(|report| {
+        // The lineage may have changed meanwhile.
+        if report.lineage.as_ref() == Some(&id) {
+            report.recoverable = Some(window);
+        }
+    });
+    shared
+        .reporter
+        .condition(RECOVERABLE, status, reason, message);
+    follow(shared);
+    Ok(())
+}
+
+/// What the window means. The message holds nothing that moves.
+fn judge(window: &RecoveryWindow) -> (Status, &'static str, String) {
+    let gaps: Vec<_> = window
+        .timelines
+        .iter()
+        .flat_map(|timeline| timeline.gaps.iter().map(move |gap| (timeline.id, gap)))
+        .map(|(timeline, gap)| format!("{} to {} on timeline {timeline}", gap.from, gap.to))
+        .collect();
+    match (&window.from, gaps.is_empty()) {
+        (Some(from), true) => (
+            Status::True,
+            "Recoverable",
+            format!("every moment from {} on", from.0),
+        ),
+        (Some(from), false) => (
+            Status::True,
+            "RecoverableWithGaps",
+            format!("from {} on; WAL is missing: {}", from.0, gaps.join(", ")),
+        ),
+        (None, true) => (
+            Status::False,
+            "NoBackup",
+            "there is no finished backup of this lineage yet".to_owned(),
+        ),
+        (None, false) => (
+            Status::False,
+            "WalMissing",
+            format!("no backup has unbroken WAL; missing: {}", gaps.join(", ")),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Gap, TimelineWindow},
+        postgres::{Lsn, TimelineId},
+    };
+
+    #[test]
+    fn the_window_decides() {
+        let at = Some(micro_time(jiff::Timestamp::UNIX_EPOCH));
+        let gaps = vec![TimelineWindow {
+            id: TimelineId::FIRST,
+            from: Lsn::new(1),
+            to: Lsn::new(9),
+            gaps: vec![Gap {
+                from: Lsn::new(3),
+                to: Lsn::new(4),
+            }],
+        }];
+        for (from, timelines, expected) in [
+            (None, vec![], "NoBackup"),
+            (at.clone(), vec![], "Recoverable"),
+            (at, gaps.clone(), "RecoverableWithGaps"),
+            (None, gaps, "WalMissing"),
+        ] {
+            let window = RecoveryWindow {
+                from,
+                to: None,
+                timelines,
+            };
+            assert_eq!(judge(&window).1, expected);
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! Drives every unfinished backup of the protection: one effect at a time, woken by what changes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use kube::ResourceExt;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    catalogue,
+    plan::{Held, Observed, Step, Void, observe, plan},
+    session::{Opened, PING, Session, StartError},
+    status::{Part, void_message},
+};
+use crate::{
+    agent::{
+        config::{Config, Wanted},
+        pause::Pause,
+        shared::{Link, Shared},
+        watch::Objects,
+    },
+    api::{Attempt, PgBackup, conditions, managers},
+    controller::context::Chain,
+    kubernetes::apply_status,
+    postgres::Lsn,
+};
+
+/// How long a backup waits for the agent's own connection before its attempt fails.
+const LINK: Duration = Duration::from_secs(30);
+
+/// One backup that is not over.
+struct Backup {
+    /// As it was seen last.
+    object: Arc<PgBackup>,
+    /// The agent's part: what is known here counts, not what the watch returns late.
+    part: Part,
+    /// The part is not written yet.
+    dirty: bool,
+    /// After a failure, when to try again.
+    pause: Pause,
+    not_before: Option<Instant>,
+    /// Waits for the link since.
+    waits_for_link: Option<Instant>,
+}
+
+impl Backup {
+    fn new(object: &Arc<PgBackup>) -> Self {
+        Self {
+            object: object.clone(),
+            part: Part::read_back(object.status.as_ref(), object.metadata.generation),
+            dirty: false,
+            pause: Pause::new(Duration::from_millis(300), Duration::from_secs(20)),
+            not_before: None,
+            waits_for_link: None,
+        }
+    }
+
+    fn observed(&self) -> Observed {
+        observe(&self.object, self.part.ours())
+    }
+
+    fn attempt(&self) -> Option<&Attempt> {
+        self.object.status.as_ref()?.attempt.as_ref()
+    }
+
+    fn retry(&mut self) {
+        self.not_before = Some(Instant::now() + self.pause.next());
+    }
+
+    fn settled(&mut self) {
+        self.pause.reset();
+        self.not_before = None;
+    }
+}
+
+/// Drives backups until the process is to end.
+pub struct Driver {
+    shared: Arc<Shared>,
+    objects: watch::Receiver<Objects<PgBackup>>,
+    backups: BTreeMap<String, Backup>,
+    held: Option<(String, Session)>,
+}
+
+impl Driver {
+    /// Nothing is held yet.
+    pub fn new(shared: Arc<Shared>, objects: watch::Receiver<Objects<PgBackup>>) -> Self {
+        Self {
+            shared,
+            objects,
+            backups: BTreeMap::new(),
+            held: None,
+        }
+    }
+
+    /// Drives until the process is to end or the watch does.
+    pub async fn run(mut self) {
+        while !self.shared.stop.is_cancelled() {
+            self.refresh();
+            self.write().await;
+            if self.act().await {
+                continue;
+            }
+            if self.rest().await.is_err() {
+                return;
+            }
+        }
+        // The session ends with its connection: whoever starts next finds it lost, and says so.
+        self.release();
+    }
+
+    /// Takes what the watch brought.
+    fn refresh(&mut self) {
+        let objects = self.objects.borrow_and_update();
+        let Some(objects) = &*objects else { return };
+        self.backups.retain(|uid, _| {
+            let mut known = objects.values();
+            known.any(|object| object.uid().as_ref() == Some(uid))
+        });
+        for object in objects.values() {
+            let Some(uid) = object.uid() else { continue };
+            let backup = self
+                .backups
+                .entry(uid)
+                .or_insert_with(|| Backup::new(object));
+            if !Arc::ptr_eq(&backup.object, object) {
+                backup.object = object.clone();
+            }
+        }
+    }
+
+    /// Writes the parts that changed.
+    async fn write(&mut self) {
+        let api = self.shared.api::<PgBackup>();
+        for backup in self.backups.values_mut().filter(|b| b.dirty && is_due(b)) {
+            let name = backup.object.name_any();
+            let applied = apply_status(&api, &name, managers::AGENT, &backup.part.status()).await;
+            match applied {
+                Ok(_) => {
+                    backup.dirty = false;
+                    backup.settled();
+                }
+                Err(error) if error.is_not_found() => backup.dirty = false,
+                Err(error) => {
+                    tracing::warn!(backup = name, error = %Chain(&error), "failed to apply the status of the backup");
+                    backup.retry();
+                }
+            }
+        }
+    }
+
+    fn held_for(&self, uid: &str) -> Option<Held> {
+        let (holder, session) = self.held.as_ref()?;
+        (holder == uid).then(|| session.held())
+    }
+
+    fn ceiling(&self) -> Duration {
+        match &*self.shared.wanted.borrow() {
+            Wanted::Protect(config) => config.backup_mode,
+            // Nobody wants a backup any more.
+            Wanted::Nothing(_) | Wanted::Unprotect(_) => Duration::ZERO,
+        }
+    }
+
+    /// The first step that can be taken; what ends backup mode goes first.
+    fn next(&self) -> Option<(String, Step)> {
+        let ceiling = self.ceiling();
+        let mut steps: Vec<_> = self
+            .backups
+            .iter()
+            .filter(|(_, backup)| is_due(backup))
+            .map(|(uid, backup)| {
+                let step = plan(&backup.observed(), self.held_for(uid), ceiling);
+                (uid.clone(), step)
+            })
+            .filter(|(uid, step)| self.can(uid, *step))
+            .collect();
+        if let Some((uid, _)) = self
+            .held
+            .as_ref()
+            .filter(|(uid, _)| !self.backups.contains_key(uid))
+        {
+            return Some((uid.clone(), Step::Release));
+        }
+        steps.sort_by_key(|(_, step)| urgency(*step));
+        steps.into_iter().next()
+    }
+
+    /// Whether something would come of it now.
+    fn can(&self, uid: &str, step: Step) -> bool {
+        match step {
+            Step::Wait | Step::Hold => false,
+            Step::Start(_) => {
+                let patience = self
+                    .backups
+                    .get(uid)
+                    .and_then(|backup| backup.waits_for_link);
+                let linked = self.shared.link.borrow().is_some();
+                self.held.is_none()
+                    && matches!(&*self.shared.wanted.borrow(), Wanted::Protect(_))
+                    && (linked || patience.is_none_or(|since| since.elapsed() >= LINK))
+            }
+            Step::ShipWal(stop) => self.shipped(stop) || self.demanded() < Some(stop),
+            Step::Release | Step::Fail(..) | Step::Stop | Step::Keep | Step::Catalogue => true,
+        }
+    }
+
+    fn shipped(&self, stop: Lsn) -> bool {
+        self.shared.progress.borrow().durable >= Some(stop)
+    }
+
+    fn demanded(&self) -> Option<Lsn> {
+        self.shared.demand.borrow().lsn
+    }
+
+    /// Takes one step. `false` if there is none.
+    async fn act(&mut self) -> bool {
+        let Some((uid, step)) = self.next() else {
+            return false;
+        };
+        tracing::debug!(uid, ?step, "backup");
+        match step {
+            Step::Wait | Step::Hold => {}
+            Step::Release => self.release(),
+            Step::Start(_) => self.start(&uid).await,
+            Step::Fail(attempt, void) => self.fail(&uid, attempt, void),
+            Step::Stop => {
+                if let Some((_, session)) = &mut self.held {
+                    session.stop().await;
+                }
+            }
+            Step::Keep => self.keep(&uid).await,
+            Step::ShipWal(stop) => self.ship(&uid, stop).await,
+            Step::Catalogue => self.catalogue(&uid).await,
+        }
+        true
+    }
+
+    fn release(&mut self) {
+        self.held = None;
+        self.shared.metrics.session_age.set(0.0);
+    }
+
+    fn fail(&mut self, uid: &str, attempt: u32, void: Void) {
+        let (now, ceiling) = (self.shared.clock.now(), self.ceiling());
+        self.release();
+        self.shared.metrics.error(void.reason());
+        if let Some(backup) = self.backups.get_mut(uid) {
+            let message = void_message(void, ceiling);
+            tracing::warn!(
+                backup = backup.object.name_any(),
+                attempt,
+                message,
+                "attempt is void"
+            );
+            backup.part.failed(attempt, void.reason(), message, now);
+            backup.dirty = true;
+        }
+    }
+
+    async fn start(&mut self, uid: &str) {
+        let link = self.shared.link.borrow().clone();
+        let Wanted::Protect(config) = self.shared.wanted.borrow().clone() else {
+            return;
+        };
+        let Some(backup) = self.backups.get_mut(uid) else {
+            return;
+        };
+        let Some(attempt) = backup.attempt().cloned() else {
+            return;
+        };
+        let Some(link) = link else {
+            match backup.waits_for_link {
+                None => backup.waits_for_link = Some(Instant::now()),
+                Some(_) => {
+                    let why = connected_message(&self.shared);
+                    self.not_started(uid, &attempt, &StartError::not_connected(&why));
+                }
+            }
+            return;
+        };
+        backup.waits_for_link = None;
+        match open(
+            &self.shared,
+            &mut self.objects,
+            &config,
+            &link,
+            &attempt,
+            uid,
+            backup,
+        )
+        .await
+        {
+            None => {}
+            Some(Ok(opened)) => self.started(uid, &attempt, &link, opened),
+            Some(Err(error)) => self.not_started(uid, &attempt, &error),
+        }
+    }
+
+    fn started(&mut self, uid: &str, attempt: &Attempt, link: &Link, opened: Opened) {
+        let now = self.shared.clock.now();
+        if let Some(backup) = self.backups.get_mut(uid) {
+            tracing::info!(backup = backup.object.name_any(), attempt = attempt.number, start = %opened.started.start_lsn, "in backup mode");
+            backup.part.started(
+                attempt.number,
+                &link.id,
+                &link.facts,
+                &opened.started,
+                opened.checkpoint,
+                now,
+            );
+            backup.dirty = true;
+            self.held = Some((uid.to_owned(), opened.session));
+        }
+    }
+
+    fn not_started(&mut self, uid: &str, attempt: &Attempt, error: &StartError) {
+        let now = self.shared.clock.now();
+        self.shared.metrics.error(error.reason);
+        if let Some(backup) = self.backups.get_mut(uid) {
+            tracing::warn!(backup = backup.object.name_any(), attempt = attempt.number, %error, "failed to begin backup mode");
+            backup.waits_for_link = None;
+            backup
+                .part
+                .failed(attempt.number, error.reason, error.to_string(), now);
+            backup.dirty = true;
+        }
+    }
+
+    /// Label and map must be in the archive before anybody believes in the stop.
+    async fn keep(&mut self, uid: &str) {
+        let now = self.shared.clock.now();
+        let Some((_, session)) = &self.held else {
+            return;
+        };
+        let Some((stopped, backup_mode)) = session.stopped() else {
+            return;
+        };
+        // The WAL can go ahead meanwhile.
+        demand(&self.shared, stopped.stop_lsn);
+        let Some(backup) = self.backups.get_mut(uid) else {
+            return;
+        };
+        match catalogue::keep(&self.shared, &backup.object, &backup.part, stopped).await {
+            Ok(()) => {
+                tracing::info!(backup = backup.object.name_any(), stop = %stopped.stop_lsn, seconds = backup_mode.as_secs_f64(), "backup mode ended");
+                backup.part.stopped(stopped, *backup_mode, now);
+                backup.dirty = true;
+                backup.settled();
+                self.release();
+            }
+            Err(error) => {
+                tracing::warn!(backup = backup.object.name_any(), %error, "failed to put the backup label into the archive");
+                self.shared.metrics.error(error.reason);
+                backup
+                    .part
+                    .waits(conditions::STOPPED, error.reason, error.to_string(), now);
+                backup.dirty = true;
+                backup.retry();
+            }
+        }
+    }
+
+    async fn ship(&mut self, uid: &str, stop: Lsn) {
+        demand(&self.shared, stop);
+        if !self.shipped(stop) {
+            return;
+        }
+        let now = self.shared.clock.now();
+        let Some(backup) = self.backups.get_mut(uid) else {
+            return;
+        };
+        match catalogue::covered(&self.shared, &backup.part).await {
+            Ok((from, to)) => {
+                backup.part.wal_archived(from, to, now);
+                backup.dirty = true;
+                backup.settled();
+            }
+            Err(error) => {
+                tracing::warn!(backup = backup.object.name_any(), %error, "WAL of the backup is not in the archive");
+                self.shared.metrics.error(error.reason);
+                backup.part.waits(
+                    conditions::WAL_ARCHIVED,
+                    error.reason,
+                    error.to_string(),
+                    now,
+                );
+                backup.dirty = true;
+                backup.retry();
+            }
+        }
+    }
+
+    async fn catalogue(&mut self, uid: &str) {
+        let now = self.shared.clock.now();
+        let Some(backup) = self.backups.get_mut(uid) else {
+            return;
+        };
+        match catalogue::write(&self.shared, &backup.object, &backup.part).await {
+            Ok(entry) => {
+                tracing::info!(
+                    backup = backup.object.name_any(),
+                    manifest = entry.manifest,
+                    "catalogued"
+                );
+                backup.part.catalogued(entry, now);
+                backup.dirty = true;
+                backup.settled();
+                self.shared.audit.notify_one();
+            }
+            Err(error) => {
+                tracing::warn!(backup = backup.object.name_any(), %error, "failed to catalogue the backup");
+                self.shared.metrics.error(error.reason);
+                backup
+                    .part
+                    .waits(conditions::CATALOGUED, error.reason, error.to_string(), now);
+                backup.dirty = true;
+                backup.retry();
+            }
+        }
+    }
+
+    /// Until something changes.
+    async fn rest(&mut self) -> Result<(), watch::error::RecvError> {
+        let mut link = self.shared.link.subscribe();
+        let mut progress = self.shared.progress.subscribe();
+        let mut wanted = self.shared.wanted.clone();
+        // What was read above is known; a change from here on wakes.
+        wanted.mark_unchanged();
+        if self.next().is_some() {
+            return Ok(());
+        }
+        let ships = self.backups.iter().any(|(uid, b)| {
+            matches!(
+                plan(&b.observed(), self.held_for(uid), self.ceiling()),
+                Step::ShipWal(_)
+            )
+        });
+        let retry = self.wake_at();
+        let mut ping = false;
+        let lost = async {
+            match &self.held {
+                Some((_, session)) => session.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut session_lost = false;
+        tokio::select! {
+            changed = self.objects.changed() => changed?,
+            _ = link.changed() => {}
+            _ = wanted.changed() => {}
+            _ = progress.changed(), if ships => {}
+            () = lost => session_lost = true,
+            () = tokio::time::sleep(PING), if self.held.is_some() => ping = true,
+            () = tokio::time::sleep_until(retry) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+        if let Some((_, session)) = &mut self.held {
+            if session_lost {
+                session.set_lost();
+            }
+            if ping {
+                session.ping().await;
+            }
+            let age = session.since().elapsed().as_secs_f64();
+            self.shared.metrics.session_age.set(age);
+        }
+        Ok(())
+    }
+
+    /// The next retry, end of patience or ceiling.
+    fn wake_at(&self) -> Instant {
+        let retries = self.backups.values().filter_map(|backup| backup.not_before);
+        let patience = self
+            .backups
+            .values()
+            .filter_map(|b| b.waits_for_link)
+            .map(|at| at + LINK);
+        let ceiling = self
+            .held
+            .iter()
+            .map(|(_, session)| session.since() + self.ceiling());
+        let far = Instant::now() + Duration::from_secs(3600);
+        retries
+            .chain(patience)
+            .chain(ceiling)
+            .filter(|at| *at > Instant::now())
+            .fold(far, Instant::min)
+    }
+}
+
+fn is_due(backup: &Backup) -> bool {
+    backup.not_before.is_none_or(|at| at <= Instant::now())
+}
+
+const fn urgency(step: Step) -> u8 {
+    match step {
+        Step::Release => 0,
+        Step::Stop => 1,
+        Step::Fail(..) => 2,
+        Step::Keep => 3,
+        Step::ShipWal(_) => 4,
+        Step::Catalogue => 5,
+        Step::Start(_) => 6,
+        Step::Wait | Step::Hold => 7,
+    }
+}
+
+fn demand(shared: &Shared, lsn: Lsn) {
+    shared.demand.send_if_modified(|demand| {
+        let news = demand.lsn < Some(lsn);
+        if news {
+            demand.lsn = Some(lsn);
+        }
+        news
+    });
+}
+
+fn connected_message(shared: &Shared) -> String {
+    let report = shared.reporter.read();
+    let mut failing = report
+        .conditions
+        .iter()
+        .filter(|c| c.type_ == conditions::CONNECTED || c.type_ == conditions::WAL_ARCHIVING)
+        .filter(|c| c.status != conditions::Status::True.as_str());
+    failing.next().map_or_else(
+        || "no connection to the primary yet".into(),
+        |c| c.message.clone(),
+    )
+}
+
+/// Opens the session, unless the attempt is given up meanwhile (a checkpoint may take minutes).
+async fn open(
+    shared: &Shared,
+    objects: &mut watch::Receiver<Objects<PgBackup>>,
+    config: &Config,
+    link: &Link,
+    attempt: &Attempt,
+    uid: &str,
+    backup: &Backup,
+) -> Option<Result<Opened, StartError>> {
+    let label = backup.object.name_any();
+    let given_up = objects.wait_for(|objects| {
+        let Some(objects) = objects else { return false };
+        let object = objects
+            .values()
+            .find(|object| object.uid().as_deref() == Some(uid));
+        let current = object.and_then(|object| observe(object, backup.part.ours()).attempt);
+        current != Some(attempt.number)
+            || object.is_none_or(|object| object.metadata.deletion_timestamp.is_some())
+    });
+    tokio::select! {
+        opened = Session::open(&shared.login, link, attempt, &label, config.checkpoint) => Some(opened),
+        _ = given_up => None,
+        () = shared.stop.cancelled() => None,
+    }
+}

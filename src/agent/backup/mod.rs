@@ -1,0 +1,10 @@
+//! The session of a backup: from `pg_backup_start` to the manifest.
+
+mod catalogue;
+mod driver;
+mod plan;
+mod session;
+mod status;
+
+pub use driver::Driver;
+pub use plan::is_decided;

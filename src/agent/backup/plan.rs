@@ -1,0 +1,477 @@
+//! What to do next for a backup. Pure.
+
+use std::time::Duration;
+
+use crate::{
+    api::{PgBackup, PgBackupStatus, conditions},
+    postgres::Lsn,
+};
+
+/// What the API server says of a backup, and what this process has reported of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// The object is going, or it is completed: nothing more is done for it.
+    pub over: bool,
+    /// The controller's attempt, once it is accepted.
+    pub attempt: Option<u32>,
+    /// Every snapshot of that attempt is cut.
+    pub cut: bool,
+    /// Every snapshot of that attempt is ready.
+    pub ready: bool,
+    /// Our own part.
+    pub ours: Ours,
+}
+
+/// The agent's part of a backup's status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ours {
+    /// The attempt it is about.
+    pub attempt: Option<u32>,
+    /// `Session` was set to `False`: this attempt is void.
+    pub failed: bool,
+    /// `pg_backup_stop` returned, label and map are in the archive: up to here WAL is needed.
+    pub stopped: Option<Lsn>,
+    /// Start to stop LSN is in the archive.
+    pub wal_archived: bool,
+    /// The manifest is in the archive.
+    pub catalogued: bool,
+}
+
+/// The session that this process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Of this attempt.
+    pub attempt: u32,
+    /// What has become of it.
+    pub state: HeldState,
+    /// Since `pg_backup_start` returned, on the monotonic clock.
+    pub open_for: Duration,
+}
+
+/// What has become of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldState {
+    /// In backup mode, and it answers.
+    Alive,
+    /// PostgreSQL has left backup mode by itself.
+    Lost,
+    /// `pg_backup_stop` returned; label and map are in memory.
+    Ended,
+}
+
+/// The next thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until the object changes.
+    Wait,
+    /// End the session that is held: its attempt does not count any more.
+    Release,
+    /// Open a session for this attempt.
+    Start(u32),
+    /// Say that this attempt is void.
+    Fail(u32, Void),
+    /// Keep the session open until the cut.
+    Hold,
+    /// The cut was seen: end backup mode.
+    Stop,
+    /// Backup mode has ended: put label and map into the archive.
+    Keep,
+    /// Have WAL shipped up to here.
+    ShipWal(Lsn),
+    /// Write the manifest.
+    Catalogue,
+}
+
+/// Why an attempt is void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Void {
+    /// The connection broke, or the agent was restarted: PostgreSQL has left backup mode.
+    SessionLost,
+    /// Backup mode reached its ceiling.
+    BackupModeTooLong,
+}
+
+impl Void {
+    /// The reason for the condition.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::SessionLost => "SessionLost",
+            Self::BackupModeTooLong => "BackupModeTooLong",
+        }
+    }
+}
+
+/// The controller's part of `backup`, beside `ours`.
+pub fn observe(backup: &PgBackup, ours: Ours) -> Observed {
+    let empty = PgBackupStatus::default();
+    let status = backup.status.as_ref().unwrap_or(&empty);
+    let holds = |type_| conditions::is_true(&status.conditions, type_);
+    Observed {
+        over: backup.metadata.deletion_timestamp.is_some() || is_decided(status),
+        attempt: match holds(conditions::ACCEPTED) {
+            true => status.attempt.as_ref().map(|attempt| attempt.number),
+            false => None,
+        },
+        cut: holds(conditions::CUT),
+        ready: holds(conditions::READY),
+        ours,
+    }
+}
+
+/// Whether the backup is completed or failed for good.
+pub fn is_decided(status: &PgBackupStatus) -> bool {
+    conditions::is_true(&status.conditions, conditions::COMPLETED)
+        || conditions::is_false(&status.conditions, conditions::COMPLETED)
+}
+
+/// Our part as an earlier process of ours left it.
+pub fn read_back(status: &PgBackupStatus) -> Ours {
+    let holds = |type_| conditions::is_true(&status.conditions, type_);
+    let session = status.session.as_ref();
+    Ours {
+        attempt: session.map(|session| session.attempt),
+        failed: conditions::is_false(&status.conditions, conditions::SESSION),
+        stopped: match holds(conditions::STOPPED) {
+            true => session.and_then(|session| session.stop_lsn),
+            false => None,
+        },
+        wal_archived: holds(conditions::WAL_ARCHIVED),
+        catalogued: holds(conditions::CATALOGUED),
+    }
+}
+
+/// One step at a time, in the order of the design: session, cut, stop, WAL, ready, catalogue.
+pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Duration) -> Step {
+    let attempt = match observed.attempt {
+        Some(attempt) if !observed.over => attempt,
+        Some(_) | None => return held.map_or(Step::Wait, |_| Step::Release),
+    };
+    if held.is_some_and(|held| held.attempt != attempt) {
+        return Step::Release;
+    }
+    let ours = &observed.ours;
+    if ours.attempt != Some(attempt) {
+        return Step::Start(attempt);
+    }
+    if ours.failed {
+        return held.map_or(Step::Wait, |_| Step::Release);
+    }
+    let Some(stop_lsn) = ours.stopped else {
+        return in_backup_mode(attempt, observed.cut, held, ceiling);
+    };
+    if held.is_some() {
+        return Step::Release;
+    }
+    match (ours.wal_archived, observed.ready, ours.catalogued) {
+        (false, _, _) => Step::ShipWal(stop_lsn),
+        (true, true, false) => Step::Catalogue,
+        (true, false, _) | (true, true, true) => Step::Wait,
+    }
+}
+
+fn in_backup_mode(attempt: u32, cut: bool, held: Option<Held>, ceiling: Duration) -> Step {
+    let Some(held) = held else {
+        return Step::Fail(attempt, Void::SessionLost);
+    };
+    match held.state {
+        HeldState::Lost => Step::Fail(attempt, Void::SessionLost),
+        HeldState::Ended => Step::Keep,
+        HeldState::Alive if cut => Step::Stop,
+        HeldState::Alive if held.open_for >= ceiling => {
+            Step::Fail(attempt, Void::BackupModeTooLong)
+        }
+        HeldState::Alive => Step::Hold,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CEILING: Duration = Duration::from_secs(900);
+    const STOP: Lsn = Lsn::new(0x0300_0138);
+
+    fn accepted(attempt: u32) -> Observed {
+        Observed {
+            attempt: Some(attempt),
+            ..Observed::default()
+        }
+    }
+
+    fn session(attempt: u32) -> Observed {
+        Observed {
+            ours: Ours {
+                attempt: Some(attempt),
+                ..Ours::default()
+            },
+            ..accepted(attempt)
+        }
+    }
+
+    fn stopped(attempt: u32) -> Observed {
+        Observed {
+            cut: true,
+            ours: Ours {
+                attempt: Some(attempt),
+                stopped: Some(STOP),
+                ..Ours::default()
+            },
+            ..accepted(attempt)
+        }
+    }
+
+    fn held(attempt: u32) -> Option<Held> {
+        Some(Held {
+            attempt,
+            state: HeldState::Alive,
+            open_for: Duration::from_secs(3),
+        })
+    }
+
+    #[test]
+    fn a_backup_goes_through_its_steps() {
+        let dead = held(1).map(|held| Held {
+            state: HeldState::Lost,
+            ..held
+        });
+        let ended = held(1).map(|held| Held {
+            state: HeldState::Ended,
+            open_for: CEILING,
+            ..held
+        });
+        let long = held(1).map(|held| Held {
+            open_for: CEILING,
+            ..held
+        });
+        let cut = |observed: Observed| Observed {
+            cut: true,
+            ..observed
+        };
+        let ready = |observed: Observed| Observed {
+            ready: true,
+            ..observed
+        };
+        let ours = |observed: Observed, edit: fn(&mut Ours)| {
+            let mut observed = observed;
+            edit(&mut observed.ours);
+            observed
+        };
+        for (name, observed, held, expected) in [
+            ("not accepted", Observed::default(), None, Step::Wait),
+            ("accepted", accepted(1), None, Step::Start(1)),
+            (
+                "an old attempt's status",
+                Observed {
+                    ours: session(1).ours,
+                    ..accepted(2)
+                },
+                None,
+                Step::Start(2),
+            ),
+            (
+                "an old attempt's failure",
+                ours(
+                    Observed {
+                        ours: session(1).ours,
+                        ..accepted(2)
+                    },
+                    |o| o.failed = true,
+                ),
+                None,
+                Step::Start(2),
+            ),
+            (
+                "an old attempt's session",
+                accepted(2),
+                held(1),
+                Step::Release,
+            ),
+            ("in backup mode", session(1), held(1), Step::Hold),
+            (
+                "restarted in backup mode",
+                session(1),
+                None,
+                Step::Fail(1, Void::SessionLost),
+            ),
+            (
+                "restarted after the cut",
+                cut(session(1)),
+                None,
+                Step::Fail(1, Void::SessionLost),
+            ),
+            (
+                "connection broken",
+                session(1),
+                dead,
+                Step::Fail(1, Void::SessionLost),
+            ),
+            (
+                "connection broken after the cut",
+                cut(session(1)),
+                dead,
+                Step::Fail(1, Void::SessionLost),
+            ),
+            ("cut", cut(session(1)), held(1), Step::Stop),
+            (
+                "at the ceiling",
+                session(1),
+                long,
+                Step::Fail(1, Void::BackupModeTooLong),
+            ),
+            ("cut at the ceiling", cut(session(1)), long, Step::Stop),
+            ("backup mode ended", cut(session(1)), ended, Step::Keep),
+            (
+                "void",
+                ours(session(1), |o| o.failed = true),
+                None,
+                Step::Wait,
+            ),
+            (
+                "void but held",
+                ours(cut(session(1)), |o| o.failed = true),
+                held(1),
+                Step::Release,
+            ),
+            ("stopped", stopped(1), None, Step::ShipWal(STOP)),
+            (
+                "ready before WAL",
+                ready(stopped(1)),
+                None,
+                Step::ShipWal(STOP),
+            ),
+            (
+                "WAL before ready",
+                ours(stopped(1), |o| o.wal_archived = true),
+                None,
+                Step::Wait,
+            ),
+            (
+                "WAL and ready",
+                ready(ours(stopped(1), |o| o.wal_archived = true)),
+                None,
+                Step::Catalogue,
+            ),
+            (
+                "catalogued",
+                ready(ours(stopped(1), |o| {
+                    o.wal_archived = true;
+                    o.catalogued = true;
+                })),
+                None,
+                Step::Wait,
+            ),
+            (
+                "over",
+                Observed {
+                    over: true,
+                    ..cut(session(1))
+                },
+                held(1),
+                Step::Release,
+            ),
+            (
+                "over, nothing held",
+                Observed {
+                    over: true,
+                    ..cut(session(1))
+                },
+                None,
+                Step::Wait,
+            ),
+        ] {
+            assert_eq!(plan(&observed, held, CEILING), expected, "{name}");
+        }
+    }
+
+    prop_compose! {
+        fn any_observed()(
+            over: bool,
+            attempt in prop::option::weighted(0.9, 1u32..3),
+            cut: bool,
+            ready: bool,
+            ours_attempt in prop::option::weighted(0.8, 1u32..3),
+            failed in prop::bool::weighted(0.2),
+            stopped in prop::option::of(Just(STOP)),
+            wal_archived: bool,
+            catalogued: bool,
+        ) -> Observed {
+            let ours = Ours { attempt: ours_attempt, failed, stopped, wal_archived, catalogued };
+            Observed { over, attempt, cut, ready, ours }
+        }
+    }
+
+    fn any_state() -> impl Strategy<Value = HeldState> {
+        prop_oneof![
+            Just(HeldState::Alive),
+            Just(HeldState::Lost),
+            Just(HeldState::Ended)
+        ]
+    }
+
+    prop_compose! {
+        fn any_held()(attempt in 1u32..3, state in any_state(), seconds in 0u64..1800) -> Held {
+            Held { attempt, state, open_for: Duration::from_secs(seconds) }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// `pg_backup_stop` is sent in the live session of this very attempt, after its cut.
+        #[test]
+        fn stops_only_after_the_cut_of_its_own_attempt(
+            observed in any_observed(),
+            held in prop::option::of(any_held()),
+        ) {
+            if plan(&observed, held, CEILING) == Step::Stop {
+                prop_assert!(observed.cut && !observed.over);
+                prop_assert_eq!(observed.attempt, observed.ours.attempt);
+                prop_assert!(!observed.ours.failed);
+                prop_assert!(held.is_some_and(|h| h.state == HeldState::Alive && Some(h.attempt) == observed.attempt));
+            }
+        }
+
+        /// A session that is not held alive in backup mode voids its attempt: nothing else follows.
+        #[test]
+        fn a_lost_session_is_void(observed in any_observed(), held in prop::option::of(any_held())) {
+            let in_backup_mode = !observed.over
+                && observed.attempt.is_some()
+                && observed.attempt == observed.ours.attempt
+                && !observed.ours.failed
+                && observed.ours.stopped.is_none();
+            let own = held.filter(|h| Some(h.attempt) == observed.attempt);
+            let lost = own.is_none_or(|h| h.state == HeldState::Lost);
+            if in_backup_mode && lost && own == held {
+                let step = plan(&observed, held, CEILING);
+                prop_assert!(matches!(step, Step::Fail(_, Void::SessionLost)), "{step:?}");
+            }
+        }
+
+        /// What is over stays as it is, and nothing is held for it.
+        #[test]
+        fn over_is_a_fixpoint(observed in any_observed(), held in prop::option::of(any_held())) {
+            let over = Observed { over: true, ..observed };
+            let expected = if held.is_some() { Step::Release } else { Step::Wait };
+            prop_assert_eq!(plan(&over, held, CEILING), expected);
+        }
+
+        /// Backup mode is never held past its ceiling.
+        #[test]
+        fn backup_mode_ends(observed in any_observed(), held in any_held()) {
+            let held = Held { open_for: CEILING, ..held };
+            prop_assert_ne!(plan(&observed, Some(held), CEILING), Step::Hold);
+        }
+
+        /// Nothing is catalogued before stop, WAL and ready of this attempt.
+        #[test]
+        fn catalogues_only_what_is_whole(observed in any_observed(), held in prop::option::of(any_held())) {
+            if plan(&observed, held, CEILING) == Step::Catalogue {
+                let ours = &observed.ours;
+                prop_assert!(ours.stopped.is_some() && ours.wal_archived && observed.ready);
+                prop_assert_eq!(observed.attempt, ours.attempt);
+            }
+        }
+    }
+}

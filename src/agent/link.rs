@@ -1,0 +1,374 @@
+//! Keeps the connection to the primary, settles the lineage, and has WAL shipped: again and again, for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    config::{Config, Wanted, same_archive},
+    pause::Pause,
+    primary::{self, Answering, NoPrimary},
+    settle::{Settled, settle},
+    shared::{Link, Progress, Shared},
+    store::Trouble,
+    unprotect,
+    wal::{self, Path, Route, Shipper, Signals},
+};
+use crate::{
+    api::{
+        DatabaseFacts, Member, Primary, Transport, WalStatus,
+        conditions::{CONNECTED, Status, WAL_ARCHIVING},
+    },
+    controller::context::Chain,
+    postgres::{privileges, server::ServerFacts, slot, wal_reader},
+};
+
+/// The longest pause between two tries to connect.
+const LONGEST: Duration = Duration::from_secs(15);
+/// Between two tries to drop slots.
+const UNPROTECT: Duration = Duration::from_secs(5);
+/// After this many failures in a row the archive is opened anew.
+const REOPEN: u32 = 5;
+/// Why not streaming, for people.
+const SQL_TRANSPORT: &str =
+    "WAL is read by SQL over an ordinary connection; this version does not stream yet";
+
+/// Runs until the process is to end.
+pub async fn run(shared: Arc<Shared>) {
+    let mut wanted = shared.wanted.clone();
+    let mut pause = Pause::new(Duration::from_millis(500), LONGEST);
+    while !shared.stop.is_cancelled() {
+        let now = wanted.borrow_and_update().clone();
+        let rest = match now {
+            Wanted::Nothing(why) => {
+                tracing::info!(%why, "waiting");
+                None
+            }
+            Wanted::Unprotect(members) => {
+                let done = unprotect::run(&shared.login, &members, &shared.slot, &shared.reporter);
+                (!done.await).then_some(UNPROTECT)
+            }
+            Wanted::Protect(config) => {
+                let since = Instant::now();
+                let end = protect(&shared, &config, &mut wanted).await;
+                shared.link.send_replace(None);
+                shared.metrics.connected.set(0);
+                if since.elapsed() > LONGEST {
+                    pause.reset();
+                }
+                end.told(&shared, &mut pause)
+            }
+        };
+        let rest = async {
+            match rest {
+                Some(rest) => tokio::time::sleep(rest).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = rest => {}
+            () = shared.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Why shipping ended.
+enum End {
+    /// The process is to end, or the configuration changed.
+    Asked,
+    /// There is no primary to work with.
+    NoPrimary(NoPrimary),
+    /// The role may not do what is needed.
+    Privileges(String),
+    /// The session failed.
+    Session(wal::Error),
+    /// The archive failed.
+    Archive(Trouble),
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> Self {
+        Self::Archive(trouble)
+    }
+}
+
+impl From<NoPrimary> for End {
+    fn from(error: NoPrimary) -> Self {
+        Self::NoPrimary(error)
+    }
+}
+
+impl From<wal::Error> for End {
+    fn from(error: wal::Error) -> Self {
+        match error.is_archive() {
+            true => Self::Archive(Trouble::new(error.reason(), &error)),
+            false => Self::Session(error),
+        }
+    }
+}
+
+impl End {
+    /// Says it in status, and how long to rest.
+    fn told(self, shared: &Shared, pause: &mut Pause) -> Option<Duration> {
+        let (type_, reason, message) = match self {
+            Self::Asked => return Some(Duration::ZERO),
+            Self::NoPrimary(error) => (CONNECTED, error.reason(), Chain(&error).to_string()),
+            Self::Privileges(message) => (CONNECTED, "InsufficientPrivileges", message),
+            Self::Session(error) => (CONNECTED, error.reason(), Chain(&error).to_string()),
+            Self::Archive(trouble) => (WAL_ARCHIVING, trouble.reason, trouble.message),
+        };
+        tracing::warn!(reason, "{message}");
+        shared.metrics.error(reason);
+        if type_ == CONNECTED {
+            let stalled =
+                format!("no WAL is shipped while the database is not connected: {message}");
+            shared
+                .reporter
+                .condition(WAL_ARCHIVING, Status::False, "NotConnected", stalled);
+        } else {
+            // Credentials may have been put right.
+            shared.stores.forget();
+        }
+        shared
+            .reporter
+            .condition(type_, Status::False, reason, message);
+        Some(pause.next())
+    }
+}
+
+async fn protect(
+    shared: &Arc<Shared>,
+    config: &Config,
+    wanted: &mut watch::Receiver<Wanted>,
+) -> End {
+    match serve(shared, config, wanted).await {
+        Ok(()) => End::Asked,
+        Err(end) => end,
+    }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    config: &Config,
+    wanted: &mut watch::Receiver<Wanted>,
+) -> Result<(), End> {
+    let answering = primary::find(&shared.login, &config.members).await?;
+    allowed(&answering).await?;
+    // From here on nothing is lost, whatever the archive does.
+    let held = slot::create(&answering.client, &shared.slot)
+        .await
+        .map_err(|error| End::Session(error.into()))?;
+    tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
+    connected(shared, &answering);
+    let archive = shared.stores.archive(config)?;
+    archive.probe().await.map_err(Trouble::from)?;
+    let path = path(&answering).await?;
+    let settled = settle(shared, &archive, &answering, &path, None).await?;
+    match ship(shared, wanted, &answering, &path, settled).await {
+        Err(wal::Error::Conflict(conflict)) => {
+            // Two histories: the old lineage stays as it is, a new one starts; a conflict in that one is an error.
+            told_conflict(shared, &conflict).await;
+            let settled = settle(shared, &archive, &answering, &path, Some(conflict)).await?;
+            Ok(ship(shared, wanted, &answering, &path, settled).await?)
+        }
+        other => Ok(other?),
+    }
+}
+
+async fn told_conflict(shared: &Shared, conflict: &str) {
+    tracing::error!(conflict, "two histories in one lineage");
+    shared.metrics.error("WalConflict");
+    shared
+        .reporter
+        .condition(WAL_ARCHIVING, Status::False, "WalConflict", conflict);
+    shared
+        .events
+        .warning(&shared.about, "WalConflict", conflict)
+        .await;
+}
+
+/// The role has every right that is needed.
+async fn allowed(answering: &Answering) -> Result<(), End> {
+    let missing = privileges::missing(&answering.client)
+        .await
+        .map_err(|error| End::Session(error.into()))?;
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    let statements: Vec<_> = missing.iter().map(|grant| format!("{grant};")).collect();
+    Err(End::Privileges(format!(
+        "the role may not do what Highwater needs; run in database {} as superuser: {}",
+        first.database,
+        statements.join(" ")
+    )))
+}
+
+fn connected(shared: &Shared, answering: &Answering) {
+    let Answering { member, facts, .. } = answering;
+    shared.metrics.connected.set(1);
+    shared.reporter.edit(|report| {
+        report.primary = Some(Primary {
+            pod: member.pod.clone(),
+            timeline: facts.timeline,
+        });
+        report.database = Some(database(facts));
+        report.wal = Some(WalStatus {
+            transport: Transport::Sql,
+            reason: "StreamingNotAvailable".to_owned(),
+            slot: shared.slot.clone(),
+            archived_through: report.wal.as_ref().and_then(|wal| wal.archived_through),
+            lag_bytes: report.wal.as_ref().and_then(|wal| wal.lag_bytes),
+        });
+    });
+    let message = format!("{} takes writes on timeline {}", member.pod, facts.timeline);
+    shared
+        .reporter
+        .condition(CONNECTED, Status::True, "Connected", message);
+}
+
+fn database(facts: &ServerFacts) -> DatabaseFacts {
+    DatabaseFacts {
+        system_identifier: facts.system_identifier,
+        major_version: i32::try_from(facts.major).unwrap_or_default(),
+        segment_size: facts.segment_size,
+        data_directory: facts.data_directory.display().to_string(),
+        wal_directory: None,
+        tablespaces: facts
+            .tablespaces
+            .iter()
+            .map(|tablespace| tablespace.location.display().to_string())
+            .collect(),
+    }
+}
+
+/// The timeline and how the cluster came there.
+async fn path(answering: &Answering) -> Result<Path, End> {
+    let timeline = answering.facts.timeline;
+    let session = |error: wal::Error| End::Session(error);
+    let text = wal_reader::history_file(&answering.client, timeline)
+        .await
+        .map_err(|error| session(error.into()))?;
+    let ancestors = match text {
+        None => Vec::new(),
+        Some(text) => wal::ancestors(timeline, &text).map_err(|error| session(error.into()))?,
+    };
+    Ok(Path {
+        timeline,
+        ancestors,
+    })
+}
+
+/// Ships until the process is to end or the configuration changes.
+async fn ship(
+    shared: &Arc<Shared>,
+    wanted: &mut watch::Receiver<Wanted>,
+    answering: &Answering,
+    path: &Path,
+    settled: Settled,
+) -> Result<(), wal::Error> {
+    let Settled {
+        id,
+        lineage,
+        archived,
+    } = settled;
+    shared.progress.send_replace(Progress {
+        lineage: Some(id.clone()),
+        ..Progress::default()
+    });
+    let Answering {
+        member,
+        client,
+        facts,
+        user,
+    } = answering;
+    let (interval, tail_interval) = watch::channel(Duration::from_secs(5));
+    let route = Route {
+        client: client.clone(),
+        slot: shared.slot.clone(),
+        size: facts.segment_size,
+        path: path.clone(),
+        lineage,
+        system_identifier: facts.system_identifier,
+    };
+    let signals = Signals {
+        tail_interval,
+        demand: shared.demand.subscribe(),
+        progress: shared.progress.clone(),
+        stop: shared.stop.clone(),
+        metrics: shared.metrics.clone(),
+    };
+    let mut shipper = Shipper::open(route, signals, shared.epoch.clone(), archived).await?;
+    shared.link.send_replace(Some(Arc::new(Link {
+        facts: facts.clone(),
+        user: user.clone(),
+        id,
+    })));
+    let shipped = tokio::select! {
+        shipped = ship_on(shared, &mut shipper) => shipped,
+        () = reconfigured(wanted, member, &interval) => Ok(()),
+    };
+    shared.link.send_replace(None);
+    shipped
+}
+
+/// Ships, and goes on when the archive failed and is back.
+async fn ship_on(shared: &Shared, shipper: &mut Shipper) -> Result<(), wal::Error> {
+    let mut pause = Pause::new(Duration::from_millis(500), LONGEST);
+    let mut failures = 0;
+    loop {
+        let shipped = shipper.run(|| {
+            failures = 0;
+            shared
+                .reporter
+                .condition(WAL_ARCHIVING, Status::True, "Archiving", SQL_TRANSPORT);
+        });
+        let error = match shipped.await {
+            Ok(()) => return Ok(()),
+            Err(error) if !error.is_archive() || error.is_conflict() => return Err(error),
+            Err(error) => error,
+        };
+        let message = Chain(&error).to_string();
+        tracing::warn!(
+            reason = error.reason(),
+            message,
+            "the archive does not take WAL"
+        );
+        shared.metrics.error(error.reason());
+        shared
+            .reporter
+            .condition(WAL_ARCHIVING, Status::False, error.reason(), message);
+        failures += 1;
+        if failures >= REOPEN {
+            // With a new store: credentials may have been rotated.
+            return Err(error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause.next()) => {}
+            () = shared.stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Keeps the tail interval up to date, and returns when more than that has changed.
+async fn reconfigured(
+    wanted: &mut watch::Receiver<Wanted>,
+    member: &Member,
+    interval: &watch::Sender<Duration>,
+) {
+    let mut known = None;
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let Wanted::Protect(config) = now else { return };
+        let known = known.get_or_insert_with(|| config.clone());
+        // Another pod at the address, or none: the session may be half open.
+        let gone = !config.members.iter().any(|other| other == member);
+        if gone || !same_archive(known, &config) {
+            return;
+        }
+        interval.send_replace(config.tail_interval);
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The agent's numbers.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+
+/// Counters and gauges of this process; cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Bytes flushed by PostgreSQL and not yet archived.
+    pub lag_bytes: Gauge,
+    /// Seconds since everything flushed was archived.
+    pub lag_seconds: Gauge<f64, AtomicU64>,
+    /// Whole segments archived.
+    pub segments: Counter,
+    /// Tails archived.
+    pub tails: Counter,
+    /// Bytes of WAL archived, before compression.
+    pub archived_bytes: Counter,
+    /// Seconds in backup mode; 0 outside.
+    pub session_age: Gauge<f64, AtomicU64>,
+    /// Whether the primary answers.
+    pub connected: Gauge,
+    errors: Family<Errors, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Errors {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Counts an error.
+    pub fn error(&self, reason: &'static str) {
+        self.errors.get_or_create(&Errors { reason }).inc();
+    }
+
+    /// Makes them part of `r`.
+    pub fn register(&self, r: &mut Registry) {
+        r.register(
+            "highwater_wal_lag_bytes",
+            "Bytes of WAL flushed and not yet archived",
+            self.lag_bytes.clone(),
+        );
+        r.register(
+            "highwater_wal_lag_seconds",
+            "Seconds since all flushed WAL was archived",
+            self.lag_seconds.clone(),
+        );
+        r.register(
+            "highwater_wal_segments",
+            "Whole WAL segments archived",
+            self.segments.clone(),
+        );
+        r.register(
+            "highwater_wal_tails",
+            "Tails of unfinished WAL segments archived",
+            self.tails.clone(),
+        );
+        r.register(
+            "highwater_wal_archived_bytes",
+            "Bytes of WAL archived, before compression",
+            self.archived_bytes.clone(),
+        );
+        r.register(
+            "highwater_backup_session_seconds",
+            "Seconds in backup mode, 0 outside",
+            self.session_age.clone(),
+        );
+        r.register(
+            "highwater_database_connected",
+            "1 while the primary answers",
+            self.connected.clone(),
+        );
+        r.register(
+            "highwater_agent_errors",
+            "Errors by reason",
+            self.errors.clone(),
+        );
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("highwater_build", "The version of this program", build);
+    }
+}

@@ -1,0 +1,309 @@
+//! Which member takes writes, and the session with it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::config::Args;
+use crate::{
+    api::Member,
+    postgres::{
+        TimelineId,
+        server::{self, ServerFacts},
+        session::{Client, ConnectError, ConnectOptions, Credentials, QueryError, Source, connect},
+    },
+};
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long questions to a member may take.
+const ASK: Duration = Duration::from_secs(10);
+
+/// How members are reached.
+#[derive(Clone, Debug)]
+pub struct Login {
+    port: u16,
+    database: String,
+    credentials: Credentials,
+}
+
+impl Login {
+    /// From the arguments. Files are read at each connect, so that a changed Secret is heeded.
+    pub fn new(args: &Args) -> Self {
+        let file = |path: &std::path::PathBuf| Source::File(path.clone());
+        let user = match (&args.user_file, &args.user) {
+            (Some(path), _) => file(path),
+            (None, user) => Source::value(user.as_deref().unwrap_or("postgres")),
+        };
+        let password = match &args.password_file {
+            Some(path) => Some(file(path)),
+            None => args.password.clone().map(Source::Value),
+        };
+        Self {
+            port: args.port,
+            database: args.database.clone(),
+            credentials: Credentials { user, password },
+        }
+    }
+
+    /// The database that sessions are in.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// A session of its own with the server at `address`.
+    ///
+    /// # Errors
+    /// As any connection.
+    pub async fn connect(&self, address: &str) -> Result<Client, ConnectError> {
+        connect(&ConnectOptions {
+            host: address.to_owned(),
+            port: self.port,
+            database: self.database.clone(),
+            credentials: self.credentials.clone(),
+            timeout: CONNECT,
+        })
+        .await
+    }
+}
+
+/// A member that answers.
+pub struct Answering {
+    /// Which.
+    pub member: Member,
+    /// The session.
+    pub client: Arc<Client>,
+    /// What it says of itself.
+    pub facts: ServerFacts,
+    /// The role of the session.
+    pub user: String,
+}
+
+/// Why there is no primary to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPrimary {
+    /// No pod runs.
+    #[error("no pod of the StatefulSet runs")]
+    NoMembers,
+    /// No session with any member; the error that says most.
+    #[error("{pod}: {cause}")]
+    Connect {
+        /// The member.
+        pod: String,
+        /// Why.
+        #[source]
+        cause: ConnectError,
+    },
+    /// A session, but no answer.
+    #[error("{pod}: {cause}")]
+    Query {
+        /// The member.
+        pod: String,
+        /// Why.
+        #[source]
+        cause: QueryError,
+    },
+    /// A session, but no answer in time.
+    #[error("{pod}: no answer within {} s", ASK.as_secs())]
+    Silent {
+        /// The member.
+        pod: String,
+    },
+    /// All that answer are standbys.
+    #[error("all members that answer are in recovery: {pods}")]
+    OnlyStandbys {
+        /// Their names.
+        pods: String,
+    },
+    /// Two members take writes on one timeline.
+    #[error(
+        "more than one member takes writes on timeline {timeline}: {pods}; stop all but the right one"
+    )]
+    SplitBrain {
+        /// Their timeline.
+        timeline: TimelineId,
+        /// Their names.
+        pods: String,
+    },
+}
+
+impl NoPrimary {
+    /// For conditions, events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoMembers | Self::Silent { .. } => "DatabaseUnreachable",
+            Self::Connect { cause, .. } => cause.reason(),
+            Self::Query { cause, .. } => cause.reason(),
+            Self::OnlyStandbys { .. } => "NoPrimary",
+            Self::SplitBrain { .. } => "SplitBrain",
+        }
+    }
+
+    /// How much this says about what an admin should do: a wrong password more than a pod that does not answer.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::NoMembers => 0,
+            Self::Silent { .. } => 1,
+            Self::Connect { cause, .. } if cause.reason() == "DatabaseUnreachable" => 1,
+            Self::Connect { .. } | Self::Query { .. } => 2,
+            Self::OnlyStandbys { .. } | Self::SplitBrain { .. } => 3,
+        }
+    }
+}
+
+/// What decides who is primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// The pod.
+    pub pod: String,
+    /// It is a standby.
+    pub in_recovery: bool,
+    /// The timeline it writes or replays.
+    pub timeline: TimelineId,
+}
+
+/// The index of the primary: not in recovery, on the highest timeline (an old primary that came back is on a lower one).
+///
+/// # Errors
+/// All are standbys, or two are on the highest timeline.
+pub fn choose(roles: &[Role]) -> Result<usize, NoPrimary> {
+    let names = |roles: &mut dyn Iterator<Item = &Role>| {
+        roles
+            .map(|role| role.pod.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let writing = || {
+        roles
+            .iter()
+            .enumerate()
+            .filter(|(_, role)| !role.in_recovery)
+    };
+    let Some(timeline) = writing().map(|(_, role)| role.timeline).max() else {
+        let pods = names(&mut roles.iter());
+        return Err(NoPrimary::OnlyStandbys { pods });
+    };
+    let mut highest = writing().filter(|(_, role)| role.timeline == timeline);
+    match (highest.next(), highest.next()) {
+        (Some((index, _)), None) => Ok(index),
+        _ => {
+            let mut both = writing()
+                .map(|(_, role)| role)
+                .filter(|role| role.timeline == timeline);
+            Err(NoPrimary::SplitBrain {
+                timeline,
+                pods: names(&mut both),
+            })
+        }
+    }
+}
+
+/// A session with the primary among `members`.
+///
+/// # Errors
+/// There is none that can be worked with.
+pub async fn find(login: &Login, members: &[Member]) -> Result<Answering, NoPrimary> {
+    let asked = futures::future::join_all(members.iter().map(|member| ask(login, member))).await;
+    let (mut answering, mut failed) = (Vec::new(), None::<NoPrimary>);
+    for answer in asked {
+        match answer {
+            Ok(member) => answering.push(member),
+            Err(error) if failed.as_ref().is_none_or(|f| f.weight() < error.weight()) => {
+                failed = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+    if answering.is_empty() {
+        return Err(failed.unwrap_or(NoPrimary::NoMembers));
+    }
+    let roles: Vec<_> = answering.iter().map(role).collect();
+    let index = choose(&roles)?;
+    Ok(answering.swap_remove(index))
+}
+
+fn role(answering: &Answering) -> Role {
+    Role {
+        pod: answering.member.pod.clone(),
+        in_recovery: answering.facts.in_recovery,
+        timeline: answering.facts.timeline,
+    }
+}
+
+async fn ask(login: &Login, member: &Member) -> Result<Answering, NoPrimary> {
+    let pod = || member.pod.clone();
+    let client = login
+        .connect(&member.address)
+        .await
+        .map_err(|cause| NoPrimary::Connect { pod: pod(), cause })?;
+    let questions = async { Ok((server::facts(&client).await?, server::user(&client).await?)) };
+    let (facts, user) = tokio::time::timeout(ASK, questions)
+        .await
+        .map_err(|_| NoPrimary::Silent { pod: pod() })?
+        .map_err(|cause| NoPrimary::Query { pod: pod(), cause })?;
+    Ok(Answering {
+        member: member.clone(),
+        client: Arc::new(client),
+        facts,
+        user,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(pod: &str, in_recovery: bool, timeline: u32) -> Role {
+        Role {
+            pod: pod.into(),
+            in_recovery,
+            timeline: TimelineId::new(timeline).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_primary_takes_writes_on_the_highest_timeline() {
+        for (name, roles, expected) in [
+            ("one", vec![role("a", false, 1)], Ok(0)),
+            (
+                "with a standby",
+                vec![role("a", true, 1), role("b", false, 1)],
+                Ok(1),
+            ),
+            (
+                "an old primary is back",
+                vec![role("a", false, 1), role("b", false, 2)],
+                Ok(1),
+            ),
+            (
+                "a standby ahead does not count",
+                vec![role("a", true, 3), role("b", false, 2)],
+                Ok(1),
+            ),
+            (
+                "standbys",
+                vec![role("a", true, 1), role("b", true, 1)],
+                Err("NoPrimary"),
+            ),
+            (
+                "two",
+                vec![
+                    role("a", false, 2),
+                    role("b", false, 2),
+                    role("c", false, 1),
+                ],
+                Err("SplitBrain"),
+            ),
+        ] {
+            assert_eq!(
+                choose(&roles).map_err(|error| error.reason()),
+                expected,
+                "{name}"
+            );
+        }
+        let both = choose(&[
+            role("a", false, 2),
+            role("b", false, 2),
+            role("c", false, 1),
+        ]);
+        assert!(both.unwrap_err().to_string().contains("timeline 2: a, b;"));
+    }
+}

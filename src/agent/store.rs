@@ -1,0 +1,99 @@
+//! The archive, opened once and shared by the tasks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::config::{Args, Config, same_archive};
+use crate::{
+    archive::{Archive, MountedSecrets, OpenError, ProbeError, PushError, ReadError, store},
+    controller::context::Chain,
+};
+
+/// Trouble with the archive, for a condition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Trouble {
+    /// One word.
+    pub reason: &'static str,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+impl Trouble {
+    /// From an error and its reason.
+    pub fn new(reason: &'static str, error: &dyn std::error::Error) -> Self {
+        let message = Chain(error).to_string();
+        Self { reason, message }
+    }
+
+    /// Without an error.
+    pub fn said(reason: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { reason, message }
+    }
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        Self::new(error.reason(), &error)
+    }
+}
+
+impl From<PushError> for Trouble {
+    fn from(error: PushError) -> Self {
+        Self::new(error.reason(), &error)
+    }
+}
+
+impl From<OpenError> for Trouble {
+    fn from(error: OpenError) -> Self {
+        Self::new(error.reason(), &error)
+    }
+}
+
+impl From<ProbeError> for Trouble {
+    fn from(error: ProbeError) -> Self {
+        Self::new(error.reason(), &error)
+    }
+}
+
+/// Opens the archive when it is first asked for, and again when its place changes.
+pub struct Stores {
+    secrets: MountedSecrets,
+    open: Mutex<Option<(Config, Arc<Archive>)>>,
+}
+
+impl Stores {
+    /// From the arguments.
+    pub fn new(args: &Args) -> Self {
+        Self {
+            secrets: MountedSecrets {
+                credentials: args.archive_credentials.clone(),
+                ca_file: args.archive_ca.clone(),
+                directory: args.archive_directory.clone(),
+            },
+            open: Mutex::new(None),
+        }
+    }
+
+    /// The archive of `config`.
+    ///
+    /// # Errors
+    /// Credentials or certificate cannot be read, or make no sense.
+    pub fn archive(&self, config: &Config) -> Result<Arc<Archive>, Trouble> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, archive)) = &*open
+            && same_archive(known, config)
+        {
+            return Ok(archive.clone());
+        }
+        let store = store::open(&config.store, &self.secrets)?;
+        let archive = Arc::new(Archive::new(store, &config.store, &config.archive_name));
+        *open = Some((config.clone(), archive.clone()));
+        Ok(archive)
+    }
+
+    /// Opens anew next time: credentials may have been rotated.
+    pub fn forget(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

@@ -1,0 +1,73 @@
+//! The bytes of the segment that is being filled, as far as they were read.
+
+use bytes::Bytes;
+
+use crate::postgres::{
+    Lsn, SegmentName, SegmentSize,
+    session::Client,
+    wal_reader::{self, WalReadError},
+};
+
+/// How much is read at once: bounds what a session's buffers grow to.
+const CHUNK: u64 = 1 << 20;
+
+/// The first bytes of one segment.
+#[derive(Debug)]
+pub struct Buffer {
+    name: SegmentName,
+    bytes: Vec<u8>,
+}
+
+impl Buffer {
+    /// Nothing of `name` yet.
+    pub const fn new(name: SegmentName) -> Self {
+        Self {
+            name,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// The segment.
+    pub const fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    /// What was read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What was read, given away.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.into()
+    }
+
+    /// Reads on up to `to`, which PostgreSQL must have flushed.
+    ///
+    /// # Errors
+    /// The segment is gone, or the session is.
+    pub async fn fill(
+        &mut self,
+        client: &Client,
+        size: SegmentSize,
+        to: Lsn,
+    ) -> Result<(), WalReadError> {
+        let wanted = to.bytes_since(self.name.start(size)).min(size.get());
+        while (self.bytes.len() as u64) < wanted {
+            let from = self.bytes.len() as u64;
+            // Up to a boundary of chunks, so that every read but a tail's begins with a page.
+            let length = (wanted - from).min(CHUNK - from % CHUNK);
+            let chunk = wal_reader::read(client, self.name, size, from, length).await?;
+            if chunk.is_empty() {
+                // The file ends before what is flushed: it is not the segment that was written.
+                return Err(WalReadError::Removed(self.name));
+            }
+            if self.bytes.capacity() == 0 && wanted == size.get() {
+                self.bytes
+                    .reserve_exact(usize::try_from(wanted).unwrap_or_default());
+            }
+            self.bytes.extend_from_slice(&chunk);
+        }
+        Ok(())
+    }
+}

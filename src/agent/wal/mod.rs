@@ -1,0 +1,29 @@
+//! Shipping WAL from PostgreSQL to the archive.
+
+mod buffer;
+mod clocks;
+mod error;
+mod plan;
+mod segment;
+mod shipper;
+
+pub use error::Error;
+pub use plan::Path;
+pub use shipper::{Route, Shipper, Signals};
+
+use crate::postgres::{HistoryError, Lsn, TimelineHistory, TimelineId};
+
+/// The ancestors of `timeline`, oldest first, from its history file.
+///
+/// # Errors
+/// Not a history file.
+pub fn ancestors(
+    timeline: TimelineId,
+    text: &[u8],
+) -> Result<Vec<(TimelineId, Lsn)>, HistoryError> {
+    let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(text))?;
+    let entries = history.entries().iter();
+    Ok(entries
+        .map(|entry| (entry.timeline, entry.switch_lsn))
+        .collect())
+}

@@ -1,0 +1,340 @@
+//! Ships WAL from one primary to one lineage, in order and without holes.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    buffer::Buffer,
+    clocks::{Clocks, Reading},
+    error::Error,
+    plan::{Path, Position, Situation, Step, begin, plan},
+    segment::Sender,
+};
+use crate::{
+    agent::{
+        metrics::Metrics,
+        shared::{Demand, Progress},
+    },
+    archive::{ClockPair, Lineage},
+    postgres::{
+        Lsn, SegmentSize, SystemIdentifier,
+        session::Client,
+        slot,
+        wal_reader::{self, FlushPosition, WalReadError},
+    },
+};
+
+/// Between two polls of a database that writes.
+const BUSY: Duration = Duration::from_millis(200);
+/// The same of one that does not.
+const IDLE: Duration = Duration::from_secs(1);
+/// After this long without new WAL a database counts as idle, and its segment is not held in memory.
+const IDLE_AFTER: Duration = Duration::from_secs(20);
+/// How often the archive is told the time while nothing else is written.
+const CLOCK: Duration = Duration::from_secs(60);
+/// How long the last tail may take at the end of the process.
+const LAST_TAIL: Duration = Duration::from_secs(15);
+
+/// Where WAL comes from and goes to.
+pub struct Route {
+    /// The session with the primary.
+    pub client: Arc<Client>,
+    /// The replication slot.
+    pub slot: String,
+    /// The size of segments.
+    pub size: SegmentSize,
+    /// The timeline and its ancestors.
+    pub path: Path,
+    /// Where it goes.
+    pub lineage: Lineage,
+    /// Whose WAL it is.
+    pub system_identifier: SystemIdentifier,
+}
+
+/// What the rest of the agent says and hears.
+pub struct Signals {
+    /// How often the tail is shipped.
+    pub tail_interval: watch::Receiver<Duration>,
+    /// What somebody waits for.
+    pub demand: watch::Receiver<Demand>,
+    /// How far it is.
+    pub progress: watch::Sender<Progress>,
+    /// The process is to end.
+    pub stop: CancellationToken,
+    /// The numbers.
+    pub metrics: Metrics,
+}
+
+/// Ships until something ends it.
+pub struct Shipper {
+    route: Route,
+    signals: Signals,
+    sender: Sender,
+    position: Position,
+    buffer: Option<Buffer>,
+    clocks: Clocks,
+    last_tail: Option<Instant>,
+    last_growth: Instant,
+    last_clock: Option<Instant>,
+    clock_demand: u64,
+    flushed: Lsn,
+}
+
+impl Shipper {
+    /// Begins where neither the slot nor the archive leaves a hole. `archived` is where the archive's whole segments end
+    /// on the path to the current timeline; the slot must exist.
+    ///
+    /// # Errors
+    /// The slot is gone, or the session is.
+    pub async fn open(
+        route: Route,
+        signals: Signals,
+        epoch: String,
+        archived: Option<Lsn>,
+    ) -> Result<Self, Error> {
+        let held = slot::create(&route.client, &route.slot).await?;
+        let restart = match held.restart_lsn {
+            Some(restart) => restart,
+            None => wal_reader::flush_position(&route.client).await?.lsn,
+        };
+        let start = begin(restart, archived, route.size);
+        tracing::info!(%restart, ?archived, %start, "shipping WAL");
+        Ok(Self {
+            route,
+            signals,
+            sender: Sender::new(epoch),
+            position: Position {
+                segment: start,
+                durable: start,
+            },
+            buffer: None,
+            clocks: Clocks::default(),
+            last_tail: None,
+            last_growth: Instant::now(),
+            last_clock: None,
+            clock_demand: 0,
+            flushed: start,
+        })
+    }
+
+    /// Ships until the session or the archive fails, or the process is to end, which is `Ok`. After a failure of the
+    /// archive it can be called again. Calls `works` each time when the archive took everything that was due.
+    ///
+    /// # Errors
+    /// What ended it; [`Error::is_archive`] says on which side.
+    pub async fn run(&mut self, mut works: impl FnMut()) -> Result<(), Error> {
+        self.history().await?;
+        loop {
+            let poll = self.poll().await?;
+            self.ship(poll, false).await?;
+            self.tell_time().await?;
+            self.report();
+            works();
+            self.rest().await?;
+            if self.signals.stop.is_cancelled() {
+                return self.last().await;
+            }
+        }
+    }
+
+    /// The history file of the timeline goes before its WAL.
+    async fn history(&mut self) -> Result<(), Error> {
+        let timeline = self.route.path.timeline;
+        if let Some(text) = wal_reader::history_file(&self.route.client, timeline).await? {
+            self.route.lineage.push_history(timeline, text).await?;
+        }
+        Ok(())
+    }
+
+    async fn poll(&mut self) -> Result<Lsn, Error> {
+        let FlushPosition { lsn, at, timeline } =
+            wal_reader::flush_position(&self.route.client).await?;
+        if timeline != self.route.path.timeline {
+            return Err(Error::TimelineChanged(timeline));
+        }
+        if lsn > self.flushed {
+            self.last_growth = Instant::now();
+            self.flushed = lsn;
+        }
+        self.clocks.read(Reading { lsn, at });
+        Ok(lsn)
+    }
+
+    /// Everything that is due now.
+    async fn ship(&mut self, flushed: Lsn, ending: bool) -> Result<(), Error> {
+        loop {
+            let interval = *self.signals.tail_interval.borrow();
+            let situation = Situation {
+                position: self.position,
+                flushed,
+                tail_due: self.last_tail.is_none_or(|at| at.elapsed() >= interval),
+                demanded: self.signals.demand.borrow().lsn,
+                ending,
+            };
+            match plan(&situation, self.route.size) {
+                Step::Segment(start) => self.segment(start).await?,
+                // The last thing there is: what it leaves is a part of a record.
+                Step::Tail(from, to) => return self.tail(from, to).await,
+                Step::Wait => return Ok(()),
+            }
+        }
+    }
+
+    async fn segment(&mut self, start: Lsn) -> Result<(), Error> {
+        let size = self.route.size;
+        let end = start.advance(size.get());
+        let buffer = match self.read(start, end).await {
+            Ok(buffer) => buffer,
+            Err(WalReadError::Removed(name) | WalReadError::Recycled(name, _)) => {
+                return self.skip(name.start(size)).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let name = buffer.name();
+        let bytes = buffer.into_bytes();
+        self.sender.segment(&self.route, name, bytes).await?;
+        self.position = Position {
+            segment: end,
+            durable: end,
+        };
+        self.last_tail = Some(Instant::now());
+        self.signals.metrics.segments.inc();
+        self.signals.metrics.archived_bytes.inc_by(size.get());
+        self.report();
+        slot::advance(&self.route.client, &self.route.slot, end).await?;
+        Ok(())
+    }
+
+    async fn tail(&mut self, from: Lsn, to: Lsn) -> Result<(), Error> {
+        let buffer = match self.read(self.position.segment, to).await {
+            Ok(buffer) => buffer,
+            Err(WalReadError::Removed(name) | WalReadError::Recycled(name, _)) => {
+                return Err(Error::Unreadable(name));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let offset = self.route.size.offset(from);
+        let sent = self.sender.tail(&self.route, &buffer, offset).await;
+        self.buffer = Some(buffer);
+        // At most up to the end of the last whole record.
+        let end = sent?;
+        self.position.durable = self.position.durable.max(end);
+        self.last_tail = Some(Instant::now());
+        self.signals.metrics.tails.inc();
+        self.signals
+            .metrics
+            .archived_bytes
+            .inc_by(end.bytes_since(from));
+        // A record that is not whole yet was not acknowledged: the reading holds for what is whole.
+        self.clocks.whole(to, end);
+        // The pair that was read with this tail's end says that the archive is complete up to then.
+        self.write_clock().await
+    }
+
+    /// The bytes from the start of the segment up to `to`.
+    async fn read(&mut self, start: Lsn, to: Lsn) -> Result<Buffer, WalReadError> {
+        let name = self.route.path.segment(start, self.route.size);
+        let mut buffer = match self.buffer.take() {
+            Some(buffer) if buffer.name() == name => buffer,
+            _ => Buffer::new(name),
+        };
+        buffer.fill(&self.route.client, self.route.size, to).await?;
+        Ok(buffer)
+    }
+
+    /// The segment at `start` is gone from the server: a gap. Goes on at what the slot still holds.
+    async fn skip(&mut self, start: Lsn) -> Result<(), Error> {
+        let size = self.route.size;
+        let held = slot::find(&self.route.client, &self.route.slot).await?;
+        let restart = held.and_then(|slot| slot.restart_lsn);
+        let next = restart
+            .map(|lsn| begin(lsn, None, size))
+            .filter(|lsn| *lsn > start)
+            .unwrap_or_else(|| start.advance(size.get()));
+        tracing::error!(from = %start, to = %next, "WAL is missing: PostgreSQL removed it before it was shipped");
+        self.signals.metrics.error("WalGap");
+        self.sender.forget();
+        self.position = Position {
+            segment: next,
+            durable: next,
+        };
+        Ok(())
+    }
+
+    /// Writes a clock pair when somebody waits for one, or when none was written for long.
+    async fn tell_time(&mut self) -> Result<(), Error> {
+        let demanded = self.signals.demand.borrow().clock;
+        let due = self.last_clock.is_none_or(|at| at.elapsed() >= CLOCK);
+        if !due && demanded <= self.clock_demand {
+            return Ok(());
+        }
+        if demanded > self.clock_demand && self.position.durable < self.flushed {
+            // Only the tail makes the newest reading true.
+            self.tail(self.position.durable, self.flushed).await?;
+        } else {
+            self.write_clock().await?;
+        }
+        self.clock_demand = demanded;
+        Ok(())
+    }
+
+    async fn write_clock(&mut self) -> Result<(), Error> {
+        let Some(reading) = self.clocks.cover(self.position.durable) else {
+            return Ok(());
+        };
+        let pair = ClockPair {
+            lsn: reading.lsn,
+            at: reading.at,
+            timeline: self.route.path.timeline,
+        };
+        self.route.lineage.write_clock(pair).await?;
+        self.last_clock = Some(Instant::now());
+        self.signals.progress.send_modify(|progress| {
+            progress.covered = Some(reading.at);
+        });
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        let (durable, flushed) = (self.position.durable, self.flushed);
+        let lag = flushed.bytes_since(durable);
+        let metrics = &self.signals.metrics;
+        metrics
+            .lag_bytes
+            .set(i64::try_from(lag).unwrap_or(i64::MAX));
+        self.signals.progress.send_if_modified(|progress| {
+            let changed = (progress.durable, progress.flushed) != (Some(durable), Some(flushed));
+            progress.durable = Some(durable);
+            progress.flushed = Some(flushed);
+            changed
+        });
+    }
+
+    /// Until the next poll: soon if the database writes, at once if somebody waits.
+    async fn rest(&mut self) -> Result<(), Error> {
+        let idle = self.last_growth.elapsed() >= IDLE_AFTER;
+        if idle {
+            self.buffer = None;
+        }
+        let pause = if idle { IDLE } else { BUSY };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            _ = self.signals.demand.changed() => Ok(()),
+            () = self.signals.stop.cancelled() => Ok(()),
+            () = self.route.client.ended() => Err(Error::SessionLost),
+        }
+    }
+
+    async fn last(&mut self) -> Result<(), Error> {
+        let flushed = self.poll().await?;
+        match tokio::time::timeout(LAST_TAIL, self.ship(flushed, true)).await {
+            Ok(shipped) => shipped,
+            Err(_) => {
+                tracing::warn!("the last tail was not shipped in time");
+                Ok(())
+            }
+        }
+    }
+}
