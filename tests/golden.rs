@@ -91,3 +91,47 @@ fn every_field_has_a_description() {
     }
     assert!(bare.is_empty(), "no description: {bare:#?}");
 }
+
+/// Every document of a manifest.
+fn documents(file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(committed(file)).unwrap();
+    serde_saphyr::from_multiple(&text).unwrap()
+}
+
+#[test]
+fn no_role_reads_secrets_or_runs_commands_in_pods() {
+    let mut rules = 0;
+    for file in ["controller-role", "agent-role", "recovery-role"] {
+        for document in documents(&format!("manifests/{file}.yaml")) {
+            for rule in document["rules"].as_array().into_iter().flatten() {
+                rules += 1;
+                for (field, forbidden) in [
+                    ("resources", &["secrets", "pods/exec", "pods/attach", "nodes/proxy", "*"][..]),
+                    ("verbs", &["*", "escalate", "impersonate"]),
+                    ("apiGroups", &["*"]),
+                ] {
+                    for value in rule[field].as_array().unwrap() {
+                        let value = value.as_str().unwrap();
+                        assert!(!forbidden.contains(&value), "{file}: {rule} grants {value}");
+                    }
+                }
+                let binds = rule["verbs"].as_array().unwrap().contains(&"bind".into());
+                assert_eq!(binds, rule.get("resourceNames").is_some(), "{file}: {rule}");
+            }
+        }
+    }
+    assert!(rules > 15, "found {rules} rules only");
+}
+
+#[test]
+fn agents_run_the_image_of_the_controller() {
+    let deployment = &documents("manifests/controller.yaml")[0];
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let image = container["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|variable| variable["name"] == "HIGHWATER_IMAGE")
+        .unwrap();
+    assert_eq!(image["value"], container["image"]);
+}
