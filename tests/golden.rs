@@ -106,7 +106,10 @@ fn no_role_reads_secrets_or_runs_commands_in_pods() {
             for rule in document["rules"].as_array().into_iter().flatten() {
                 rules += 1;
                 for (field, forbidden) in [
-                    ("resources", &["secrets", "pods/exec", "pods/attach", "nodes/proxy", "*"][..]),
+                    (
+                        "resources",
+                        &["secrets", "pods/exec", "pods/attach", "nodes/proxy", "*"][..],
+                    ),
                     ("verbs", &["*", "escalate", "impersonate"]),
                     ("apiGroups", &["*"]),
                 ] {

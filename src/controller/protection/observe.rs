@@ -319,7 +319,9 @@ async fn trouble(
             let mut events = request(events.list(&params)).await?.items;
             events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
             if let Some(message) = events.pop().and_then(|event| event.message) {
-                return Ok(Some(message));
+                return Ok(Some(format!(
+                    "{message}; create what is missing, or correct what names it"
+                )));
             }
         }
     }
