@@ -239,19 +239,14 @@ async fn read_base(
     loop {
         match archive::base(archive, &args.mounted, plan).await {
             Ok(base) => return Ok(base),
-            Err(error) if error.transient && started.elapsed() < ARCHIVE_DEADLINE => {
+            Err(error) if error.is_transient() && started.elapsed() < ARCHIVE_DEADLINE => {
                 tracing::warn!(error = %Chain(&error), "trying again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(10));
             }
             Err(error) => {
-                let reason = if error.transient {
-                    "ArchiveUnavailable"
-                } else {
-                    "BackupUnreadable"
-                };
                 return Err(Failure::Final {
-                    reason: reason.to_owned(),
+                    reason: error.reason().to_owned(),
                     message: Chain(&error).to_string(),
                 });
             }

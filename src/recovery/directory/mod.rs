@@ -8,12 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use plan::{Found, Op, RECOVERY_SIGNAL, Texts, Wal, steps, tablespaces};
+pub use plan::{Found, Op, RECOVERY_SIGNAL, Texts, Wal, steps};
 
 use super::{
     files::{self, Owner},
     marker::{Marker, Step},
 };
+use crate::postgres::{TablespaceMap, TablespaceMapError};
 
 const CONTROL: &str = "global/pg_control";
 const HIDDEN_CONTROL: &str = "global/pg_control.highwater";
@@ -37,6 +38,9 @@ pub enum DirectoryError {
     /// A tablespace is not on a restored volume.
     #[error("failed to find the tablespace at {}: the restored volumes do not hold it there", .0.display())]
     TablespaceNotFound(PathBuf),
+    /// The archive's tablespace map cannot be read.
+    #[error(transparent)]
+    TablespaceMap(#[from] TablespaceMapError),
     /// PostgreSQL runs as the owner of PGDATA, and we are somebody else.
     #[error(
         "the data directory belongs to user {owner}, and this pod runs as user {ours}: PostgreSQL would refuse to start"
@@ -66,6 +70,7 @@ impl DirectoryError {
             Self::NotFound(_) => "DataDirectoryNotFound",
             Self::OtherVersion { .. } => "OtherVersion",
             Self::TablespaceNotFound(_) => "TablespaceNotFound",
+            Self::TablespaceMap(_) => "ArchiveCorrupt",
             Self::OtherOwner { .. } => "OtherOwner",
             Self::Io { .. } => "DiskFailed",
         }
@@ -140,8 +145,9 @@ impl DataDirectory {
         restored: &[PathBuf],
         marker: &mut Marker,
     ) -> Result<(), DirectoryError> {
-        let map = String::from_utf8_lossy(&texts.tablespace_map);
-        for location in tablespaces(&map) {
+        let map = TablespaceMap::parse(&String::from_utf8_lossy(&texts.tablespace_map))?;
+        for tablespace in map.tablespaces {
+            let location = PathBuf::from(tablespace.location);
             if !location.is_dir() {
                 return Err(DirectoryError::TablespaceNotFound(location));
             }

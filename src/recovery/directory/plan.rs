@@ -119,28 +119,6 @@ fn wal(pgdata: &Path, wal: &Wal, restored: &[PathBuf]) -> Vec<Op> {
     }
 }
 
-/// Tablespace locations of a `tablespace_map`: a line is an OID, a space, a path in which a backslash escapes a newline.
-pub fn tablespaces(map: &str) -> Vec<PathBuf> {
-    let mut locations = Vec::new();
-    let mut line = String::new();
-    let mut characters = map.chars();
-    loop {
-        match characters.next() {
-            Some('\\') => line.extend(characters.next()),
-            Some('\n') | None => {
-                if let Some((_, path)) = line.split_once(' ') {
-                    locations.push(PathBuf::from(path));
-                }
-                line.clear();
-                if characters.as_str().is_empty() {
-                    return locations;
-                }
-            }
-            Some(character) => line.push(character),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,15 +190,6 @@ mod tests {
             !without
                 .iter()
                 .any(|op| matches!(op, Op::Write(path, _) if path.ends_with("tablespace_map")))
-        );
-    }
-
-    #[test]
-    fn tablespaces_of_a_map() {
-        assert!(tablespaces("").is_empty());
-        assert_eq!(
-            tablespaces("16384 /ts/a b\n16385 /ts/c\\\nd\n"),
-            [PathBuf::from("/ts/a b"), PathBuf::from("/ts/c\nd")]
         );
     }
 }

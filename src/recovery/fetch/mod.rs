@@ -23,6 +23,7 @@ pub use progress::{FetchFailure, FetchProgress};
 use super::{archive, files};
 use crate::{
     api::{PgArchiveSpec, RestorePlan},
+    archive::OpenError,
     postgres::{Lsn, SegmentName, SegmentSize, TimelineId},
 };
 
@@ -140,6 +141,9 @@ pub enum FetchError {
         /// Why.
         cause: io::Error,
     },
+    /// The archive cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The recovery program's file cannot be read.
     #[error("failed to read {}: {cause}", path.display())]
     Config {
@@ -161,6 +165,7 @@ impl FetchError {
             Self::OffPlan(_) => 203,
             Self::Write { .. } => 204,
             Self::Config { .. } => 205,
+            Self::Open(_) => 206,
         }
     }
 
@@ -172,6 +177,7 @@ impl FetchError {
             Self::Corrupt { .. } => Some("ArchiveCorrupt"),
             Self::OffPlan(_) => Some("OffPlan"),
             Self::Write { .. } | Self::Config { .. } => Some("DiskFailed"),
+            Self::Open(error) => Some(error.reason()),
         }
     }
 }
@@ -195,13 +201,9 @@ async fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
     let config = read_config(&args.config)?;
     let mut progress = FetchProgress::read(&config.progress);
     let before = progress.clone();
-    let outcome = match archive::open(&config).await {
+    let outcome = match archive::open(&config) {
         Ok(source) => fetch(&*source, &config, args, &mut progress).await,
-        Err(cause) => Err(FetchError::Unavailable {
-            file: args.file.clone(),
-            seconds: config.deadline_seconds,
-            cause,
-        }),
+        Err(cause) => Err(FetchError::Open(cause)),
     };
     progress.failure = outcome.as_ref().err().and_then(|error| {
         error.reason().map(|reason| FetchFailure {
@@ -268,7 +270,14 @@ async fn segment(
         Part::UpTo(lsn) => lsn,
     };
     let file = name.to_string();
-    let content = until(deadline, &file, || source.segment(name, up_to)).await?;
+    let mut content = until(deadline, &file, || source.segment(name, up_to)).await?;
+    // A segment that becomes whole while its tails are read may seem absent for a moment.
+    for _ in 0..2 {
+        if content.is_none() && must_exist(name, config.segment_size, &config.line) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            content = until(deadline, &file, || source.segment(name, up_to)).await?;
+        }
+    }
     match content {
         Some(content) if content.len() as u64 == config.segment_size.get() => Ok(content),
         Some(content) => Err(FetchError::Corrupt {
