@@ -21,6 +21,10 @@ pub const BACKUP_UID_LABEL: &str = "highwater.dev/backup-uid";
 pub const ATTEMPT_LABEL: &str = "highwater.dev/attempt";
 /// Label on everything made for a restore: its name.
 pub const RESTORE_LABEL: &str = "highwater.dev/restore";
+/// Label on everything made for a restore: the UID of the PgRestore.
+pub const RESTORE_UID_LABEL: &str = "highwater.dev/restore-uid";
+/// Label on the pods of a StatefulSet made by a restore: its name. Its Service selects by it.
+pub const CLONE_LABEL: &str = "highwater.dev/clone";
 /// Label on a PgProtection that the controller made from a StatefulSet's annotation.
 pub const FROM_ANNOTATION_LABEL: &str = "highwater.dev/from-annotation";
 /// The usual label of what made an object.

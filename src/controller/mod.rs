@@ -10,6 +10,7 @@ pub mod events;
 pub mod lease;
 pub mod metrics;
 mod protection;
+mod restore;
 pub mod server;
 mod startup;
 
@@ -153,6 +154,7 @@ async fn lead(election: &mut Election<'_>, ctx: Arc<Context>, health: &Health) -
 fn spawn(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>) {
     start(parts, "protection", protection::run(ctx.clone()));
     start(parts, "archive", archive::run(ctx.clone()));
+    start(parts, "restore", restore::run(ctx.clone()));
 }
 
 fn start(

@@ -1,0 +1,402 @@
+//! Reads what a pass decides by.
+
+use std::collections::BTreeMap;
+
+use futures::future::{try_join, try_join_all, try_join3};
+use k8s_openapi::{
+    Metadata,
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{PersistentVolumeClaim, Pod, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::RoleBinding,
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::ListParams,
+    core::{NamespaceResourceScope, PartialObjectMeta},
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Identity,
+    act::Kind,
+    claims::{SnapshotSeen, claim_name},
+    clone::Selecting,
+};
+use crate::{
+    api::{
+        PgArchive, PgBackup, PgProtection, PgRestore, PgRestoreStatus, VolumeStatus, annotations,
+        conditions::{self, COMPLETED},
+        names,
+    },
+    controller::Context,
+    csi::{VolumeSnapshot, VolumeSnapshotContent},
+    kubernetes::{RequestError, request},
+};
+
+/// What a pass decides by.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The restore.
+    pub restore: PgRestore,
+    /// Which it is.
+    pub identity: Identity,
+    /// The protection of the source.
+    pub protection: Option<PgProtection>,
+    /// The backup that the spec names, or else the plan.
+    pub backup: Option<PgBackup>,
+    /// The plan's archive.
+    pub archive: Option<PgArchive>,
+    /// The StatefulSet of the source.
+    pub live: Option<StatefulSet>,
+    /// The backup's snapshots, in its order.
+    pub snapshots: Vec<SnapshotSeen>,
+    /// StorageClasses of the new claims, and their drivers.
+    pub classes: BTreeMap<String, Option<String>>,
+    /// Claims of the new names.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// A StatefulSet of the new name.
+    pub set: Option<StatefulSet>,
+    /// A Service of the new name.
+    pub service: Option<PartialObjectMeta<Service>>,
+    /// The recovery pod.
+    pub pod: Option<Pod>,
+    /// The clone's pod.
+    pub clone_pod: Option<Pod>,
+    /// What selects pods in the namespace.
+    pub selecting: Vec<Selecting>,
+    /// Everything that carries this restore's UID.
+    pub made: Vec<(Kind, String)>,
+}
+
+impl Observed {
+    /// Nothing but the restore itself.
+    pub fn new(restore: PgRestore) -> Self {
+        Self {
+            identity: Identity::of(&restore),
+            restore,
+            protection: None,
+            backup: None,
+            archive: None,
+            live: None,
+            snapshots: Vec::new(),
+            classes: BTreeMap::new(),
+            claims: Vec::new(),
+            set: None,
+            service: None,
+            pod: None,
+            clone_pod: None,
+            selecting: Vec::new(),
+            made: Vec::new(),
+        }
+    }
+
+    /// The status, empty if there is none yet.
+    pub fn status(&self) -> PgRestoreStatus {
+        self.restore.status.clone().unwrap_or_default()
+    }
+
+    /// Whether `metadata` carries this restore's UID.
+    pub fn is_ours(&self, metadata: &ObjectMeta) -> bool {
+        let labels = metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get(annotations::RESTORE_UID_LABEL))
+            == Some(&self.identity.uid)
+    }
+
+    /// Whether something of this restore is there.
+    pub fn has(&self, kind: Kind, name: &str) -> bool {
+        self.made.iter().any(|(k, n)| *k == kind && n == name)
+    }
+}
+
+struct Reader<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+}
+
+impl Reader<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default>,
+    {
+        Api::namespaced(self.client.clone(), self.namespace)
+    }
+
+    async fn get<K>(&self, name: Option<&str>) -> Result<Option<K>, RequestError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        match name {
+            Some(name) => request(self.api::<K>().get_opt(name)).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn made<K>(&self, kind: Kind, uid: &str) -> Result<Vec<(Kind, String)>, RequestError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Metadata<Ty = ObjectMeta>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        let api: Api<K> = self.api();
+        list(api, kind, uid).await
+    }
+}
+
+async fn list<K>(api: Api<K>, kind: Kind, uid: &str) -> Result<Vec<(Kind, String)>, RequestError>
+where
+    K: Resource + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let label = format!("{}={uid}", annotations::RESTORE_UID_LABEL);
+    let list = request(api.list_metadata(&ListParams::default().labels(&label))).await?;
+    Ok(list
+        .items
+        .iter()
+        .map(|object| (kind, object.name_any()))
+        .collect())
+}
+
+/// Reads it; `None` if the restore is gone, or is another one of the same name.
+pub async fn observe(cached: &PgRestore, ctx: &Context) -> Result<Option<Observed>, RequestError> {
+    let identity = Identity::of(cached);
+    let reader = Reader {
+        client: &ctx.client,
+        namespace: &identity.namespace,
+    };
+    let restore: Option<PgRestore> = reader.get(Some(&identity.name)).await?;
+    let Some(restore) = restore.filter(|r| r.metadata.uid.as_ref() == Some(&identity.uid)) else {
+        return Ok(None);
+    };
+    let mut observed = Observed::new(restore);
+    let decided = conditions::find(&observed.status().conditions, COMPLETED)
+        .is_some_and(|c| c.status != conditions::Status::Unknown.as_str());
+    let source = source(&reader, &observed, decided).await?;
+    let claims = claim_names(&observed, source.backup.as_ref());
+    let (target, made) = try_join(
+        target(&reader, &observed, &claims),
+        made(&reader, &identity.uid),
+    )
+    .await?;
+    observed.apply(source, target, made);
+    Ok(Some(observed))
+}
+
+/// The claims to be: as written down, or as they would be.
+fn claim_names(observed: &Observed, backup: Option<&PgBackup>) -> Vec<String> {
+    let written = observed.status().volumes;
+    if !written.is_empty() {
+        return written.into_iter().map(|volume| volume.claim).collect();
+    }
+    volumes(backup)
+        .iter()
+        .map(|volume| claim_name(&observed.restore.spec.into, &volume.volume))
+        .collect()
+}
+
+fn volumes(backup: Option<&PgBackup>) -> &[VolumeStatus] {
+    let status = backup.and_then(|backup| backup.status.as_ref());
+    status
+        .map(|status| status.volumes.as_slice())
+        .unwrap_or_default()
+}
+
+#[derive(Default)]
+struct SourceSeen {
+    protection: Option<PgProtection>,
+    backup: Option<PgBackup>,
+    archive: Option<PgArchive>,
+    live: Option<StatefulSet>,
+    snapshots: Vec<SnapshotSeen>,
+    classes: BTreeMap<String, Option<String>>,
+}
+
+struct TargetSeen {
+    claims: Vec<PersistentVolumeClaim>,
+    set: Option<StatefulSet>,
+    service: Option<PartialObjectMeta<Service>>,
+    pod: Option<Pod>,
+    clone_pod: Option<Pod>,
+    selecting: Vec<Selecting>,
+}
+
+impl Observed {
+    fn apply(&mut self, source: SourceSeen, target: TargetSeen, made: Vec<(Kind, String)>) {
+        self.protection = source.protection;
+        self.backup = source.backup;
+        self.archive = source.archive;
+        self.live = source.live;
+        self.snapshots = source.snapshots;
+        self.classes = source.classes;
+        self.claims = target.claims;
+        self.set = target.set;
+        self.service = target.service;
+        self.pod = target.pod;
+        self.clone_pod = target.clone_pod;
+        self.selecting = target.selecting;
+        self.made = made;
+    }
+}
+
+async fn source(
+    reader: &Reader<'_>,
+    observed: &Observed,
+    decided: bool,
+) -> Result<SourceSeen, RequestError> {
+    if decided {
+        return Ok(SourceSeen::default());
+    }
+    let spec = &observed.restore.spec;
+    let plan = observed.status().plan;
+    let backup_name = spec
+        .source
+        .backup
+        .clone()
+        .or_else(|| plan.as_ref().map(|plan| plan.backup.clone()));
+    let backup: Option<PgBackup> = reader.get(backup_name.as_deref()).await?;
+    let protection = spec
+        .source
+        .protection
+        .clone()
+        .or_else(|| backup.as_ref().map(|backup| backup.spec.protection.clone()));
+    let (protection, archive): (Option<PgProtection>, Option<PgArchive>) = futures::try_join!(
+        reader.get(protection.as_deref()),
+        reader.get(plan.as_ref().map(|plan| plan.archive.as_str())),
+    )?;
+    let set = protection.as_ref().map(|p| p.spec.stateful_set.as_str());
+    let (live, snapshots, classes) = try_join3(
+        reader.get(set),
+        snapshots(reader, backup.as_ref()),
+        classes(reader, observed, backup.as_ref()),
+    )
+    .await?;
+    Ok(SourceSeen {
+        protection,
+        backup,
+        archive,
+        live,
+        snapshots,
+        classes,
+    })
+}
+
+async fn snapshots(
+    reader: &Reader<'_>,
+    backup: Option<&PgBackup>,
+) -> Result<Vec<SnapshotSeen>, RequestError> {
+    let contents: Api<VolumeSnapshotContent> = Api::all(reader.client.clone());
+    let seen = volumes(backup).iter().map(async |volume| {
+        let snapshot = reader.get(Some(&volume.volume_snapshot)).await?;
+        let content = match &volume.content {
+            Some(content) => request(contents.get_opt(content)).await?,
+            None => None,
+        };
+        Ok::<_, RequestError>(SnapshotSeen { snapshot, content })
+    });
+    try_join_all(seen).await
+}
+
+async fn classes(
+    reader: &Reader<'_>,
+    observed: &Observed,
+    backup: Option<&PgBackup>,
+) -> Result<BTreeMap<String, Option<String>>, RequestError> {
+    let mut names: Vec<String> = observed
+        .restore
+        .spec
+        .into
+        .storage_class_name
+        .clone()
+        .into_iter()
+        .collect();
+    if names.is_empty() {
+        let used = volumes(backup).iter();
+        names.extend(used.filter_map(|volume| volume.storage_class_name.clone()));
+    }
+    let api: Api<StorageClass> = Api::all(reader.client.clone());
+    let mut classes = BTreeMap::new();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let class = request(api.get_opt(&name)).await?;
+        classes.insert(name, class.map(|class| class.provisioner));
+    }
+    Ok(classes)
+}
+
+async fn target(
+    reader: &Reader<'_>,
+    observed: &Observed,
+    claims: &[String],
+) -> Result<TargetSeen, RequestError> {
+    let into = &observed.restore.spec.into;
+    let clone = into.stateful_set.as_deref();
+    let clone_pod = clone.map(|clone| format!("{clone}-0"));
+    let recovery = names::recovery(&observed.identity.name);
+    let services: Api<Service> = reader.api();
+    let all = ListParams::default();
+    let (set, pod, clone_pod, services, budgets, claims) = futures::try_join!(
+        reader.get(clone),
+        reader.get(Some(&recovery)),
+        reader.get(clone_pod.as_deref()),
+        request(services.list(&all)),
+        async {
+            let budgets: Api<PodDisruptionBudget> = reader.api();
+            request(budgets.list(&ListParams::default())).await
+        },
+        all_claims(reader, claims),
+    )?;
+    let mut selecting: Vec<Selecting> = budgets.iter().filter_map(Selecting::budget).collect();
+    selecting.extend(services.iter().filter_map(|service| {
+        let selector = service.spec.as_ref()?.selector.as_ref();
+        Selecting::service(&service.name_any(), selector)
+    }));
+    let service = services
+        .items
+        .into_iter()
+        .find(|service| Some(service.name_any().as_str()) == clone)
+        .map(|service| PartialObjectMeta {
+            metadata: service.metadata,
+            ..PartialObjectMeta::default()
+        });
+    Ok(TargetSeen {
+        claims,
+        set,
+        service,
+        pod,
+        clone_pod,
+        selecting,
+    })
+}
+
+async fn all_claims(
+    reader: &Reader<'_>,
+    names: &[String],
+) -> Result<Vec<PersistentVolumeClaim>, RequestError> {
+    let found = names.iter().map(|name| reader.get(Some(name)));
+    Ok(try_join_all(found).await?.into_iter().flatten().collect())
+}
+
+async fn made(reader: &Reader<'_>, uid: &str) -> Result<Vec<(Kind, String)>, RequestError> {
+    let snapshots: Api<VolumeSnapshot> = reader.api();
+    let contents: Api<VolumeSnapshotContent> = Api::all(reader.client.clone());
+    let (a, b, c, d, e, f, g, h) = futures::try_join!(
+        reader.made::<StatefulSet>(Kind::StatefulSet, uid),
+        reader.made::<Service>(Kind::Service, uid),
+        reader.made::<Pod>(Kind::Pod, uid),
+        reader.made::<PersistentVolumeClaim>(Kind::Claim, uid),
+        reader.made::<RoleBinding>(Kind::RoleBinding, uid),
+        reader.made::<ServiceAccount>(Kind::ServiceAccount, uid),
+        list(snapshots, Kind::VolumeSnapshot, uid),
+        list(contents, Kind::VolumeSnapshotContent, uid),
+    )?;
+    Ok([a, b, c, d, e, f, g, h].into_iter().flatten().collect())
+}

@@ -1,0 +1,378 @@
+//! What to do next. Pure.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::{ResourceExt, runtime::controller::Action};
+use serde_json::Value as Json;
+
+use super::{
+    Rejection,
+    act::Kind,
+    claims, clone,
+    observe::Observed,
+    pod::{self, RecoveryPod},
+    source::Source,
+    validate::{self, Door, Ready},
+};
+use crate::{
+    api::{
+        PgBackup, RestoredVolume, VolumeStatus, annotations,
+        conditions::{self, COMPLETED, RECOVERED, Status},
+        names,
+    },
+    controller::Image,
+};
+
+/// One step. `Make` and `Remove` hold several objects that do not depend on each other's state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Everything is as it should be, for good.
+    Rest,
+    /// Nothing to do until something changes.
+    Wait(Waiting),
+    /// Before the first object is made.
+    AddFinalizer,
+    /// Nothing is left to remove.
+    RemoveFinalizer,
+    /// It cannot be carried out.
+    Fail(Rejection),
+    /// What will be made.
+    WriteDown(Vec<RestoredVolume>),
+    /// Create these, in this order.
+    Make(Phase, Vec<(Kind, Json)>),
+    /// Delete these.
+    Remove(Vec<(Kind, String)>),
+    /// The result is handed over.
+    Complete(String),
+}
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// In which part.
+    pub phase: Phase,
+    /// In a sentence.
+    pub message: String,
+    /// What was made before and is not needed any more.
+    pub remove: Vec<(Kind, String)>,
+}
+
+/// The part of a restore that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The agent chooses backup and timeline.
+    Planning,
+    /// Claims are made and bound, WAL is replayed.
+    Recovering,
+    /// The clone starts.
+    HandingOver,
+}
+
+impl Step {
+    /// When to look again, even if nothing is heard.
+    pub fn requeue(&self) -> Action {
+        match self {
+            Self::Rest => Action::await_change(),
+            Self::Wait(_) | Self::Make(..) | Self::Remove(_) => {
+                Action::requeue(Duration::from_secs(15))
+            }
+            _ => Action::requeue(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Decides.
+pub fn plan(observed: &Observed, image: &Image) -> Step {
+    let status = observed.status();
+    let completed = conditions::find(&status.conditions, COMPLETED).map(|c| c.status.as_str());
+    let finalizer = observed
+        .restore
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == annotations::RESTORE_FINALIZER);
+    if observed.restore.metadata.deletion_timestamp.is_some() {
+        return match finalizer {
+            false => Step::Rest,
+            true if completed == Some(Status::True.as_str()) => Step::RemoveFinalizer,
+            true if observed.made.is_empty() => Step::RemoveFinalizer,
+            true => Step::Remove(observed.made.clone()),
+        };
+    }
+    match completed {
+        Some("True") => leftovers(scaffold(observed)),
+        // What a failed recovery leaves is kept for whoever looks into it.
+        Some("False") if conditions::is_false(&status.conditions, RECOVERED) => Step::Rest,
+        Some("False") => leftovers(observed.made.clone()),
+        _ => under_way(observed, image, finalizer),
+    }
+}
+
+fn leftovers(made: Vec<(Kind, String)>) -> Step {
+    match made.is_empty() {
+        true => Step::Rest,
+        false => Step::Remove(made),
+    }
+}
+
+/// What was only made to get there.
+fn scaffold(observed: &Observed) -> Vec<(Kind, String)> {
+    let recovery = names::recovery(&observed.identity.name);
+    let is_scaffold = |(kind, name): &&(Kind, String)| match kind {
+        Kind::StatefulSet | Kind::Service | Kind::Claim => false,
+        Kind::Pod => *name == recovery,
+        Kind::ServiceAccount
+        | Kind::RoleBinding
+        | Kind::VolumeSnapshot
+        | Kind::VolumeSnapshotContent => true,
+    };
+    observed.made.iter().filter(is_scaffold).cloned().collect()
+}
+
+fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
+    let status = observed.status();
+    if status.volumes.is_empty() {
+        return match validate::door(observed) {
+            Door::Refused(refused) => Step::Fail(refused),
+            Door::Planning(message) => Step::Wait(Waiting {
+                phase: Phase::Planning,
+                message,
+                remove: Vec::new(),
+            }),
+            Door::Open(_) if !finalizer => Step::AddFinalizer,
+            Door::Open(ready) => Step::WriteDown(ready.volumes),
+        };
+    }
+    if conditions::is_true(&status.conditions, RECOVERED) {
+        return hand_over(observed);
+    }
+    if let Some(recovered) = conditions::find(&status.conditions, RECOVERED)
+        .filter(|recovered| recovered.status == Status::False.as_str())
+    {
+        let message = format!(
+            "{} (the recovery pod and the new claims are kept until this PgRestore is deleted)",
+            recovered.message
+        );
+        return Step::Fail(Rejection::new(recovered.reason.clone(), message));
+    }
+    recover(observed, image)
+}
+
+fn recover(observed: &Observed, image: &Image) -> Step {
+    let recovery = names::recovery(&observed.identity.name);
+    let claims = observed.status().volumes;
+    let is_made = observed.has(Kind::Pod, &recovery)
+        && claims
+            .iter()
+            .all(|volume| observed.has(Kind::Claim, &volume.claim));
+    if !is_made {
+        return make(observed, image);
+    }
+    match &observed.pod {
+        // An evicted pod never runs again; the next one goes on where it was.
+        Some(pod) if phase(pod) == Some("Failed") => Step::Remove(vec![(Kind::Pod, recovery)]),
+        pod => Step::Wait(Waiting {
+            phase: Phase::Recovering,
+            message: pod.as_ref().and_then(trouble).unwrap_or_default(),
+            remove: Vec::new(),
+        }),
+    }
+}
+
+/// Everything is looked at once more, until all of it is made.
+fn make(observed: &Observed, image: &Image) -> Step {
+    match validate::door(observed) {
+        Door::Refused(refused) => Step::Fail(refused),
+        Door::Planning(message) => Step::Wait(Waiting {
+            phase: Phase::Planning,
+            message,
+            remove: Vec::new(),
+        }),
+        Door::Open(ready) => {
+            let mut missing = wanted(observed, &ready, image);
+            missing.retain(|(kind, object)| !observed.has(*kind, name_of(object)));
+            Step::Make(Phase::Recovering, missing)
+        }
+    }
+}
+
+/// Everything that recovery needs, in the order in which it is made.
+fn wanted(observed: &Observed, ready: &Ready, image: &Image) -> Vec<(Kind, Json)> {
+    let status = observed.status();
+    let into = &observed.restore.spec.into;
+    let volumes = volumes_of(&ready.backup);
+    let mut objects = Vec::new();
+    for restored in &status.volumes {
+        let Some(volume) = volumes.iter().find(|v| v.volume == restored.volume) else {
+            continue;
+        };
+        if restored.volume_snapshot == claims::import_name(&observed.identity, &volume.volume) {
+            let (content, snapshot) = claims::import(&observed.identity, volume);
+            objects.push((Kind::VolumeSnapshotContent, content));
+            objects.push((Kind::VolumeSnapshot, snapshot));
+        }
+        let claim = claims::claim(&observed.identity, into, &ready.source, volume, restored);
+        objects.push((Kind::Claim, claim));
+    }
+    let named = container_name(observed);
+    let container = ready.source.container(named, volumes);
+    if let (Some(container), Some(archive)) = (container, &observed.archive) {
+        let [service_account, role_binding, pod] = RecoveryPod {
+            identity: &observed.identity,
+            source: &ready.source,
+            container,
+            archive: &archive.spec,
+            volumes,
+            restored: &status.volumes,
+            image,
+        }
+        .objects();
+        objects.push((Kind::ServiceAccount, service_account));
+        objects.push((Kind::RoleBinding, role_binding));
+        objects.push((Kind::Pod, pod));
+    }
+    objects
+}
+
+fn volumes_of(backup: &PgBackup) -> &[VolumeStatus] {
+    let status = backup.status.as_ref();
+    status
+        .map(|status| status.volumes.as_slice())
+        .unwrap_or_default()
+}
+
+fn container_name(observed: &Observed) -> Option<&str> {
+    let connection = observed.protection.as_ref()?.spec.connection.as_ref()?;
+    connection.container.as_deref()
+}
+
+fn name_of(object: &Json) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn hand_over(observed: &Observed) -> Step {
+    let recovery = (Kind::Pod, names::recovery(&observed.identity.name));
+    let pod_is_there = observed.made.contains(&recovery);
+    let Some(clone) = observed.restore.spec.into.stateful_set.as_deref() else {
+        return match pod_is_there {
+            true => Step::Remove(vec![recovery]),
+            false => Step::Complete("the claims are free to use".to_owned()),
+        };
+    };
+    // Two pods must never have the data directory open.
+    if observed.pod.as_ref().is_some_and(|pod| !has_ended(pod)) {
+        return Step::Wait(Waiting {
+            phase: Phase::HandingOver,
+            message: "waiting for the recovery pod to end".to_owned(),
+            remove: Vec::new(),
+        });
+    }
+    let has_set = observed.has(Kind::StatefulSet, clone);
+    if !has_set || !observed.has(Kind::Service, clone) {
+        return make_clone(observed, clone, has_set);
+    }
+    match &observed.clone_pod {
+        Some(pod) if is_ready(pod) => Step::Complete(format!("StatefulSet {clone} answers")),
+        pod => Step::Wait(Waiting {
+            phase: Phase::HandingOver,
+            message: pod
+                .as_ref()
+                .and_then(trouble)
+                .unwrap_or_else(|| format!("waiting for pod {clone}-0 to be ready")),
+            remove: pod_is_there.then_some(recovery).into_iter().collect(),
+        }),
+    }
+}
+
+fn make_clone(observed: &Observed, clone: &str, has_set: bool) -> Step {
+    if let Some(refused) = validate::names_taken(observed) {
+        return Step::Fail(refused);
+    }
+    let source = observed
+        .backup
+        .as_ref()
+        .and_then(|backup| Some((backup, Source::of(observed.live.as_ref(), backup)?)));
+    let Some((backup, source)) = source else {
+        let message = "the backup and the source's StatefulSet went during the restore: use the new claims with a StatefulSet of your own";
+        return Step::Fail(Rejection::new("StatefulSetUnknown", message));
+    };
+    let restored = observed.status().volumes;
+    let container = source.container(container_name(observed), volumes_of(backup));
+    let class = observed.restore.spec.into.storage_class_name.as_deref();
+    let service = clone::service(&observed.identity, clone, container);
+    let mut objects = vec![(Kind::Service, service)];
+    if !has_set {
+        let set = clone::stateful_set(&observed.identity, &source, clone, class, &restored);
+        objects.push((Kind::StatefulSet, set));
+    }
+    objects.retain(|(kind, object)| !observed.has(*kind, name_of(object)));
+    Step::Make(Phase::HandingOver, objects)
+}
+
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let main = status.and_then(|status| status.container_statuses.as_ref());
+    let init = status.and_then(|status| status.init_container_statuses.as_ref());
+    init.into_iter().chain(main).flatten()
+}
+
+/// Whether PostgreSQL cannot run in the pod any more.
+fn has_ended(pod: &Pod) -> bool {
+    let ended = statuses(pod).any(|status| {
+        status.name == pod::CONTAINER
+            && status
+                .state
+                .as_ref()
+                .and_then(|state| state.terminated.as_ref())
+                .is_some_and(|terminated| terminated.exit_code == 0)
+    });
+    ended || matches!(phase(pod), Some("Succeeded" | "Failed"))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// What keeps a pod from running, in Kubernetes' words.
+fn trouble(pod: &Pod) -> Option<String> {
+    let waiting = statuses(pod).find_map(|status| {
+        let waiting = status.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref()?;
+        let usual = matches!(reason, "PodInitializing" | "ContainerCreating");
+        (!usual).then(|| {
+            format!(
+                "container {} of pod {}: {reason} {}",
+                status.name,
+                pod.name_any(),
+                waiting.message.as_deref().unwrap_or_default()
+            )
+        })
+    });
+    waiting.or_else(|| {
+        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+        let unscheduled = conditions
+            .iter()
+            .find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+        Some(format!(
+            "pod {} is not scheduled: {}",
+            pod.name_any(),
+            unscheduled.message.as_deref().unwrap_or_default()
+        ))
+    })
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

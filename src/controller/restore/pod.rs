@@ -1,0 +1,241 @@
+//! The recovery pod and what it runs as. Pure.
+
+use k8s_openapi::api::core::v1::Container;
+use serde_json::{Map, Value as Json, json};
+
+use super::{Identity, source::Source};
+use crate::{
+    api::{PgArchiveSpec, RestoredVolume, VolumeStatus, annotations, names},
+    controller::Image,
+};
+
+/// The ClusterRole that every recovery pod is bound to in its namespace; it is shipped.
+pub const CLUSTER_ROLE: &str = "highwater-recovery";
+/// The container that PostgreSQL runs in.
+pub const CONTAINER: &str = "recovery";
+
+const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+const PROGRAM: &str = "/highwater/bin/highwater";
+const ARCHIVE_CREDENTIALS: &str = "/etc/highwater/archive/credentials";
+const ARCHIVE_CA: &str = "/etc/highwater/archive/ca";
+const ARCHIVE_DIRECTORY: &str = "/var/lib/highwater/archive";
+
+/// What the pod is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct RecoveryPod<'a> {
+    /// The restore.
+    pub identity: &'a Identity,
+    /// The StatefulSet that is restored from.
+    pub source: &'a Source,
+    /// Its container that runs PostgreSQL.
+    pub container: &'a Container,
+    /// Where the archive is.
+    pub archive: &'a PgArchiveSpec,
+    /// The backup's volumes.
+    pub volumes: &'a [VolumeStatus],
+    /// The claims made from them.
+    pub restored: &'a [RestoredVolume],
+    /// Highwater's own image.
+    pub image: &'a Image,
+}
+
+impl RecoveryPod<'_> {
+    /// ServiceAccount, RoleBinding and pod.
+    pub fn objects(&self) -> [Json; 3] {
+        let name = names::recovery(&self.identity.name);
+        let metadata = self.metadata(&name);
+        let service_account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+        let role_binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_ROLE},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.identity.namespace}],
+        });
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": self.spec(&name)});
+        [service_account, role_binding, pod]
+    }
+
+    fn metadata(&self, name: &str) -> Json {
+        json!({
+            "name": name,
+            "namespace": self.identity.namespace,
+            "labels": labels(self.identity),
+            "ownerReferences": [self.identity.owner_reference()],
+        })
+    }
+
+    fn spec(&self, service_account: &str) -> Json {
+        let (volumes, mounts) = self.volumes();
+        let mut spec = json!({
+            "restartPolicy": "OnFailure",
+            "serviceAccountName": service_account,
+            "automountServiceAccountToken": true,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": 60,
+            "initContainers": [{
+                "name": "install",
+                "image": self.image.name,
+                "imagePullPolicy": self.image.pull_policy,
+                "args": ["install", PROGRAM],
+                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+                "securityContext": {
+                    "runAsUser": 65532,
+                    "runAsNonRoot": true,
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "highwater-bin", "mountPath": "/highwater/bin"}],
+            }],
+            "containers": [{
+                "name": CONTAINER,
+                "image": self.container.image,
+                "imagePullPolicy": self.container.image_pull_policy,
+                "command": [PROGRAM],
+                "args": self.args(),
+                "resources": self.container.resources,
+                "securityContext": self.container.security_context,
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "volumeMounts": mounts,
+            }],
+            "volumes": volumes,
+        });
+        if let Some(pod) = self.source.pod() {
+            spec["securityContext"] = json!(pod.security_context);
+            spec["imagePullSecrets"] = json!(pod.image_pull_secrets);
+            spec["nodeSelector"] = json!(pod.node_selector);
+            spec["tolerations"] = json!(pod.tolerations);
+            spec["runtimeClassName"] = json!(pod.runtime_class_name);
+            spec["priorityClassName"] = json!(pod.priority_class_name);
+            spec["schedulerName"] = json!(pod.scheduler_name);
+            let affinity = pod.affinity.as_ref();
+            // Rules about other pods are about the source's labels, which this pod has not.
+            if let Some(node) = affinity.and_then(|affinity| affinity.node_affinity.as_ref()) {
+                spec["affinity"] = json!({"nodeAffinity": node});
+            }
+        }
+        without_nulls(spec)
+    }
+
+    fn args(&self) -> Vec<String> {
+        let mut args = vec![
+            "recover".to_owned(),
+            format!("--namespace={}", self.identity.namespace),
+            format!("--restore={}", self.identity.name),
+        ];
+        if self.archive.credentials.is_some() {
+            args.push(format!("--archive-credentials={ARCHIVE_CREDENTIALS}"));
+        }
+        if self
+            .archive
+            .s3
+            .as_ref()
+            .is_some_and(|s3| s3.ca_secret.is_some())
+        {
+            args.push(format!("--archive-ca={ARCHIVE_CA}/ca.crt"));
+        }
+        if self.archive.directory.is_some() {
+            args.push(format!("--archive-directory={ARCHIVE_DIRECTORY}"));
+        }
+        args
+    }
+
+    fn volumes(&self) -> (Vec<Json>, Vec<Json>) {
+        let mut all = Volumes::default();
+        all.add("highwater-bin", json!({"emptyDir": {}}));
+        all.mount("highwater-bin", "/highwater/bin", json!({"readOnly": true}));
+        all.add(
+            "highwater-run",
+            json!({"emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}),
+        );
+        all.mount("highwater-run", "/highwater/run", json!({}));
+        for (at, restored) in self.restored.iter().enumerate() {
+            let volume = self.volumes.iter().find(|v| v.volume == restored.volume);
+            let Some(volume) = volume.filter(|v| v.volume_mode != "Block" && !v.mounts.is_empty())
+            else {
+                continue;
+            };
+            let name = format!("restored-{at}");
+            all.add(
+                &name,
+                json!({"persistentVolumeClaim": {"claimName": restored.claim}}),
+            );
+            for mount in &volume.mounts {
+                all.mount(&name, &mount.path, json!({"subPath": mount.sub_path}));
+            }
+        }
+        self.archive_volumes(&mut all);
+        (all.volumes, all.mounts)
+    }
+
+    /// Readable by whoever PostgreSQL runs as, which the pod's spec need not tell.
+    fn archive_volumes(&self, all: &mut Volumes) {
+        let read_only = || json!({"readOnly": true});
+        if let Some(credentials) = &self.archive.credentials {
+            let secret = json!({"secretName": credentials.secret_name, "defaultMode": 0o444});
+            all.add("archive-credentials", json!({ "secret": secret }));
+            all.mount("archive-credentials", ARCHIVE_CREDENTIALS, read_only());
+        }
+        let s3 = self.archive.s3.as_ref();
+        if let Some(ca) = s3.and_then(|s3| s3.ca_secret.as_ref()) {
+            let items = json!([{"key": ca.key, "path": "ca.crt"}]);
+            let secret = json!({"secretName": ca.name, "defaultMode": 0o444, "items": items});
+            all.add("archive-ca", json!({ "secret": secret }));
+            all.mount("archive-ca", ARCHIVE_CA, read_only());
+        }
+        if let Some(directory) = &self.archive.directory {
+            let claim = json!({"claimName": directory.persistent_volume_claim});
+            all.add("archive", json!({ "persistentVolumeClaim": claim }));
+            all.mount("archive", ARCHIVE_DIRECTORY, read_only());
+        }
+    }
+}
+
+/// The labels of recovery pods: none that the source's pods have.
+pub fn labels(identity: &Identity) -> Json {
+    let mut labels = identity.labels();
+    labels[COMPONENT_LABEL] = json!("recovery");
+    labels[annotations::MANAGED_BY_LABEL] = json!(annotations::MANAGED_BY);
+    labels
+}
+
+#[derive(Default)]
+struct Volumes {
+    volumes: Vec<Json>,
+    mounts: Vec<Json>,
+}
+
+impl Volumes {
+    fn add(&mut self, name: &str, source: Json) {
+        self.volumes.push(merged(json!({"name": name}), source));
+    }
+
+    fn mount(&mut self, name: &str, path: &str, more: Json) {
+        let mount = json!({"name": name, "mountPath": path});
+        self.mounts.push(without_nulls(merged(mount, more)));
+    }
+}
+
+fn merged(mut into: Json, from: Json) -> Json {
+    if let (Some(into), Json::Object(from)) = (into.as_object_mut(), from) {
+        into.extend(from);
+    }
+    into
+}
+
+/// Without the fields of the first level that are null, and of containers.
+fn without_nulls(value: Json) -> Json {
+    match value {
+        Json::Object(fields) => Json::Object(
+            fields
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| (name, without_nulls(value)))
+                .collect::<Map<_, _>>(),
+        ),
+        Json::Array(items) => Json::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}

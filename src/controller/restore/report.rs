@@ -1,0 +1,187 @@
+//! Writes the controller's part of PgRestore.status, if it changed.
+
+use jiff::Timestamp;
+use kube::{Api, Resource};
+
+use super::{
+    act::ActError,
+    observe::Observed,
+    plan::{Phase, Step},
+};
+use crate::{
+    api::{
+        PgRestore, PgRestoreStatus, RestorePhases,
+        conditions::{self, COMPLETED, HANDED_OVER, PLANNED, RECOVERED, Status, VOLUMES_READY},
+        managers,
+    },
+    controller::Context,
+    kubernetes::{RequestError, apply_status},
+};
+
+const OURS: [&str; 3] = [COMPLETED, HANDED_OVER, VOLUMES_READY];
+
+/// Writes it.
+///
+/// # Errors
+/// As any request.
+pub async fn report(
+    observed: &Observed,
+    step: &Step,
+    failure: Option<&ActError>,
+    now: Timestamp,
+    ctx: &Context,
+) -> Result<(), RequestError> {
+    let before = observed.status();
+    let owned_before = part(&before);
+    let after = next(observed, step, failure, now);
+    if after == owned_before || matches!(step, Step::RemoveFinalizer) {
+        return Ok(());
+    }
+    let api: Api<PgRestore> = Api::namespaced(ctx.client.clone(), &observed.identity.namespace);
+    let name = &observed.identity.name;
+    match apply_status(&api, name, managers::CONTROLLER, &after).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let about = observed.restore.object_ref(&());
+    ctx.events
+        .condition_changes(&about, &owned_before.conditions, &after.conditions)
+        .await;
+    Ok(())
+}
+
+/// What the controller owns of `status`.
+fn part(status: &PgRestoreStatus) -> PgRestoreStatus {
+    PgRestoreStatus {
+        observed_generation: status.observed_generation,
+        into: status.into.clone(),
+        volumes: status.volumes.clone(),
+        phases: status.phases.clone(),
+        conditions: conditions::owned(&status.conditions, &OURS),
+        ..PgRestoreStatus::default()
+    }
+}
+
+/// The controller's part after `step`. Pure.
+fn next(
+    observed: &Observed,
+    step: &Step,
+    failure: Option<&ActError>,
+    now: Timestamp,
+) -> PgRestoreStatus {
+    let before = observed.status();
+    let mut after = part(&before);
+    let generation = observed.restore.metadata.generation;
+    after.observed_generation = generation;
+    after.into = Some(into(observed));
+    if let Step::WriteDown(volumes) = step {
+        after.volumes.clone_from(volumes);
+    }
+    let mut set = |type_: &str, status: Status, reason: &str, message: &str| {
+        conditions::upsert(
+            &mut after.conditions,
+            type_,
+            status,
+            reason,
+            message,
+            generation,
+            now,
+        );
+    };
+    volumes_ready(observed, &mut set);
+    match step {
+        Step::Fail(refused) => set(COMPLETED, Status::False, &refused.reason, &refused.message),
+        Step::Complete(message) => {
+            set(HANDED_OVER, Status::True, "HandedOver", message);
+            set(COMPLETED, Status::True, "Completed", &summary(&before));
+        }
+        Step::Rest | Step::Remove(_) | Step::RemoveFinalizer => {}
+        _ => {
+            let (reason, message) = word(step, failure);
+            set(COMPLETED, Status::Unknown, reason, &message);
+        }
+    }
+    phases(observed, step, &mut after, now);
+    after
+}
+
+fn word(step: &Step, failure: Option<&ActError>) -> (&'static str, String) {
+    let phase = match step {
+        Step::Wait(waiting) => waiting.phase,
+        Step::Make(phase, _) => *phase,
+        _ => Phase::Planning,
+    };
+    let reason = match phase {
+        Phase::Planning => "Planning",
+        Phase::Recovering => "Recovering",
+        Phase::HandingOver => "HandingOver",
+    };
+    let message = match (failure.and_then(ActError::refused), step) {
+        (Some(refused), _) => refused,
+        (None, Step::Wait(waiting)) => waiting.message.clone(),
+        (None, _) => String::new(),
+    };
+    (reason, message)
+}
+
+fn volumes_ready(observed: &Observed, set: &mut impl FnMut(&str, Status, &str, &str)) {
+    let volumes = observed.status().volumes;
+    if volumes.is_empty() {
+        return;
+    }
+    let bound = |name: &str| {
+        observed.claims.iter().any(|claim| {
+            claim.metadata.name.as_deref() == Some(name)
+                && claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+        })
+    };
+    let waiting: Vec<&str> = volumes
+        .iter()
+        .map(|volume| volume.claim.as_str())
+        .filter(|name| !bound(name))
+        .collect();
+    if waiting.is_empty() {
+        set(VOLUMES_READY, Status::True, "Bound", "every claim is bound");
+    } else if !conditions::is_true(&observed.status().conditions, VOLUMES_READY) {
+        let message = format!("waiting for {} to be bound", waiting.join(", "));
+        set(VOLUMES_READY, Status::Unknown, "Pending", &message);
+    }
+}
+
+fn into(observed: &Observed) -> String {
+    let into = &observed.restore.spec.into;
+    match (&into.stateful_set, &into.volumes) {
+        (Some(set), _) => format!("statefulset/{set}"),
+        (None, Some(volumes)) => format!("volumes/{}-*", volumes.name_prefix),
+        (None, None) => String::new(),
+    }
+}
+
+fn summary(status: &PgRestoreStatus) -> String {
+    let plan = status.plan.as_ref().map(|plan| plan.summary.as_str());
+    format!("restored {}", plan.unwrap_or_default())
+}
+
+/// Each part is measured once, when its end is first seen.
+fn phases(observed: &Observed, step: &Step, after: &mut PgRestoreStatus, now: Timestamp) {
+    let Some(created) = &observed.restore.metadata.creation_timestamp else {
+        return;
+    };
+    let elapsed = now.duration_since(created.0).as_secs_f64().max(0.0);
+    let mut phases = after.phases.clone().unwrap_or_default();
+    let has = |type_: &str| conditions::is_true(&observed.status().conditions, type_);
+    if has(PLANNED) && phases.plan_seconds.is_none() {
+        phases.plan_seconds = Some(elapsed);
+    }
+    let planned = phases.plan_seconds.unwrap_or_default();
+    if has(RECOVERED) && phases.recovery_seconds.is_none() {
+        phases.recovery_seconds = Some(elapsed - planned);
+    }
+    if matches!(step, Step::Complete(_)) && phases.total_seconds.is_none() {
+        let recovered = phases.recovery_seconds.unwrap_or_default();
+        phases.hand_over_seconds = Some(elapsed - planned - recovered);
+        phases.total_seconds = Some(elapsed);
+    }
+    after.phases = (phases != RestorePhases::default()).then_some(phases);
+}

@@ -1,0 +1,218 @@
+//! What keeps a restore from being carried out, found before anything is made. Pure.
+
+use super::{Rejection, claims, clone, observe::Observed, source::Source};
+use crate::api::{
+    PgBackup, RestorePlan, RestoredVolume,
+    conditions::{self, COMPLETED, PLANNED, Status},
+};
+
+/// What is known to be possible.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The plan's backup.
+    pub backup: PgBackup,
+    /// The StatefulSet of the source.
+    pub source: Source,
+    /// What will be made.
+    pub volumes: Vec<RestoredVolume>,
+}
+
+/// How far a restore that has made nothing yet is.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// It cannot be carried out.
+    Refused(Rejection),
+    /// The agent has not planned it yet.
+    Planning(String),
+    /// It can.
+    Open(Box<Ready>),
+}
+
+/// Looks at everything that must hold before the first object is made.
+pub fn door(observed: &Observed) -> Door {
+    if let Some(refused) = names_taken(observed).or_else(|| source_missing(observed)) {
+        return Door::Refused(refused);
+    }
+    let status = observed.status();
+    let planned = conditions::find(&status.conditions, PLANNED);
+    let plan = match (planned, status.plan) {
+        (Some(planned), _) if planned.status == Status::False.as_str() => {
+            let refused = Rejection::new(planned.reason.clone(), planned.message.clone());
+            return Door::Refused(refused);
+        }
+        (Some(planned), Some(plan)) if planned.status == Status::True.as_str() => plan,
+        (planned, _) => {
+            let said = planned
+                .map(|planned| planned.message.as_str())
+                .filter(|m| !m.is_empty());
+            let waiting = "waiting for the agent of the source to choose backup and timeline";
+            return Door::Planning(said.unwrap_or(waiting).to_owned());
+        }
+    };
+    match planned_part(observed, &plan) {
+        Ok(ready) => Door::Open(Box::new(ready)),
+        Err(refused) => Door::Refused(refused),
+    }
+}
+
+fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Rejection> {
+    let spec = &observed.restore.spec;
+    if observed.archive.is_none() {
+        return Err(Rejection::new(
+            "ArchiveNotFound",
+            format!(
+                "PgArchive {} does not exist: create it again, it names the bucket that the WAL is in",
+                plan.archive
+            ),
+        ));
+    }
+    let Some(backup) = observed.backup.clone() else {
+        return Err(Rejection::new(
+            "BackupNotFound",
+            format!(
+                "PgBackup {} of the plan does not exist any more: create a new PgRestore",
+                plan.backup
+            ),
+        ));
+    };
+    is_completed(&backup)?;
+    let source = Source::of(observed.live.as_ref(), &backup).ok_or_else(|| {
+        Rejection::new(
+            "StatefulSetUnknown",
+            format!(
+                "the source's StatefulSet is gone, and backup {} does not hold its spec: create the StatefulSet again (replicas 0 is enough)",
+                plan.backup
+            ),
+        )
+    })?;
+    if let Some(clone) = &spec.into.stateful_set {
+        let refused = source
+            .refuse_clone()
+            .or_else(|| clone::refuse_labels(&observed.identity, clone, &observed.selecting));
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+    }
+    other_driver(observed, &backup)?;
+    let volumes = claims::volumes(&observed.identity, &spec.into, &backup, &observed.snapshots)?;
+    Ok(Ready {
+        backup,
+        source,
+        volumes,
+    })
+}
+
+/// What has a name that this restore needs, and is not its own. Looked at until the result is handed over.
+pub fn names_taken(observed: &Observed) -> Option<Rejection> {
+    let taken = |what: String| {
+        Rejection::new(
+            "NameTaken",
+            format!("{what} exists already: choose another name in spec.into, or delete it"),
+        )
+    };
+    let set = observed
+        .set
+        .as_ref()
+        .map(|set| (&set.metadata, "StatefulSet"));
+    let service = observed
+        .service
+        .as_ref()
+        .map(|service| (&service.metadata, "Service"));
+    let claims = observed
+        .claims
+        .iter()
+        .map(|claim| (&claim.metadata, "PersistentVolumeClaim"));
+    set.into_iter()
+        .chain(service)
+        .chain(claims)
+        .find(|(metadata, _)| !observed.is_ours(metadata))
+        .map(|(metadata, kind)| {
+            taken(format!(
+                "{kind} {}",
+                metadata.name.as_deref().unwrap_or_default()
+            ))
+        })
+}
+
+fn source_missing(observed: &Observed) -> Option<Rejection> {
+    let source = &observed.restore.spec.source;
+    if let (Some(name), None) = (&source.backup, &observed.backup) {
+        return Some(Rejection::new(
+            "BackupNotFound",
+            format!("PgBackup {name} does not exist: kubectl get pgb lists what there is"),
+        ));
+    }
+    if let (Some(_), Some(backup)) = (&source.backup, &observed.backup)
+        && let Err(refused) = is_completed(backup)
+    {
+        return Some(refused);
+    }
+    if observed.protection.is_some() {
+        return None;
+    }
+    let backup = observed.backup.as_ref();
+    let name = source
+        .protection
+        .clone()
+        .or_else(|| backup.map(|backup| backup.spec.protection.clone()))
+        .unwrap_or_default();
+    Some(Rejection::new(
+        "ProtectionNotFound",
+        format!(
+            "PgProtection {name} does not exist: its agent plans restores; kubectl get pgx lists what there is"
+        ),
+    ))
+}
+
+fn is_completed(backup: &PgBackup) -> Result<(), Rejection> {
+    let conditions = backup
+        .status
+        .as_ref()
+        .map(|status| status.conditions.as_slice());
+    if conditions::is_true(conditions.unwrap_or_default(), COMPLETED) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        "BackupNotCompleted",
+        format!(
+            "PgBackup {} is not completed: nothing can be promised of it; choose another, or wait",
+            backup.metadata.name.as_deref().unwrap_or_default()
+        ),
+    ))
+}
+
+fn other_driver(observed: &Observed, backup: &PgBackup) -> Result<(), Rejection> {
+    let into = &observed.restore.spec.into;
+    let volumes = backup.status.iter().flat_map(|status| &status.volumes);
+    for volume in volumes {
+        let Some(class) = into
+            .storage_class_name
+            .as_ref()
+            .or(volume.storage_class_name.as_ref())
+        else {
+            continue;
+        };
+        match observed.classes.get(class).cloned().flatten() {
+            Some(driver) if driver == volume.driver => {}
+            Some(driver) => {
+                return Err(Rejection::new(
+                    "OtherDriver",
+                    format!(
+                        "StorageClass {class} is of driver {driver}, the snapshot of volume {} is of {}: choose a class of that driver in into.storageClassName",
+                        volume.volume, volume.driver
+                    ),
+                ));
+            }
+            None => {
+                return Err(Rejection::new(
+                    "StorageClassNotFound",
+                    format!(
+                        "StorageClass {class} does not exist: name one of driver {} in into.storageClassName",
+                        volume.driver
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
