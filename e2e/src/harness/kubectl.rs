@@ -165,7 +165,7 @@ impl Kubectl {
         text += "--- logs of the controller\n";
         text += &show(&[
             "-n",
-            "highwater",
+            "highwater-system",
             "logs",
             "-l",
             "app.kubernetes.io/name=highwater",
