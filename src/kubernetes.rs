@@ -2,6 +2,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
@@ -79,6 +80,36 @@ where
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         "metadata": { "name": name },
+        "status": status,
+    });
+    request(api.patch_status(
+        name,
+        &PatchParams::apply(manager).force(),
+        &Patch::Apply(patch),
+    ))
+    .await
+}
+
+/// As [`apply_status`], of the object as it was read: a conflict (409) if anybody has written it since. So a writer that
+/// was held up cannot undo what another has decided meanwhile.
+///
+/// # Errors
+/// As any request; 404 if the object is gone, 409 if it changed.
+pub async fn apply_status_unchanged<K, S>(
+    api: &Api<K>,
+    read: &ObjectMeta,
+    manager: &str,
+    status: &S,
+) -> Result<K, RequestError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    S: Serialize,
+{
+    let name = read.name.as_deref().unwrap_or_default();
+    let patch = serde_json::json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "uid": read.uid, "resourceVersion": read.resource_version },
         "status": status,
     });
     request(api.patch_status(

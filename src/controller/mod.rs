@@ -5,6 +5,7 @@
 //! does; [`run`] joins them, and the first to end ends the process.
 
 mod archive;
+pub mod backup;
 pub mod context;
 pub mod events;
 pub mod lease;
@@ -155,6 +156,7 @@ fn spawn(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>) {
     start(parts, "protection", protection::run(ctx.clone()));
     start(parts, "archive", archive::run(ctx.clone()));
     start(parts, "restore", restore::run(ctx.clone()));
+    start(parts, "backup", backup::run(ctx.clone()));
 }
 
 fn start(

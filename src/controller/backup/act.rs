@@ -1,0 +1,230 @@
+//! The one effect of a pass, and beside it the janitor's.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::Value;
+
+use super::{
+    Error,
+    attempt::{Content, Recorded, SnapshotSet, is_of},
+    build,
+    observe::Observed,
+    plan::{Plan, Step},
+    sweep::Removal,
+};
+use crate::{
+    api::{PgBackup, VolumeStatus},
+    csi::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
+    kubernetes::{RequestError, request},
+};
+
+/// How many writes of one pass run at once.
+const PARALLEL: usize = 8;
+
+/// What came of a pass's effect.
+#[derive(Clone, Debug, Default)]
+pub struct Acted {
+    /// VolumeSnapshots that this pass made, or found made.
+    pub snapshots: Vec<VolumeSnapshot>,
+}
+
+/// Carries out the step. Steps that only write the status have no effect here.
+pub async fn act(client: &Client, observed: &Observed, plan: &Plan) -> Result<Acted, Error> {
+    let backup = &observed.backup;
+    let mut acted = Acted::default();
+    match &plan.step {
+        Step::AddFinalizer => set_finalizer(client, backup, true).await?,
+        Step::Release => set_finalizer(client, backup, false).await?,
+        Step::CreateSnapshots(set) => acted.snapshots = create(client, backup, set).await?,
+        Step::Retain(contents) => {
+            set_policies(client, backup, contents, DeletionPolicy::Retain).await?;
+        }
+        Step::Hold(_)
+        | Step::Accept(_)
+        | Step::Await { .. }
+        | Step::Complete(_)
+        | Step::Abandon(_)
+        | Step::Fail(_)
+        | Step::Done => {}
+    }
+    Ok(acted)
+}
+
+/// What keeps snapshots from outliving their attempt. It never holds up the backup: its errors come after the report.
+pub async fn tidy(client: &Client, observed: &Observed, plan: &Plan) -> Result<(), Error> {
+    let backup = &observed.backup;
+    set_policies(client, backup, &plan.make_deletable, DeletionPolicy::Delete).await?;
+    let removals = plan
+        .sweep
+        .iter()
+        .map(|removal| remove(client, backup, removal));
+    let removals: Vec<_> = removals.collect();
+    stream::iter(removals)
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
+}
+
+async fn set_finalizer(client: &Client, backup: &PgBackup, present: bool) -> Result<(), Error> {
+    let api = api::<PgBackup>(client, backup);
+    let patch = build::build_finalizer_patch(backup, present);
+    match merge(&api, &backup.name_any(), &patch).await {
+        Err(error) if !present && error.is_not_found() => Ok(()),
+        other => other
+            .map_err(|error| write::<PgBackup>("set the finalizer of", &backup.name_any(), error)),
+    }
+}
+
+fn api<K>(client: &Client, backup: &PgBackup) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+{
+    Api::namespaced(client.clone(), &backup.namespace().unwrap_or_default())
+}
+
+/// Makes the members that are not there yet, all at once: the sooner the cuts, the shorter backup mode.
+async fn create(
+    client: &Client,
+    backup: &PgBackup,
+    set: &SnapshotSet<Recorded>,
+) -> Result<Vec<VolumeSnapshot>, Error> {
+    let api = api::<VolumeSnapshot>(client, backup);
+    let number = set.attempt().number;
+    let missing = set
+        .members()
+        .iter()
+        .filter(|member| member.volume_snapshot_uid.is_none());
+    let creations: Vec<_> = missing
+        .map(|member| create_one(&api, backup, number, member))
+        .collect();
+    stream::iter(creations)
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
+}
+
+/// One of that name that is there counts only if it was made for this attempt of this backup.
+async fn create_one(
+    api: &Api<VolumeSnapshot>,
+    backup: &PgBackup,
+    number: u32,
+    member: &VolumeStatus,
+) -> Result<VolumeSnapshot, Error> {
+    let name = &member.volume_snapshot;
+    let snapshot = build::build_volume_snapshot(backup, number, member);
+    let failed = |error| write::<VolumeSnapshot>("create", name, error);
+    match request(api.create(&PostParams::default(), &snapshot)).await {
+        Err(error) if error.is_conflict() => {
+            let there = request(api.get(name)).await.map_err(failed)?;
+            if is_of(&there, backup, number) {
+                Ok(there)
+            } else {
+                Err(Error::NameTaken {
+                    name: name.clone(),
+                    uid: there.uid().unwrap_or_default(),
+                    backup: backup.name_any(),
+                })
+            }
+        }
+        other => other.map_err(failed),
+    }
+}
+
+async fn set_policies(
+    client: &Client,
+    backup: &PgBackup,
+    contents: &[Content],
+    policy: DeletionPolicy,
+) -> Result<(), Error> {
+    let status = backup.status.as_ref();
+    let number = status
+        .and_then(|s| s.attempt.as_ref())
+        .map_or(0, |attempt| attempt.number);
+    let patches: Vec<_> = contents
+        .iter()
+        .map(|content| set_policy(client, backup, number, content, policy))
+        .collect();
+    stream::iter(patches)
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
+}
+
+/// A content that is gone needs no policy.
+async fn set_policy(
+    client: &Client,
+    backup: &PgBackup,
+    number: u32,
+    content: &Content,
+    policy: DeletionPolicy,
+) -> Result<(), Error> {
+    let api = Api::<VolumeSnapshotContent>::all(client.clone());
+    let patch = build::build_content_patch(backup, number, content, policy);
+    match merge(&api, &content.name, &patch).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other.map_err(|error| {
+            write::<VolumeSnapshotContent>("set the deletion policy of", &content.name, error)
+        }),
+    }
+}
+
+async fn remove(client: &Client, backup: &PgBackup, removal: &Removal) -> Result<(), Error> {
+    match removal {
+        Removal::MakeDeletable { content, attempt } => {
+            set_policy(client, backup, *attempt, content, DeletionPolicy::Delete).await
+        }
+        Removal::DeleteSnapshot { name, uid } => {
+            delete(&api::<VolumeSnapshot>(client, backup), name, uid).await
+        }
+        Removal::DeleteContent(content) => {
+            let api = Api::<VolumeSnapshotContent>::all(client.clone());
+            delete(&api, &content.name, &content.uid).await
+        }
+        Removal::Going => Ok(()),
+    }
+}
+
+/// Deletes this object and no other of that name. One that is gone is deleted.
+async fn delete<K>(api: &Api<K>, name: &str, uid: &str) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match request(api.delete(name, &params)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(write::<K>("delete", name, error)),
+    }
+}
+
+async fn merge<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<(), RequestError>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let patch = Patch::Merge(patch);
+    request(api.patch(name, &PatchParams::default(), &patch))
+        .await
+        .map(|_| ())
+}
+
+fn write<K: Resource<DynamicType = ()>>(
+    verb: &'static str,
+    name: &str,
+    source: RequestError,
+) -> Error {
+    Error::Write {
+        verb,
+        kind: K::kind(&()).into_owned(),
+        name: name.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,353 @@
+//! One attempt as the status and the snapshots show it. Pure.
+
+use std::marker::PhantomData;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use crate::{
+    api::{Attempt, PgBackup, PgBackupStatus, VolumeStatus, annotations, conditions},
+    csi::{self, DeletionPolicy, Reading, VolumeSnapshot, VolumeSnapshotContent},
+};
+
+/// Decided, known to this process only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned;
+/// Written down: the API server has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded;
+
+/// The VolumeSnapshots of one attempt; `S` says whether the API server has the list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotSet<S> {
+    attempt: Attempt,
+    members: Vec<VolumeStatus>,
+    state: PhantomData<S>,
+}
+
+impl SnapshotSet<Planned> {
+    /// What an attempt will consist of.
+    pub fn new(attempt: Attempt, members: Vec<VolumeStatus>) -> Self {
+        Self {
+            attempt,
+            members,
+            state: PhantomData,
+        }
+    }
+}
+
+impl SnapshotSet<Recorded> {
+    /// The only constructor: attempt and volumes as the API server returned them. An empty set is none.
+    pub fn read_back(status: &PgBackupStatus) -> Option<Self> {
+        Some(Self {
+            attempt: status.attempt.clone()?,
+            members: Some(status.volumes.clone()).filter(|volumes| !volumes.is_empty())?,
+            state: PhantomData,
+        })
+    }
+}
+
+impl<S> SnapshotSet<S> {
+    /// The attempt.
+    pub fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// One for each volume.
+    pub fn members(&self) -> &[VolumeStatus] {
+        &self.members
+    }
+}
+
+/// A running attempt: what was written down, and what is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// What was written down.
+    pub set: SnapshotSet<Recorded>,
+    /// In the order of the set.
+    pub seen: Vec<Seen>,
+    /// What the agent says of this attempt.
+    pub agent: AgentPart,
+    /// Since when `Cut=True` is written down for this attempt.
+    pub cut_since: Option<Timestamp>,
+}
+
+/// What is there of one member.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// Not made yet.
+    Missing,
+    /// It was there and is not, or is going, or is not what was written down. It can never count again.
+    Lost(String),
+    /// It is there.
+    There(Box<There>),
+}
+
+/// A VolumeSnapshot that is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct There {
+    /// Its UID.
+    pub uid: String,
+    /// When the API server made it.
+    pub made_at: Option<Timestamp>,
+    /// How far it is.
+    pub reading: Reading,
+    /// Its content, if bound both ways.
+    pub content: Option<Content>,
+}
+
+/// A content, as far as it is patched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// What happens to the snapshot with it.
+    pub policy: DeletionPolicy,
+}
+
+impl Running {
+    /// The attempt that runs: accepted, not given up.
+    pub fn read(
+        backup: &PgBackup,
+        snapshots: &[VolumeSnapshot],
+        contents: &[VolumeSnapshotContent],
+    ) -> Option<Self> {
+        let status = backup.status.as_ref()?;
+        if !conditions::is_true(&status.conditions, conditions::ACCEPTED) {
+            return None;
+        }
+        let set = SnapshotSet::read_back(status)?;
+        let seen = set
+            .members()
+            .iter()
+            .map(|member| see(backup, set.attempt(), member, snapshots, contents))
+            .collect();
+        let cut_since = since(&status.conditions, conditions::CUT);
+        let agent = AgentPart::read(status, set.attempt().number);
+        Some(Self {
+            set,
+            seen,
+            agent,
+            cut_since,
+        })
+    }
+
+    /// Each member with what is there of it.
+    pub fn members(&self) -> impl Iterator<Item = (&VolumeStatus, &Seen)> {
+        self.set.members().iter().zip(&self.seen)
+    }
+
+    /// How many members the test holds for.
+    pub fn count(&self, holds: impl Fn(&Reading) -> bool) -> usize {
+        let there = |seen: &&Seen| matches!(seen, Seen::There(there) if holds(&there.reading));
+        self.seen.iter().filter(there).count()
+    }
+
+    /// Whether every member is there and cut.
+    pub fn all_cut(&self) -> bool {
+        self.count(|reading| reading.cut().is_some()) == self.set.members().len()
+    }
+
+    /// Whether every member is there and ready.
+    pub fn all_ready(&self) -> bool {
+        self.count(|reading| matches!(reading, Reading::Ready(_))) == self.set.members().len()
+    }
+
+    /// When the first of its snapshots was made.
+    pub fn first_made_at(&self) -> Option<Timestamp> {
+        let made = |seen: &Seen| match seen {
+            Seen::There(there) => there.made_at,
+            Seen::Missing | Seen::Lost(_) => None,
+        };
+        self.seen.iter().filter_map(made).min()
+    }
+
+    /// The contents whose deletion policy is another one.
+    pub fn contents_not(&self, policy: DeletionPolicy) -> Vec<Content> {
+        let content = |seen: &Seen| match seen {
+            Seen::There(there) => there.content.clone(),
+            Seen::Missing | Seen::Lost(_) => None,
+        };
+        let contents = self.seen.iter().filter_map(content);
+        contents
+            .filter(|content| content.policy != policy)
+            .collect()
+    }
+}
+
+/// What is there of `member`. Once a UID, a content or a handle is written down, nothing else counts.
+fn see(
+    backup: &PgBackup,
+    attempt: &Attempt,
+    member: &VolumeStatus,
+    snapshots: &[VolumeSnapshot],
+    contents: &[VolumeSnapshotContent],
+) -> Seen {
+    let name = &member.volume_snapshot;
+    let Some(snapshot) = snapshots.iter().find(|s| s.name_any() == *name) else {
+        return match &member.volume_snapshot_uid {
+            None => Seen::Missing,
+            Some(_) => Seen::Lost(format!("VolumeSnapshot {name} is gone")),
+        };
+    };
+    match lost(backup, attempt, member, snapshot, contents) {
+        Some(why) => Seen::Lost(why),
+        None => {
+            let content = contents
+                .iter()
+                .find(|content| csi::bound(snapshot, content));
+            Seen::There(Box::new(There {
+                uid: snapshot.uid().unwrap_or_default(),
+                made_at: snapshot.creation_timestamp().map(|time| time.0),
+                reading: csi::reading(snapshot, content),
+                content: content.map(Content::of),
+            }))
+        }
+    }
+}
+
+impl Content {
+    /// Of this object.
+    pub fn of(content: &VolumeSnapshotContent) -> Self {
+        Self {
+            name: content.name_any(),
+            uid: content.uid().unwrap_or_default(),
+            policy: content.spec.deletion_policy,
+        }
+    }
+}
+
+/// Why what is there is not, or not for long, what was written down.
+fn lost(
+    backup: &PgBackup,
+    attempt: &Attempt,
+    member: &VolumeStatus,
+    snapshot: &VolumeSnapshot,
+    contents: &[VolumeSnapshotContent],
+) -> Option<String> {
+    let name = &member.volume_snapshot;
+    if snapshot.metadata.deletion_timestamp.is_some() {
+        return Some(format!("VolumeSnapshot {name} is being deleted"));
+    }
+    match &member.volume_snapshot_uid {
+        Some(uid) if snapshot.metadata.uid.as_ref() != Some(uid) => {
+            return Some(format!("VolumeSnapshot {name} was replaced by another one"));
+        }
+        None if !is_of(snapshot, backup, attempt.number) => {
+            return Some(format!(
+                "there is a VolumeSnapshot {name} that Highwater did not make: delete it"
+            ));
+        }
+        Some(_) | None => {}
+    }
+    if snapshot.spec.source.persistent_volume_claim_name.as_ref() != Some(&member.claim) {
+        return Some(format!("VolumeSnapshot {name} is of another claim"));
+    }
+    lost_content(member, snapshot, contents)
+}
+
+fn lost_content(
+    member: &VolumeStatus,
+    snapshot: &VolumeSnapshot,
+    contents: &[VolumeSnapshotContent],
+) -> Option<String> {
+    let content = contents
+        .iter()
+        .find(|content| csi::bound(snapshot, content));
+    if let Some(content) = content.filter(|c| c.metadata.deletion_timestamp.is_some()) {
+        let name = content.name_any();
+        return Some(format!("VolumeSnapshotContent {name} is being deleted"));
+    }
+    let recorded = member.content.as_ref()?;
+    if content.map(ResourceExt::name_any).as_ref() != Some(recorded) {
+        return Some(format!("VolumeSnapshotContent {recorded} is gone"));
+    }
+    let reading = csi::reading(snapshot, content);
+    let handle = reading.cut().map(|cut| &cut.handle);
+    (member.handle.is_some() && member.handle.as_ref() != handle)
+        .then(|| format!("VolumeSnapshotContent {recorded} has another snapshot"))
+}
+
+/// Whether the labels say that the snapshot was made for this attempt of this backup.
+pub fn is_of(snapshot: &VolumeSnapshot, backup: &PgBackup, attempt: u32) -> bool {
+    let labels = snapshot.labels();
+    labels.get(annotations::BACKUP_UID_LABEL) == backup.metadata.uid.as_ref()
+        && backup.metadata.uid.is_some()
+        && labels.get(annotations::ATTEMPT_LABEL) == Some(&attempt.to_string())
+}
+
+/// What the agent says of an attempt. What it says of another one is not read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentPart {
+    /// The session in backup mode.
+    pub session: Session,
+    /// Since when `pg_backup_stop` has returned.
+    pub stopped_since: Option<Timestamp>,
+    /// Every byte from start to stop is in the archive.
+    pub archived: bool,
+    /// The manifest is in the archive.
+    pub catalogued: bool,
+}
+
+/// The session in backup mode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Session {
+    /// Not opened yet.
+    #[default]
+    Awaited,
+    /// `pg_backup_start` returned, and the session lives.
+    Open {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It ended, or never came about.
+    Lost {
+        /// Why.
+        why: String,
+    },
+}
+
+impl AgentPart {
+    fn read(status: &PgBackupStatus, attempt: u32) -> Self {
+        let heeded = status.session.as_ref().filter(|s| s.attempt == attempt);
+        let Some(session) = heeded else {
+            return Self::default();
+        };
+        let list = &status.conditions;
+        let started = session.start_lsn.is_some();
+        let lost = conditions::find(list, conditions::SESSION)
+            .filter(|_| conditions::is_false(list, conditions::SESSION));
+        let open = since(list, conditions::SESSION).filter(|_| started);
+        Self {
+            session: match (open, lost) {
+                (Some(since), _) => Session::Open { since },
+                (None, Some(condition)) => Session::Lost {
+                    why: sentence(condition),
+                },
+                (None, None) => Session::Awaited,
+            },
+            stopped_since: since(list, conditions::STOPPED).filter(|_| session.stop_lsn.is_some()),
+            archived: conditions::is_true(list, conditions::WAL_ARCHIVED),
+            catalogued: conditions::is_true(list, conditions::CATALOGUED)
+                && status.catalog.is_some(),
+        }
+    }
+}
+
+/// Since when a condition is `True`.
+fn since(list: &[Condition], type_: &str) -> Option<Timestamp> {
+    conditions::find(list, type_)
+        .filter(|_| conditions::is_true(list, type_))
+        .map(|condition| condition.last_transition_time.0)
+}
+
+fn sentence(condition: &Condition) -> String {
+    if condition.message.is_empty() {
+        condition.reason.clone()
+    } else {
+        format!("{}: {}", condition.reason, condition.message)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a completed backup is proved by. Pure.
+
+use super::attempt::{Running, Seen, Session};
+use crate::{
+    api::VolumeStatus,
+    csi::{Cut, DeletionPolicy, Reading},
+};
+
+/// Each thing that must have been observed of one attempt; `None` is not observed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Proofs {
+    /// `pg_backup_start` returned in this attempt.
+    pub session: Option<()>,
+    /// Every cut was read and written down before the stop was sent.
+    pub cuts: Option<()>,
+    /// `pg_backup_stop` returned in the same session.
+    pub stop: Option<()>,
+    /// The archive has every byte from start to stop.
+    pub archived: Option<()>,
+    /// Every snapshot is ready, and is the one that was written down.
+    pub ready: Option<Vec<Cut>>,
+    /// The archive has the manifest.
+    pub catalogued: Option<()>,
+    /// Every content was read with deletion policy Retain.
+    pub retained: Option<()>,
+}
+
+impl Proofs {
+    /// What this observation proves.
+    pub fn of(running: &Running) -> Self {
+        let Running {
+            set,
+            seen,
+            agent,
+            cut_since,
+        } = running;
+        let holds = |it: bool| it.then_some(());
+        let stopped = agent.stopped_since.is_some();
+        Self {
+            session: holds(stopped || matches!(agent.session, Session::Open { .. })),
+            cuts: holds(cut_since.is_some()),
+            stop: holds(stopped),
+            archived: holds(agent.archived),
+            ready: set
+                .members()
+                .iter()
+                .zip(seen)
+                .map(|(member, seen)| ready(member, seen))
+                .collect(),
+            catalogued: holds(agent.catalogued),
+            retained: holds(seen.iter().all(is_retained)),
+        }
+    }
+}
+
+/// The snapshot, if it is ready and the very one that was written down at the cut.
+fn ready(member: &VolumeStatus, seen: &Seen) -> Option<Cut> {
+    let Seen::There(there) = seen else {
+        return None;
+    };
+    let Reading::Ready(cut) = &there.reading else {
+        return None;
+    };
+    let same = member.volume_snapshot_uid.as_ref() == Some(&there.uid)
+        && member.content.as_ref() == Some(&cut.content)
+        && member.handle.as_ref() == Some(&cut.handle);
+    same.then(|| cut.clone())
+}
+
+fn is_retained(seen: &Seen) -> bool {
+    matches!(seen, Seen::There(there)
+        if there.content.as_ref().is_some_and(|content| content.policy == DeletionPolicy::Retain))
+}
+
+/// Everything was observed: only this makes a backup complete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    ready: Vec<Cut>,
+}
+
+impl Evidence {
+    /// `None` until every proof is there; nothing is inferred.
+    pub fn collect(proofs: &Proofs) -> Option<Self> {
+        let Proofs {
+            session,
+            cuts,
+            stop,
+            archived,
+            ready,
+            catalogued,
+            retained,
+        } = proofs.clone();
+        session
+            .and(cuts)
+            .and(stop)
+            .and(archived)
+            .and(catalogued)
+            .and(retained)?;
+        Some(Self {
+            ready: ready.filter(|cuts| !cuts.is_empty())?,
+        })
+    }
+
+    /// How many snapshots it is about.
+    pub fn snapshots(&self) -> usize {
+        self.ready.len()
+    }
+}

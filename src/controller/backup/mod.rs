@@ -1,0 +1,323 @@
+//! The backup controller: one PgBackup from its creation to `Completed`, and its snapshots until they are gone.
+//!
+//! It never speaks to a database or a bucket: the agent does, and the two meet in the status (see [`crate::api`]). A
+//! pass reads everything anew ([`observe`]), parses it ([`validate`]), decides ([`plan`]), has at most one effect on the
+//! backup ([`act`]) and applies its part of the status if that changed ([`report`]).
+//!
+//! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]); what begins is one attempt with
+//! names of its own ([`attempt`]); an attempt that is given up is void for ever, and the janitor ([`sweep`]) removes its
+//! snapshots while the next one runs. Deadlines count from times that the API holds, never from memory.
+
+mod act;
+mod attempt;
+mod build;
+mod door;
+mod evidence;
+mod observe;
+mod plan;
+mod redact;
+mod report;
+mod sweep;
+mod validate;
+mod volumes;
+mod wake;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, TryStreamExt, stream};
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource,
+    runtime::{
+        Config as RuntimeConfig, WatchStreamExt, applier,
+        controller::Action,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::{
+    observe::{Observed, observe},
+    plan::{Awaited, Plan, Step, plan},
+    wake::Wake,
+};
+use super::{Class, Context, PassError, drive, error_policy};
+use crate::{
+    api::{PgBackup, PgProtection, annotations, conditions},
+    csi::{VolumeSnapshot, VolumeSnapshotContent},
+    kubernetes::RequestError,
+};
+
+/// How many backups are worked on at once.
+const CONCURRENCY: u16 = 16;
+/// The longest that a waiting backup is left alone: what no watch tells (classes, policies, claims) is then read again.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+/// The same where something outside of every watch must change first.
+const DOOR_REST: Duration = Duration::from_secs(10);
+/// The same where only another backup is in the way.
+const QUEUE_REST: Duration = Duration::from_secs(2);
+/// The same while snapshots are going.
+const SWEEP_REST: Duration = Duration::from_secs(5);
+
+/// What a pass fails with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A read failed.
+    #[error("failed to read {kind} {name}")]
+    Read {
+        /// The kind.
+        kind: String,
+        /// The object; empty for a list.
+        name: String,
+        /// Why.
+        source: RequestError,
+    },
+    /// A write failed.
+    #[error("failed to {verb} {kind} {name}")]
+    Write {
+        /// What was tried.
+        verb: &'static str,
+        /// The kind.
+        kind: String,
+        /// The object.
+        name: String,
+        /// Why.
+        source: RequestError,
+    },
+    /// Somebody else made an object of a name that is ours.
+    #[error(
+        "failed to create VolumeSnapshot {name} for PgBackup {backup}: another one ({uid}) has that name; delete it"
+    )]
+    NameTaken {
+        /// The snapshot's name.
+        name: String,
+        /// The UID of the one that is there.
+        uid: String,
+        /// The PgBackup.
+        backup: String,
+    },
+    /// The status could not be applied.
+    #[error("failed to apply the status of PgBackup {name}")]
+    Report {
+        /// The PgBackup.
+        name: String,
+        /// Why.
+        source: RequestError,
+    },
+}
+
+impl Error {
+    /// The object changed between read and write: the pass is repeated at once, with nobody told.
+    fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Report { source, .. } | Self::Write { source, .. } => source.is_conflict(),
+            Self::Read { .. } | Self::NameTaken { .. } => false,
+        }
+    }
+}
+
+impl PassError for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Read { source, .. }
+            | Self::Write { source, .. }
+            | Self::Report { source, .. } => source.reason(),
+            Self::NameTaken { .. } => "NameTaken",
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Self::Read { source, .. }
+            | Self::Write { source, .. }
+            | Self::Report { source, .. } => source.class(),
+            Self::NameTaken { .. } => Class::Terminal,
+        }
+    }
+}
+
+/// What the passes over all backups share.
+struct Backups {
+    ctx: Arc<Context>,
+    wake: Wake,
+    /// Held from asking who comes first to writing down who began.
+    door: Mutex<()>,
+}
+
+/// Runs until its watches end.
+pub async fn run(ctx: Arc<Context>) {
+    let backups = Arc::new(Backups {
+        ctx: ctx.clone(),
+        wake: Wake::default(),
+        door: Mutex::new(()),
+    });
+    let (reader, writer) = reflector::store();
+    let own = watcher(
+        Api::<PgBackup>::all(ctx.client.clone()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .modify(slim)
+    .reflect(writer)
+    .applied_objects()
+    .map_ok(|backup| ObjectRef::from_obj(&backup));
+    let queue = stream::select(own, related(&ctx.client, &backups));
+    let passes = applier(
+        |backup, backups| Box::pin(reconcile(backup, backups)),
+        |backup, error, backups: Arc<Backups>| error_policy(backup, error, backups.ctx.clone()),
+        backups,
+        reader,
+        Box::pin(queue),
+        RuntimeConfig::default().concurrency(CONCURRENCY),
+    );
+    drive("backup", ctx, passes).await;
+}
+
+/// The cache is only to know what exists: what a pass decides by it reads itself, and history must cost no memory.
+fn slim(backup: &mut PgBackup) {
+    backup.metadata.managed_fields = None;
+    if let Some(status) = &mut backup.status {
+        status.stateful_set = None;
+    }
+}
+
+type Wakened = Result<ObjectRef<PgBackup>, watcher::Error>;
+
+/// The backups that events of snapshots, contents and protections are about.
+fn related(client: &Client, backups: &Arc<Backups>) -> impl Stream<Item = Wakened> + Send + use<> {
+    let ours = watcher::Config::default().labels(annotations::BACKUP_UID_LABEL);
+    let everything = watcher::Config::default;
+    let snapshots = touched::<VolumeSnapshot, _, _>(client, ours, |it| Wake::of_snapshot(&it));
+    let (by_content, by_protection) = (backups.clone(), backups.clone());
+    let contents = touched::<VolumeSnapshotContent, _, _>(client, everything(), move |it| {
+        by_content.wake.of_content(&it)
+    });
+    let protections = touched::<PgProtection, _, _>(client, everything(), move |it| {
+        by_protection.wake.of_protection(&it)
+    });
+    stream::select(stream::select(snapshots, contents), protections)
+}
+
+fn touched<K, I, F>(
+    client: &Client,
+    config: watcher::Config,
+    about: F,
+) -> impl Stream<Item = Wakened> + Send + use<K, I, F>
+where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+    I: IntoIterator<Item = ObjectRef<PgBackup>>,
+    I::IntoIter: Send,
+    F: Fn(K) -> I + Send + 'static,
+{
+    watcher(Api::<K>::all(client.clone()), config)
+        .default_backoff()
+        .touched_objects()
+        .map_ok(move |object| stream::iter(about(object).into_iter().map(Ok)))
+        .try_flatten()
+}
+
+/// One pass over one backup.
+async fn reconcile(cached: Arc<PgBackup>, backups: Arc<Backups>) -> Result<Action, Error> {
+    if is_settled(&cached) {
+        return Ok(Action::await_change());
+    }
+    match pass(&cached, &backups).await {
+        Err(error) if error.is_overtaken() => Ok(Action::requeue(Duration::from_millis(20))),
+        other => other,
+    }
+}
+
+/// Completed at the first attempt: nothing can be left over, and nothing changes any more. The cache may be old, but a
+/// terminal status is a fixpoint.
+fn is_settled(cached: &PgBackup) -> bool {
+    cached.metadata.deletion_timestamp.is_none()
+        && cached.status.as_ref().is_some_and(|status| {
+            conditions::is_true(&status.conditions, conditions::COMPLETED)
+                && status
+                    .attempt
+                    .as_ref()
+                    .is_some_and(|attempt| attempt.number == 1)
+        })
+}
+
+async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
+    let ctx = &backups.ctx;
+    let now = ctx.clock.now();
+    backups.wake.note(cached);
+    let Some(observed) = observe(&ctx.client, cached).await? else {
+        backups.wake.forget(cached);
+        return Ok(Action::await_change());
+    };
+    backups.wake.note(&observed.backup);
+    let state = validate::validate(&observed, now);
+    let plan = plan(&state, now);
+    let Some(_turn) = backups.turn(&observed, &plan).await? else {
+        return Ok(Action::requeue(QUEUE_REST));
+    };
+    let outcome = act::act(&ctx.client, &observed, &plan).await;
+    let own = report::own_status(&observed, &state, &plan, &outcome, now);
+    if let Some(applied) = report::report(ctx, &observed, &own).await? {
+        backups.wake.note(&applied);
+    }
+    outcome?;
+    act::tidy(&ctx.client, &observed, &plan).await?;
+    if plan.step == Step::Done || plan.step == Step::Release {
+        backups.wake.forget(&observed.backup);
+    }
+    Ok(requeue(&plan, now))
+}
+
+impl Backups {
+    /// Who begins asks once more who comes first, with nobody else beginning meanwhile. `None`: another does.
+    async fn turn(
+        &self,
+        observed: &Observed,
+        plan: &Plan,
+    ) -> Result<Option<Option<MutexGuard<'_, ()>>>, Error> {
+        if !matches!(plan.step, Step::Accept(_)) {
+            return Ok(Some(None));
+        }
+        let turn = self.door.lock().await;
+        let ahead = observe::ahead(&self.ctx.client, &observed.backup).await?;
+        Ok(ahead.is_none().then_some(Some(turn)))
+    }
+}
+
+/// When the next pass is due if no watch asks for it before.
+fn requeue(plan: &Plan, now: Timestamp) -> Action {
+    let left = |until: Timestamp| {
+        Duration::try_from(until.duration_since(now))
+            .unwrap_or_default()
+            .min(LONGEST_REST)
+    };
+    let rest = match &plan.step {
+        Step::Done | Step::Release | Step::Complete(_) => None,
+        Step::Hold(rejection) if rejection.is_queue() => Some(QUEUE_REST),
+        Step::Hold(_) => Some(DOOR_REST),
+        Step::Await {
+            what: Awaited::Gone,
+            ..
+        } => Some(SWEEP_REST),
+        // The deadline itself is in it: a moment later is early enough.
+        Step::Await { until, .. } => Some(left(*until) + Duration::from_millis(5)),
+        Step::CreateSnapshots(_) => Some(SWEEP_REST),
+        Step::AddFinalizer
+        | Step::Accept(_)
+        | Step::Retain(_)
+        | Step::Abandon(_)
+        | Step::Fail(_) => Some(Duration::ZERO),
+    };
+    let sweeping = !plan.sweep.is_empty();
+    match (rest, sweeping) {
+        (Some(rest), true) => Action::requeue(rest.min(SWEEP_REST)),
+        (None, true) => Action::requeue(SWEEP_REST),
+        (Some(rest), false) => Action::requeue(rest),
+        (None, false) => Action::await_change(),
+    }
+}

@@ -1,0 +1,335 @@
+//! Everything a pass knows, read from the API server and not from a cache; the PgBackup itself first.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, CustomResourceExt, Resource, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta},
+};
+use serde::de::DeserializeOwned;
+
+use super::{Error, volumes};
+use crate::{
+    api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
+    csi::{self, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
+    kubernetes::{RequestError, request},
+};
+
+/// How many reads of one pass run at once.
+const PARALLEL: usize = 8;
+
+/// All that one pass has read.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The PgBackup.
+    pub backup: PgBackup,
+    /// Its protection, unless the backup is finished or goes.
+    pub protection: Option<PgProtection>,
+    /// The protection's policy.
+    pub policy: Option<PgBackupPolicy>,
+    /// The backup of the same protection that comes first.
+    pub ahead: Option<String>,
+    /// The database's pod and volumes, if an attempt may begin.
+    pub source: Option<Source>,
+    /// VolumeSnapshots that are, or may be, of this backup.
+    pub snapshots: Vec<VolumeSnapshot>,
+    /// Contents that are, or may be, of this backup.
+    pub contents: Vec<VolumeSnapshotContent>,
+    /// Namespace or CRD is going. Read only when the PgBackup goes.
+    pub scope_goes: bool,
+}
+
+/// What the cluster says of the database.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The StatefulSet, with fields that this program does not know.
+    pub stateful_set: Option<DynamicObject>,
+    /// The primary's pod.
+    pub pod: Option<Pod>,
+    /// The pod's claims that are there, by name.
+    pub claims: BTreeMap<String, PersistentVolumeClaim>,
+    /// Their volumes that are there, by name.
+    pub volumes: BTreeMap<String, PersistentVolume>,
+    /// Every class of the cluster.
+    pub classes: Vec<VolumeSnapshotClass>,
+}
+
+/// Reads what the PgBackup's stage needs. `None`: it is gone, or another one of that name.
+pub async fn observe(client: &Client, cached: &PgBackup) -> Result<Option<Observed>, Error> {
+    let namespace = cached.namespace().unwrap_or_default();
+    let backups = Api::<PgBackup>::namespaced(client.clone(), &namespace);
+    let Some(backup) = get(&backups, &cached.name_any()).await? else {
+        return Ok(None);
+    };
+    if backup.metadata.uid != cached.metadata.uid {
+        return Ok(None);
+    }
+    let mut observed = Observed {
+        backup,
+        protection: None,
+        policy: None,
+        ahead: None,
+        source: None,
+        snapshots: Vec::new(),
+        contents: Vec::new(),
+        scope_goes: false,
+    };
+    if observed.backup.metadata.deletion_timestamp.is_some() {
+        observed.scope_goes = scope_goes(client, &namespace).await?;
+    } else if !is_finished(&observed.backup) {
+        observe_policy(client, &namespace, &mut observed).await?;
+        if !is_accepted(&observed.backup) {
+            observed.ahead = ahead(client, &observed.backup).await?;
+            observe_source(client, &namespace, &mut observed).await?;
+        }
+    }
+    observe_snapshots(client, &namespace, &mut observed).await?;
+    Ok(Some(observed))
+}
+
+/// Whether `Completed` is decided.
+pub fn is_finished(backup: &PgBackup) -> bool {
+    backup.status.as_ref().is_some_and(|status| {
+        conditions::is_true(&status.conditions, conditions::COMPLETED)
+            || conditions::is_false(&status.conditions, conditions::COMPLETED)
+    })
+}
+
+/// Whether an attempt runs.
+pub fn is_accepted(backup: &PgBackup) -> bool {
+    let status = backup.status.as_ref();
+    status.is_some_and(|status| conditions::is_true(&status.conditions, conditions::ACCEPTED))
+}
+
+/// A namespace or a CRD that goes deletes every PgBackup in it; nobody asked for the data to go.
+async fn scope_goes(client: &Client, namespace: &str) -> Result<bool, Error> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let kinds = Api::<CustomResourceDefinition>::all(client.clone());
+    let namespace = get_meta(&namespaces, namespace).await?;
+    let kind = get_meta(&kinds, PgBackup::crd_name()).await?;
+    let goes = |going: Option<bool>| going.unwrap_or(true);
+    Ok(goes(namespace) || goes(kind))
+}
+
+/// Whether the object is being deleted; `None` if it is gone.
+async fn get_meta<K>(api: &Api<K>, name: &str) -> Result<Option<bool>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let meta: Result<PartialObjectMeta<K>, _> = request(api.get_metadata(name)).await;
+    match meta {
+        Ok(meta) => Ok(Some(meta.metadata.deletion_timestamp.is_some())),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(read_error::<K>(name, error)),
+    }
+}
+
+async fn observe_policy(
+    client: &Client,
+    namespace: &str,
+    observed: &mut Observed,
+) -> Result<(), Error> {
+    let protections = Api::<PgProtection>::namespaced(client.clone(), namespace);
+    observed.protection = get(&protections, &observed.backup.spec.protection).await?;
+    if let Some(protection) = &observed.protection {
+        let policies = Api::<PgBackupPolicy>::namespaced(client.clone(), namespace);
+        observed.policy = get(&policies, &protection.spec.policy).await?;
+    }
+    Ok(())
+}
+
+/// The unfinished backup of the same protection that comes first: the one that runs, or the oldest, then by name.
+pub async fn ahead(client: &Client, backup: &PgBackup) -> Result<Option<String>, Error> {
+    let namespace = backup.namespace().unwrap_or_default();
+    let backups = Api::<PgBackup>::namespaced(client.clone(), &namespace);
+    let list = request(backups.list(&ListParams::default()))
+        .await
+        .map_err(|error| read_error::<PgBackup>("", error))?;
+    Ok(first(&list.items, backup).map(ResourceExt::name_any))
+}
+
+/// Pure part of [`ahead`].
+pub fn first<'a>(all: &'a [PgBackup], backup: &PgBackup) -> Option<&'a PgBackup> {
+    let turn = |b: &PgBackup| {
+        let created = b.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (!is_accepted(b), created, b.name_any())
+    };
+    let mine = turn(backup);
+    all.iter()
+        .filter(|b| b.spec.protection == backup.spec.protection)
+        .filter(|b| b.metadata.uid != backup.metadata.uid)
+        .filter(|b| !is_finished(b) && b.metadata.deletion_timestamp.is_none())
+        .min_by_key(|b| turn(b))
+        .filter(|b| turn(b) < mine)
+}
+
+async fn observe_source(
+    client: &Client,
+    namespace: &str,
+    observed: &mut Observed,
+) -> Result<(), Error> {
+    let Some(protection) = &observed.protection else {
+        return Ok(());
+    };
+    let status = protection.status.as_ref();
+    let Some(primary) = status.and_then(|status| status.primary.as_ref()) else {
+        return Ok(());
+    };
+    let kind = ApiResource::erase::<StatefulSet>(&());
+    let owners = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let classes = Api::<VolumeSnapshotClass>::all(client.clone());
+    let everything = ListParams::default();
+    let (owner, pod, classes) = tokio::try_join!(
+        get_dynamic(&owners, &protection.spec.stateful_set),
+        get(&pods, &primary.pod),
+        async {
+            request(classes.list(&everything))
+                .await
+                .map_err(|error| read_error::<VolumeSnapshotClass>("", error))
+        },
+    )?;
+    let mut source = Source {
+        stateful_set: owner,
+        classes: classes.items,
+        ..Source::default()
+    };
+    if let Some(pod) = pod {
+        let claims = volumes::claims(&pod, &protection.spec.exclude_volumes);
+        observe_claims(client, namespace, claims.into_values(), &mut source).await?;
+        source.pod = Some(pod);
+    }
+    observed.source = Some(source);
+    Ok(())
+}
+
+async fn observe_claims(
+    client: &Client,
+    namespace: &str,
+    names: impl Iterator<Item = String>,
+    source: &mut Source,
+) -> Result<(), Error> {
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    let claims = get_all(&claims, names.collect()).await?;
+    let bound = claims
+        .iter()
+        .filter_map(|claim| claim.spec.as_ref()?.volume_name.clone());
+    let volumes = get_all(&volumes, bound.collect()).await?;
+    source.claims = claims
+        .into_iter()
+        .map(|claim| (claim.name_any(), claim))
+        .collect();
+    source.volumes = volumes
+        .into_iter()
+        .map(|volume| (volume.name_any(), volume))
+        .collect();
+    Ok(())
+}
+
+/// The snapshots by the names that are written down; by label too, where void attempts may have left some.
+async fn observe_snapshots(
+    client: &Client,
+    namespace: &str,
+    observed: &mut Observed,
+) -> Result<(), Error> {
+    let backup = &observed.backup;
+    let status = backup.status.clone().unwrap_or_default();
+    let Some(attempt) = &status.attempt else {
+        return Ok(());
+    };
+    let snapshots = Api::<VolumeSnapshot>::namespaced(client.clone(), namespace);
+    let contents = Api::<VolumeSnapshotContent>::all(client.clone());
+    let names = status.volumes.iter().map(|v| v.volume_snapshot.clone());
+    observed.snapshots = get_all(&snapshots, names.collect()).await?;
+    let leftovers = attempt.number > 1
+        || !is_accepted(backup)
+        || is_finished(backup)
+        || backup.metadata.deletion_timestamp.is_some();
+    let uid = backup.uid().unwrap_or_default();
+    let ours = ListParams::default().labels(&format!("{}={uid}", annotations::BACKUP_UID_LABEL));
+    if leftovers {
+        merge(&mut observed.snapshots, list(&snapshots, &ours).await?);
+    }
+    let mut names: Vec<String> = status
+        .volumes
+        .iter()
+        .filter_map(|v| v.content.clone())
+        .collect();
+    names.extend(observed.snapshots.iter().filter_map(content_of));
+    names.sort();
+    names.dedup();
+    observed.contents = get_all(&contents, names).await?;
+    if leftovers {
+        merge(&mut observed.contents, list(&contents, &ours).await?);
+    }
+    Ok(())
+}
+
+/// Where a snapshot's content is to be looked for.
+fn content_of(snapshot: &VolumeSnapshot) -> Option<String> {
+    let status = snapshot.status.as_ref();
+    status
+        .and_then(|status| status.bound_volume_snapshot_content_name.clone())
+        .or_else(|| snapshot.metadata.uid.as_deref().map(csi::content_name))
+}
+
+fn merge<K: ResourceExt>(known: &mut Vec<K>, more: Vec<K>) {
+    for object in more {
+        if known.iter().all(|k| k.uid() != object.uid()) {
+            known.push(object);
+        }
+    }
+}
+
+async fn get_all<K>(api: &Api<K>, names: Vec<String>) -> Result<Vec<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let reads: Vec<_> = names.iter().map(|name| get(api, name)).collect();
+    let found: Vec<Option<K>> = stream::iter(reads).buffered(PARALLEL).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Everything of a kind by label; nothing, where the kind is not served.
+async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    match request(api.list(params)).await {
+        Ok(list) => Ok(list.items),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(read_error::<K>("", error)),
+    }
+}
+
+async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    request(api.get_opt(name))
+        .await
+        .map_err(|error| read_error::<K>(name, error))
+}
+
+async fn get_dynamic(api: &Api<DynamicObject>, name: &str) -> Result<Option<DynamicObject>, Error> {
+    request(api.get_opt(name))
+        .await
+        .map_err(|error| read_error::<StatefulSet>(name, error))
+}
+
+fn read_error<K: Resource<DynamicType = ()>>(name: &str, source: RequestError) -> Error {
+    Error::Read {
+        kind: K::kind(&()).into_owned(),
+        name: name.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,402 @@
+//! The decision: what is known, and the time, give one step. Pure and total.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    attempt::{Content, Planned, Recorded, Running, Seen, Session, SnapshotSet},
+    door::Rejection,
+    evidence::{Evidence, Proofs},
+    sweep::Removal,
+};
+use crate::{api::Deadlines, csi::DeletionPolicy};
+
+/// How long the agent may be silent after it had to end backup mode.
+const GRACE: Duration = Duration::from_secs(60);
+/// The pause before the third attempt; the second begins at once. It doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause from the beginning of one attempt to the beginning of the next.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// All that a decision rests on.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// When the object was created: the deadline over all attempts counts from here.
+    pub created: Timestamp,
+    /// The policy's.
+    pub deadlines: Deadlines,
+    /// Whether our finalizer is on the object.
+    pub finalizer: bool,
+    /// Where the backup stands.
+    pub phase: Phase,
+    /// What to remove next of attempts that are void; of all, when the object is deleted.
+    pub leftovers: Vec<Removal>,
+}
+
+/// Where a backup stands.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    /// The object is being deleted.
+    Deleting {
+        /// Namespace or CRD goes too: then nobody asked for the data to go.
+        keep: bool,
+    },
+    /// `Completed` is `True` or `False`.
+    Finished,
+    /// No attempt runs.
+    Waiting {
+        /// The last attempt, which is void: its number, and when it began.
+        last: Option<(u32, Timestamp)>,
+        /// The next one's pod and volumes, or why there is none yet.
+        door: Result<Proposal, Rejection>,
+    },
+    /// An attempt runs.
+    Running(Running),
+}
+
+/// What the next attempt would consist of, if it began now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    /// Number, pod and volumes.
+    pub set: SnapshotSet<Planned>,
+    /// The StatefulSet's spec, without literal values of environment variables.
+    pub stateful_set: serde_json::Value,
+}
+
+/// One pass: at most one step of the backup, and beside it what keeps its snapshots in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The backup's next step.
+    pub step: Step,
+    /// Contents of the running attempt that would outlive it.
+    pub make_deletable: Vec<Content>,
+    /// The janitor's part: of void attempts, or of a deleted object. It never holds up the step.
+    pub sweep: Vec<Removal>,
+}
+
+/// What happens next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing may exist that a deletion of the object would forget.
+    AddFinalizer,
+    /// It cannot begin now: `Accepted=False` with the reason, until the deadline.
+    Hold(Rejection),
+    /// Write attempt and expected snapshots into status. Nothing else happens yet.
+    Accept(Proposal),
+    /// One VolumeSnapshot per member, names known beforehand: safe to repeat as a whole.
+    CreateSnapshots(SnapshotSet<Recorded>),
+    /// No wait without a deadline.
+    Await {
+        /// For what.
+        what: Awaited,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// The backup is catalogued: its snapshots no longer go with the namespace.
+    Retain(Vec<Content>),
+    /// Only `Evidence::collect` makes the value this needs.
+    Complete(Evidence),
+    /// This attempt is void for ever. The next has other names and does not wait for the old one to be gone.
+    Abandon(Setback),
+    /// No more attempts: `Completed=False`.
+    Fail(Setback),
+    /// Take our finalizer off: the object may go.
+    Release,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// What a step waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The pause between two attempts to be over.
+    Turn,
+    /// The agent: backup mode.
+    Session,
+    /// The CSI driver: every cut.
+    Cut,
+    /// The agent: the end of backup mode.
+    Stop,
+    /// The agent: WAL up to the stop LSN in the archive.
+    Wal,
+    /// The CSI driver: every snapshot ready.
+    Ready,
+    /// The agent: the manifest.
+    Catalogue,
+    /// Snapshots that are being deleted.
+    Gone,
+}
+
+/// Why an attempt, or the backup, is given up.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Setback {
+    /// The session ended between start and stop, or never began.
+    #[error("backup mode was lost: {0}")]
+    SessionLost(String),
+    /// A snapshot is not the one that was written down.
+    #[error("a snapshot was lost: {0}")]
+    SnapshotLost(String),
+    /// The stop came before every cut was written down: the snapshots may hold pages of after the backup's end.
+    #[error("backup mode ended before every snapshot was seen cut")]
+    StoppedBeforeCut,
+    /// `deadlines.cut`.
+    #[error(
+        "not every snapshot was cut within {0}: look at the events of the VolumeSnapshots and at the driver's log"
+    )]
+    CutTooLate(crate::api::DurationText),
+    /// The agent ends backup mode at `deadlines.backupMode`, but did not say so.
+    #[error("the agent did not end backup mode within {0}: look at the agent's log")]
+    AgentSilent(crate::api::DurationText),
+    /// `deadlines.ready`.
+    #[error("{what} was still missing {within} after the cut")]
+    NotReadyInTime {
+        /// What was missing.
+        what: &'static str,
+        /// The deadline.
+        within: crate::api::DurationText,
+    },
+    /// `deadlines.backup`, while a snapshot, or a session, was awaited.
+    #[error(
+        "the backup was not cut within {within} of its creation; the last attempt waited for {what}"
+    )]
+    BackupTooLate {
+        /// What was missing.
+        what: &'static str,
+        /// The deadline.
+        within: crate::api::DurationText,
+    },
+    /// `deadlines.backup`, before an attempt could begin; or what will never change.
+    #[error("{0}")]
+    Rejected(Rejection),
+}
+
+impl Setback {
+    /// For conditions, events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::SessionLost(_) => "SessionLost",
+            Self::SnapshotLost(_) => "SnapshotLost",
+            Self::StoppedBeforeCut => "StoppedBeforeCut",
+            Self::CutTooLate(_) => "CutDeadlineExceeded",
+            Self::AgentSilent(_) => "AgentSilent",
+            Self::NotReadyInTime { .. } => "ReadyDeadlineExceeded",
+            Self::BackupTooLate { .. } => "BackupDeadlineExceeded",
+            Self::Rejected(rejection) => rejection.reason(),
+        }
+    }
+}
+
+impl Awaited {
+    /// In a sentence.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Turn => "its turn",
+            Self::Session => "backup mode",
+            Self::Cut => "the cut of every snapshot",
+            Self::Stop => "the end of backup mode",
+            Self::Wal => "the WAL up to the stop LSN in the archive",
+            Self::Ready => "the readiness of every snapshot",
+            Self::Catalogue => "the manifest in the archive",
+            Self::Gone => "the deletion of its snapshots",
+        }
+    }
+}
+
+/// `duration` after `time`.
+pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
+    SignedDuration::try_from(duration)
+        .ok()
+        .and_then(|duration| time.checked_add(duration).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+impl State {
+    /// The end of the deadline over all attempts.
+    pub fn deadline(&self) -> Timestamp {
+        after(self.created, self.deadlines.backup.get())
+    }
+}
+
+/// Decides.
+pub fn plan(state: &State, now: Timestamp) -> Plan {
+    let mut sweep = state.leftovers.clone();
+    let mut make_deletable = Vec::new();
+    let step = match &state.phase {
+        Phase::Deleting { .. } if !state.finalizer => Step::Done,
+        Phase::Deleting { keep: true } => Step::Release,
+        Phase::Deleting { keep: false } if sweep.is_empty() => Step::Release,
+        Phase::Finished if sweep.is_empty() => Step::Done,
+        Phase::Deleting { keep: false } | Phase::Finished => Step::Await {
+            what: Awaited::Gone,
+            until: Timestamp::MAX,
+        },
+        Phase::Waiting { .. } | Phase::Running(_) if !state.finalizer => Step::AddFinalizer,
+        Phase::Waiting { last, door } => plan_waiting(state, *last, door, now),
+        Phase::Running(running) => {
+            if !running.agent.catalogued {
+                make_deletable = running.contents_not(DeletionPolicy::Delete);
+            }
+            plan_running(state, running, now)
+        }
+    };
+    if step == Step::Release {
+        sweep.clear();
+    }
+    Plan {
+        step,
+        make_deletable,
+        sweep,
+    }
+}
+
+fn plan_waiting(
+    state: &State,
+    last: Option<(u32, Timestamp)>,
+    door: &Result<Proposal, Rejection>,
+    now: Timestamp,
+) -> Step {
+    let turn = last.map(|(number, began)| after(began, pause(number)));
+    let overdue = now >= state.deadline();
+    match (door, turn) {
+        (Err(rejection), _) if overdue || rejection.is_final() => {
+            Step::Fail(Setback::Rejected(rejection.clone()))
+        }
+        (Err(rejection), _) => Step::Hold(rejection.clone()),
+        (Ok(_), _) if overdue => Step::Fail(Setback::BackupTooLate {
+            what: Awaited::Turn.noun(),
+            within: state.deadlines.backup,
+        }),
+        (Ok(_), Some(turn)) if now < turn => Step::Await {
+            what: Awaited::Turn,
+            until: turn,
+        },
+        (Ok(proposal), _) => Step::Accept(proposal.clone()),
+    }
+}
+
+/// From the beginning of attempt `number` to the beginning of the next.
+fn pause(number: u32) -> Duration {
+    match number {
+        0 | 1 => Duration::ZERO,
+        n => FIRST_PAUSE
+            .saturating_mul(1 << (n - 2).min(16))
+            .min(LONGEST_PAUSE),
+    }
+}
+
+fn plan_running(state: &State, running: &Running, now: Timestamp) -> Step {
+    let stopped = running.agent.stopped_since.is_some();
+    if let Some(why) = first_lost(running) {
+        return give_up(state, Setback::SnapshotLost(why), now);
+    }
+    match (&running.agent.session, running.cut_since) {
+        // After the stop the session has done its work: how it ends says nothing.
+        (_, Some(cut)) if stopped => plan_finish(state, running, cut, now),
+        (_, None) if stopped => give_up(state, Setback::StoppedBeforeCut, now),
+        (Session::Lost { why }, _) => give_up(state, Setback::SessionLost(why.clone()), now),
+        (Session::Awaited, None) => match state.deadline() {
+            until if now < until => Step::Await {
+                what: Awaited::Session,
+                until,
+            },
+            _ => too_late(state, Awaited::Session),
+        },
+        // `Cut` was written while this attempt's session was open: it was taken back.
+        (Session::Awaited, Some(_)) => give_up(
+            state,
+            Setback::SessionLost("the agent withdrew it".to_owned()),
+            now,
+        ),
+        (Session::Open { since }, cut) if cut.is_some() || running.all_cut() => {
+            let until = after(*since, state.deadlines.backup_mode.get() + GRACE);
+            if now < until {
+                Step::Await {
+                    what: Awaited::Stop,
+                    until,
+                }
+            } else {
+                give_up(
+                    state,
+                    Setback::AgentSilent(state.deadlines.backup_mode),
+                    now,
+                )
+            }
+        }
+        (Session::Open { .. }, _) => plan_cut(state, running, now),
+    }
+}
+
+fn first_lost(running: &Running) -> Option<String> {
+    running.seen.iter().find_map(|seen| match seen {
+        Seen::Lost(why) => Some(why.clone()),
+        Seen::Missing | Seen::There(_) => None,
+    })
+}
+
+/// The session is open and not every cut was read.
+fn plan_cut(state: &State, running: &Running, now: Timestamp) -> Step {
+    if now >= state.deadline() {
+        return too_late(state, Awaited::Cut);
+    }
+    let until = match running.first_made_at() {
+        Some(made) => after(made, state.deadlines.cut.get()).min(state.deadline()),
+        None => state.deadline(),
+    };
+    if now >= until {
+        return give_up(state, Setback::CutTooLate(state.deadlines.cut), now);
+    }
+    if running.seen.contains(&Seen::Missing) {
+        return Step::CreateSnapshots(running.set.clone());
+    }
+    Step::Await {
+        what: Awaited::Cut,
+        until,
+    }
+}
+
+/// Backup mode ended after every cut.
+fn plan_finish(state: &State, running: &Running, cut: Timestamp, now: Timestamp) -> Step {
+    let until = after(cut, state.deadlines.ready.get());
+    let wait = |what: Awaited| {
+        if now < until {
+            return Step::Await { what, until };
+        }
+        let within = state.deadlines.ready;
+        let what = what.noun();
+        give_up(state, Setback::NotReadyInTime { what, within }, now)
+    };
+    if !running.agent.archived {
+        return wait(Awaited::Wal);
+    }
+    if !running.all_ready() {
+        return wait(Awaited::Ready);
+    }
+    if !running.agent.catalogued {
+        return wait(Awaited::Catalogue);
+    }
+    let deletable = running.contents_not(DeletionPolicy::Retain);
+    if !deletable.is_empty() {
+        return Step::Retain(deletable);
+    }
+    match Evidence::collect(&Proofs::of(running)) {
+        Some(evidence) => Step::Complete(evidence),
+        None => wait(Awaited::Ready),
+    }
+}
+
+fn too_late(state: &State, what: Awaited) -> Step {
+    Step::Fail(Setback::BackupTooLate {
+        what: what.noun(),
+        within: state.deadlines.backup,
+    })
+}
+
+/// One attempt less; and the last one, if there is no time for another.
+fn give_up(state: &State, setback: Setback, now: Timestamp) -> Step {
+    if now >= state.deadline() {
+        Step::Fail(setback)
+    } else {
+        Step::Abandon(setback)
+    }
+}

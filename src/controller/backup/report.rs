@@ -1,0 +1,310 @@
+//! The controller's part of the status: computed without I/O, applied whole, and only if it changed.
+
+use jiff::{Timestamp, Unit};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+
+use super::{
+    Error,
+    act::Acted,
+    attempt::{Running, Seen, Session},
+    observe::Observed,
+    plan::{Phase, Plan, Setback, State, Step},
+};
+use crate::{
+    api::{
+        Attempt, PgBackup, PgBackupStatus, VolumeStatus,
+        conditions::{ACCEPTED, COMPLETED, CUT, READY, Status, owned, upsert},
+        managers,
+    },
+    controller::{Context, context::Chain},
+    csi::{DeletionPolicy, Reading},
+    kubernetes::apply_status_unchanged,
+};
+
+/// The longest text of another system that is shown.
+const LONGEST_TEXT: usize = 300;
+
+/// The fields that the controller owns; an apply holds all of them, or those it leaves out are removed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Own {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed_generation: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<Attempt>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    volumes: Vec<VolumeStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stateful_set: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<Condition>,
+}
+
+impl Own {
+    /// The controller's part of a status. Exhaustive: a new field does not compile until somebody says whose it is.
+    pub fn of(status: &PgBackupStatus) -> Self {
+        let PgBackupStatus {
+            observed_generation,
+            attempt,
+            volumes,
+            stateful_set,
+            session: _,
+            catalog: _,
+            conditions,
+        } = status.clone();
+        Self {
+            observed_generation,
+            attempt,
+            volumes,
+            stateful_set,
+            conditions: owned(&conditions, &[ACCEPTED, CUT, READY, COMPLETED]),
+        }
+    }
+
+    /// The status with this part in place of the controller's: what an apply does.
+    #[cfg(test)]
+    pub fn into_status(self, status: &PgBackupStatus) -> PgBackupStatus {
+        let mut conditions = status.conditions.clone();
+        conditions.retain(|c| ![ACCEPTED, CUT, READY, COMPLETED].contains(&c.type_.as_str()));
+        conditions.extend(self.conditions);
+        PgBackupStatus {
+            observed_generation: self.observed_generation,
+            attempt: self.attempt,
+            volumes: self.volumes,
+            stateful_set: self.stateful_set,
+            session: status.session.clone(),
+            catalog: status.catalog.clone(),
+            conditions,
+        }
+    }
+}
+
+/// Sets conditions of one pass.
+struct Writer<'a> {
+    list: &'a mut Vec<Condition>,
+    generation: Option<i64>,
+    now: Timestamp,
+}
+
+impl Writer<'_> {
+    fn set(&mut self, type_: &str, status: Status, reason: &str, message: impl Into<String>) {
+        upsert(
+            self.list,
+            type_,
+            status,
+            reason,
+            message,
+            self.generation,
+            self.now,
+        );
+    }
+}
+
+/// What the controller's part is after this pass. A finished backup, and one that goes, keep what they have.
+pub fn own_status(
+    observed: &Observed,
+    state: &State,
+    plan: &Plan,
+    outcome: &Result<Acted, Error>,
+    now: Timestamp,
+) -> Own {
+    let before = observed.backup.status.clone().unwrap_or_default();
+    let mut own = Own::of(&before);
+    let generation = observed.backup.metadata.generation;
+    match (&state.phase, &plan.step) {
+        (_, Step::AddFinalizer | Step::Release | Step::Done)
+        | (Phase::Finished | Phase::Deleting { .. }, _) => return own,
+        (Phase::Waiting { .. } | Phase::Running(_), _) => own.observed_generation = generation,
+    }
+    let mut conditions = std::mem::take(&mut own.conditions);
+    let mut writer = Writer {
+        list: &mut conditions,
+        generation,
+        now,
+    };
+    if let Phase::Running(running) = &state.phase {
+        own.volumes = progress(running, outcome);
+    }
+    match &plan.step {
+        Step::Hold(rejection) => {
+            writer.set(
+                ACCEPTED,
+                Status::False,
+                rejection.reason(),
+                rejection.to_string(),
+            );
+            writer.set(
+                COMPLETED,
+                Status::Unknown,
+                rejection.reason(),
+                rejection.to_string(),
+            );
+        }
+        Step::Accept(proposal) => {
+            let mut attempt = proposal.set.attempt().clone();
+            attempt.started_at = micros(attempt.started_at.0);
+            accepted(&mut writer, &attempt, proposal.set.members().len());
+            own.attempt = Some(attempt);
+            own.volumes = proposal.set.members().to_vec();
+            own.stateful_set = Some(proposal.stateful_set.clone());
+        }
+        Step::Abandon(setback) => given_up(&mut writer, state, setback, Status::Unknown),
+        Step::Fail(setback) => given_up(&mut writer, state, setback, Status::False),
+        Step::CreateSnapshots(_) | Step::Await { .. } | Step::Retain(_) | Step::Complete(_) => {
+            if let Phase::Running(running) = &state.phase {
+                ran(&mut writer, running, outcome);
+            }
+            if let Step::Complete(evidence) = &plan.step {
+                let count = evidence.snapshots();
+                let message = format!("{count} snapshots, their WAL and the manifest are safe");
+                writer.set(COMPLETED, Status::True, "Completed", message);
+            }
+        }
+        Step::AddFinalizer | Step::Release | Step::Done => {}
+    }
+    own.conditions = conditions;
+    own
+}
+
+fn accepted(writer: &mut Writer, attempt: &Attempt, volumes: usize) {
+    let Attempt { number, pod, .. } = attempt;
+    let message = format!("attempt {number}: pod {pod}, {volumes} volumes");
+    writer.set(ACCEPTED, Status::True, "Resolved", message);
+    writer.set(CUT, Status::Unknown, "WaitingForSession", "");
+    writer.set(READY, Status::Unknown, "WaitingForCut", "");
+    writer.set(COMPLETED, Status::Unknown, "InProgress", "");
+}
+
+fn given_up(writer: &mut Writer, state: &State, setback: &Setback, completed: Status) {
+    let reason = setback.reason();
+    let message = setback.to_string();
+    writer.set(ACCEPTED, Status::False, reason, message.clone());
+    if matches!(state.phase, Phase::Running(_)) {
+        writer.set(CUT, Status::Unknown, "Abandoned", "");
+        writer.set(READY, Status::Unknown, "Abandoned", "");
+    }
+    writer.set(COMPLETED, completed, reason, message);
+}
+
+/// `Cut` and `Ready` of the running attempt. `Cut` becomes `True` only beside an open session, and stays.
+fn ran(writer: &mut Writer, running: &Running, outcome: &Result<Acted, Error>) {
+    let whole = running.set.members().len();
+    let open = matches!(running.agent.session, Session::Open { .. });
+    let cut = running.cut_since.is_some() || (open && running.all_cut());
+    if running.cut_since.is_none() {
+        let count = running.count(|reading| reading.cut().is_some());
+        let message = format!("{count} of {whole} volumes cut{}", trouble(running));
+        match outcome {
+            _ if cut => writer.set(
+                CUT,
+                Status::True,
+                "Cut",
+                format!("{whole} of {whole} volumes cut"),
+            ),
+            Err(error) => writer.set(
+                CUT,
+                Status::Unknown,
+                "CreateFailed",
+                clip(&Chain(error).to_string()),
+            ),
+            Ok(_) if open => writer.set(CUT, Status::Unknown, "Snapshotting", message),
+            Ok(_) => writer.set(CUT, Status::Unknown, "WaitingForSession", ""),
+        }
+    }
+    let count = running.count(|reading| matches!(reading, Reading::Ready(_)));
+    let message = format!("{count} of {whole} volumes ready");
+    match (cut, running.all_ready()) {
+        (true, true) => writer.set(READY, Status::True, "Ready", message),
+        (true, false) => {
+            let message = format!("{message}{}", trouble(running));
+            writer.set(READY, Status::Unknown, "WaitingForDriver", message);
+        }
+        (false, _) => writer.set(READY, Status::Unknown, "WaitingForCut", ""),
+    }
+}
+
+/// The first trouble that a member tells of. It ends nothing, but an admin wants to see it.
+fn trouble(running: &Running) -> String {
+    let of = |(member, seen): (&VolumeStatus, &Seen)| {
+        let Seen::There(there) = seen else {
+            return None;
+        };
+        let text = match &there.reading {
+            Reading::Failed { message } => Some(message),
+            Reading::Cut(cut) => cut.trouble.as_ref(),
+            Reading::Pending | Reading::Ready(_) => None,
+        };
+        text.map(|text| format!("; {}: {}", member.volume_snapshot, clip(text)))
+    };
+    running.members().find_map(of).unwrap_or_default()
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(LONGEST_TEXT).collect()
+}
+
+/// The volumes with what is there of each. What is written down is never taken back: see `Seen::Lost`.
+fn progress(running: &Running, outcome: &Result<Acted, Error>) -> Vec<VolumeStatus> {
+    let made = outcome.as_ref().map_or(&[][..], |acted| &acted.snapshots);
+    let volume = |(member, seen): (&VolumeStatus, &Seen)| {
+        let mut member = member.clone();
+        match seen {
+            Seen::There(there) => {
+                member.volume_snapshot_uid = Some(there.uid.clone());
+                if let Some(cut) = there.reading.cut() {
+                    member.content = Some(cut.content.clone());
+                    member.handle = Some(cut.handle.clone());
+                    member.cut_at = Some(micros(cut.at));
+                    member.restore_size = cut.restore_size;
+                }
+                member.ready = matches!(there.reading, Reading::Ready(_));
+                let policy = there.content.as_ref().map(|content| content.policy);
+                member.retained =
+                    running.agent.catalogued && policy == Some(DeletionPolicy::Retain);
+            }
+            Seen::Missing => {
+                let made = made.iter().find(|s| s.name_any() == member.volume_snapshot);
+                member.volume_snapshot_uid = made.and_then(ResourceExt::uid);
+            }
+            Seen::Lost(_) => {}
+        }
+        member
+    };
+    running.members().map(volume).collect()
+}
+
+/// As the API server returns it.
+fn micros(time: Timestamp) -> MicroTime {
+    let round = jiff::TimestampRound::new()
+        .smallest(Unit::Microsecond)
+        .mode(jiff::RoundMode::Trunc);
+    MicroTime(time.round(round).unwrap_or(time))
+}
+
+/// Applies the controller's part if it changed, and tells of it in events. `None`: nothing changed.
+pub async fn report(
+    ctx: &Context,
+    observed: &Observed,
+    own: &Own,
+) -> Result<Option<PgBackup>, Error> {
+    let backup = &observed.backup;
+    let before = Own::of(&backup.status.clone().unwrap_or_default());
+    if *own == before {
+        return Ok(None);
+    }
+    let namespace = backup.namespace().unwrap_or_default();
+    let api = Api::<PgBackup>::namespaced(ctx.client.clone(), &namespace);
+    let applied = apply_status_unchanged(&api, &backup.metadata, managers::CONTROLLER, own)
+        .await
+        .map_err(|source| Error::Report {
+            name: backup.name_any(),
+            source,
+        })?;
+    let about = backup.object_ref(&());
+    ctx.events
+        .condition_changes(&about, &before.conditions, &own.conditions)
+        .await;
+    Ok(Some(applied))
+}

@@ -1,0 +1,72 @@
+//! From what was read to what a decision rests on. Pure.
+
+use jiff::Timestamp;
+
+use super::{
+    attempt::Running,
+    door::door,
+    observe::{Observed, is_finished},
+    plan::{Phase, State},
+    sweep::{Keep, sweep},
+};
+use crate::api::{annotations, conditions};
+
+/// Parses one observation.
+pub fn validate(observed: &Observed, now: Timestamp) -> State {
+    let backup = &observed.backup;
+    let phase = phase(observed, now);
+    let status = backup.status.as_ref();
+    let number = status
+        .and_then(|status| status.attempt.as_ref())
+        .map(|attempt| attempt.number);
+    let completed =
+        status.is_some_and(|s| conditions::is_true(&s.conditions, conditions::COMPLETED));
+    let keep = match (&phase, number) {
+        (Phase::Running(_), Some(number)) => Keep::Attempt(number),
+        (Phase::Finished, Some(number)) if completed => Keep::Attempt(number),
+        _ => Keep::None,
+    };
+    let marks = backup.metadata.finalizers.iter().flatten();
+    State {
+        created: backup
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(now, |time| time.0),
+        deadlines: observed
+            .policy
+            .as_ref()
+            .map(|policy| policy.spec.deadlines.clone())
+            .unwrap_or_default(),
+        finalizer: marks
+            .into_iter()
+            .any(|mark| mark == annotations::BACKUP_FINALIZER),
+        leftovers: sweep(backup, keep, &observed.snapshots, &observed.contents),
+        phase,
+    }
+}
+
+fn phase(observed: &Observed, now: Timestamp) -> Phase {
+    let backup = &observed.backup;
+    if backup.metadata.deletion_timestamp.is_some() {
+        return Phase::Deleting {
+            keep: observed.scope_goes,
+        };
+    }
+    if is_finished(backup) {
+        return Phase::Finished;
+    }
+    if let Some(running) = Running::read(backup, &observed.snapshots, &observed.contents) {
+        return Phase::Running(running);
+    }
+    let last = backup
+        .status
+        .as_ref()
+        .and_then(|status| status.attempt.as_ref())
+        .map(|attempt| (attempt.number, attempt.started_at.0));
+    let next = last.map_or(1, |(number, _)| number.saturating_add(1));
+    Phase::Waiting {
+        last,
+        door: door(observed, next, now),
+    }
+}
