@@ -6,6 +6,7 @@
 //! | [`postgres`] | what PostgreSQL is: LSNs, timelines, segments, WAL records, labels, control file |
 //! | [`archive`] | what lies in object storage: layout, manifest, catalog, planning; stores, push, fetch |
 //! | [`cli`], [`telemetry`] | arguments; logging |
+//! | [`retry`] | the one retry policy |
 //! | [`kubernetes`] | the calls that every program makes to the Kubernetes API in the same way |
 //! | [`csi`] | VolumeSnapshot types and what they say |
 //! | [`controller`] | the Deployment that reconciles Highwater's kinds; talks to the Kubernetes API only |
@@ -26,4 +27,5 @@ pub mod csi;
 pub mod kubernetes;
 pub mod postgres;
 pub mod recovery;
+pub mod retry;
 pub mod telemetry;

@@ -1,9 +1,15 @@
 //! The files of a backup: label, tablespace map, manifest.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 
-use super::{Lineage, Manifest, PushError, ReadError, sha256};
+use super::{
+    FORMAT, Lineage, Manifest, PushError, ReadError,
+    handle::{not_found, to_json},
+    sha256,
+};
 
 /// The object with `backup_label`.
 pub const BACKUP_LABEL: &str = "backup_label";
@@ -11,6 +17,18 @@ pub const BACKUP_LABEL: &str = "backup_label";
 pub const TABLESPACE_MAP: &str = "tablespace_map";
 /// The object with the manifest: a folder without it is no backup.
 pub const MANIFEST: &str = "manifest.json";
+/// The object that says that a backup is deleted: whatever lies beside it does not count any more.
+pub const TOMBSTONE: &str = "deleted.json";
+
+/// Says that a backup is deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tombstone {
+    /// The version of the format.
+    pub format: u32,
+    /// When.
+    pub deleted_at: Timestamp,
+}
 
 impl Lineage {
     /// Puts a file of the backup `backup` (see [`super::backup_key`]) and reads it back.
@@ -24,14 +42,13 @@ impl Lineage {
         content: Bytes,
     ) -> Result<(), PushError> {
         let key = self.layout.backup_file(backup, name);
-        self.create(&key, &content, content.clone()).await?;
+        self.create(&key, &sha256(&content), content.clone().into())
+            .await?;
         self.read_back(&key, &content).await
     }
 
     async fn read_back(&self, key: &Path, written: &Bytes) -> Result<(), PushError> {
-        let read = self.get(key).await?.ok_or_else(|| ReadError::NotFound {
-            key: key.to_string(),
-        })?;
+        let read = self.get(key).await?.ok_or_else(|| not_found(key))?.bytes;
         match read == written {
             true => Ok(()),
             false => Err(PushError::Conflict {
@@ -48,9 +65,8 @@ impl Lineage {
     /// See [`ReadError`].
     pub async fn backup_file(&self, backup: &str, name: &str) -> Result<Bytes, ReadError> {
         let key = self.layout.backup_file(backup, name);
-        self.get(&key).await?.ok_or_else(|| ReadError::NotFound {
-            key: key.to_string(),
-        })
+        let stored = self.get(&key).await?.ok_or_else(|| not_found(&key))?;
+        Ok(stored.bytes)
     }
 
     /// Puts the manifest and reads it back; returns its key and SHA-256. Everything it speaks of must be there.
@@ -63,13 +79,7 @@ impl Lineage {
         manifest: &Manifest,
     ) -> Result<(String, String), PushError> {
         let key = self.layout.backup_file(backup, MANIFEST);
-        let encoded = serde_json::to_vec_pretty(manifest);
-        let content = encoded
-            .map(Bytes::from)
-            .map_err(|error| PushError::Encode {
-                key: key.to_string(),
-                what: error.to_string(),
-            })?;
+        let content = to_json(&key, manifest)?;
         self.put_backup_file(backup, MANIFEST, content.clone())
             .await?;
         Ok((key.to_string(), sha256(&content)))
@@ -81,10 +91,29 @@ impl Lineage {
     /// See [`ReadError`].
     pub async fn manifest(&self, backup: &str) -> Result<Manifest, ReadError> {
         let key = self.layout.backup_file(backup, MANIFEST);
-        self.get_json(&key)
-            .await?
-            .ok_or_else(|| ReadError::NotFound {
-                key: key.to_string(),
-            })
+        self.get_json(&key).await?.ok_or_else(|| not_found(&key))
+    }
+
+    /// Deletes a backup from the catalog. Its WAL stays.
+    ///
+    /// # Errors
+    /// The store refuses; what was begun is finished by the next try.
+    pub async fn bury_backup(&self, backup: &str, now: Timestamp) -> Result<(), PushError> {
+        let key = self.layout.backup_file(backup, TOMBSTONE);
+        let tombstone = Tombstone {
+            format: FORMAT,
+            deleted_at: now,
+        };
+        match self.create_json(&key, &tombstone).await {
+            // Buried before, at another time.
+            Ok(_) | Err(PushError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // The manifest first: without it the rest is no backup, even to a reader that knows no tombstones.
+        for file in [MANIFEST, BACKUP_LABEL, TABLESPACE_MAP] {
+            let key = self.layout.backup_file(backup, file);
+            self.delete(vec![key]).await?;
+        }
+        Ok(())
     }
 }

@@ -1,20 +1,11 @@
-//! Everything in a lineage that planning needs: read in few requests, then only looked at.
+//! What a lineage holds, for planning. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use object_store::path::Path;
-use serde::de::DeserializeOwned;
 
-use super::{
-    ClockPair, Identity, IndexEntry, Lineage, Manifest, ReadError, backups::MANIFEST,
-    layout::TailName,
-};
-use crate::postgres::{Lsn, SegmentName, TimelineHistory, TimelineId, wal};
-
-/// Requests at once: enough to hide the store's latency, few enough for any store.
-const PARALLEL: usize = 16;
+use super::{ClockPair, Identity, IndexEntry, Manifest};
+use crate::postgres::{Lsn, SegmentName, TimelineHistory, TimelineId};
 
 /// What a lineage holds.
 #[derive(Clone, Debug)]
@@ -26,74 +17,113 @@ pub struct Contents {
     /// The histories of its timelines but the first.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Its whole segments.
-    pub segments: BTreeMap<SegmentName, IndexEntry>,
+    pub segments: BTreeMap<SegmentName, Segment>,
     /// Its unfinished segments.
     pub tails: BTreeMap<SegmentName, Tail>,
     /// Up to when each timeline is covered.
     pub clocks: Vec<ClockPair>,
 }
 
+/// A whole segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The end of valid WAL in it.
+    pub valid_end: Lsn,
+    /// What its records say; `None` where nobody read them.
+    pub records: Option<Records>,
+}
+
 /// The shipped beginning of a segment that is not whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tail {
     /// Bytes before here are there.
     pub end: Lsn,
+    /// What its records say; `None` where nobody could read them.
+    pub records: Option<Records>,
+}
+
+/// What the records of a stretch of WAL say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Records {
     /// Where the last whole record begins.
     pub last_record: Option<Lsn>,
-    /// The latest commit or abort time.
+    /// The latest commit or abort time; `None` if there is none.
     pub last_commit: Option<Timestamp>,
 }
 
-/// A stretch of WAL that is there: a whole segment or a tail.
+/// A stretch of WAL that is there: a segment or the beginning of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
+    /// The timeline in the segment's name.
+    pub timeline: TimelineId,
     /// Its first byte.
     pub from: Lsn,
     /// The byte after its last.
     pub to: Lsn,
-    /// Where the last record that begins in it begins.
-    pub last_record: Option<Lsn>,
-    /// The latest commit or abort time in it.
-    pub last_commit: Option<Timestamp>,
+    /// What its records say; `None` where that is not known.
+    pub records: Option<Records>,
+}
+
+impl From<&IndexEntry> for Segment {
+    fn from(entry: &IndexEntry) -> Self {
+        let read = entry.sha256_valid.is_some();
+        Self {
+            valid_end: entry.valid_end,
+            records: read.then_some(Records {
+                last_record: entry.last_record,
+                last_commit: entry.last_commit,
+            }),
+        }
+    }
 }
 
 impl Contents {
-    /// The log as the timeline `timeline` sees it: whole segments, then the tail, in the order of the log.
+    /// The log as the timeline `timeline` sees it, in its order. Of a segment that holds a switch, the new timeline's copy
+    /// counts; while that does not reach the switch, the old one's up to there.
     pub fn pieces(&self, timeline: TimelineId) -> Vec<Piece> {
+        let mut best: BTreeMap<Lsn, Piece> = BTreeMap::new();
+        for piece in self.of_line(timeline) {
+            let known = best.entry(piece.from).or_insert(piece);
+            if (piece.to, piece.timeline) > (known.to, known.timeline) {
+                *known = piece;
+            }
+        }
+        best.into_values().collect()
+    }
+
+    /// Everything that is there on the line of `timeline`, cut where the line leaves an ancestor.
+    fn of_line(&self, timeline: TimelineId) -> impl Iterator<Item = Piece> {
         let size = self.identity.segment_size;
         let ancestors = self.ancestors(timeline);
-        // PostgreSQL copies the part of a segment before a switch into the new timeline's segment: that one counts.
-        let belongs = |name: SegmentName| {
-            let end = name.end(size);
-            let expected = ancestors
-                .iter()
-                .find(|(_, left_at)| end <= *left_at)
-                .map_or(timeline, |(id, _)| *id);
-            expected == name.timeline()
-        };
+        let begins = ancestors
+            .last()
+            .map_or(Lsn::new(0), |(_, left_at)| *left_at);
         let whole = self
             .segments
-            .values()
-            .filter(|entry| belongs(entry.segment))
-            .map(|entry| Piece {
-                from: entry.segment.start(size),
-                to: entry.segment.end(size),
-                last_record: entry.last_record,
-                last_commit: entry.last_commit,
-            });
+            .iter()
+            .map(move |(name, segment)| (*name, name.end(size), segment.records));
         let tails = self
             .tails
             .iter()
-            .filter(|(name, _)| belongs(**name) && !self.segments.contains_key(*name));
-        let tails = tails.map(|(name, tail)| Piece {
-            from: name.start(size),
-            to: tail.end,
-            last_record: tail.last_record,
-            last_commit: tail.last_commit,
-        });
-        let mut pieces: Vec<Piece> = whole.chain(tails).collect();
-        pieces.sort_by_key(|piece| (piece.from, piece.to));
-        pieces
+            .filter(|(name, _)| !self.segments.contains_key(*name))
+            .map(|(name, tail)| (*name, tail.end, tail.records));
+        whole.chain(tails).filter_map(move |(name, end, records)| {
+            let own = name.timeline() == timeline;
+            let left_at = match own {
+                true => None,
+                false => Some(ancestors.iter().find(|(id, _)| *id == name.timeline())?.1),
+            };
+            let to = left_at.map_or(end, |left_at| end.min(left_at));
+            let from = name.start(size);
+            let belongs = from < to && (!own || name.end(size) > begins);
+            belongs.then_some(Piece {
+                timeline: name.timeline(),
+                from,
+                to,
+                // What lies behind the switch is another line's.
+                records: records.filter(|_| to == end),
+            })
+        })
     }
 
     /// [`Self::pieces`], cut where bytes are missing.
@@ -102,7 +132,7 @@ impl Contents {
         for piece in self.pieces(timeline) {
             match ranges.last_mut() {
                 Some(range) if range.last().is_some_and(|last| last.to == piece.from) => {
-                    range.push(piece)
+                    range.push(piece);
                 }
                 Some(_) | None => ranges.push(vec![piece]),
             }
@@ -123,33 +153,46 @@ impl Contents {
             .collect()
     }
 
-    /// The timelines that there is WAL or a history of.
+    /// Whether recovery can follow `timeline`: PostgreSQL wants the history of every timeline but the first.
+    pub fn has_history(&self, timeline: TimelineId) -> bool {
+        timeline == TimelineId::FIRST || self.histories.contains_key(&timeline)
+    }
+
+    /// The timeline whose log holds the last byte before `end`, on the line of `timeline`.
+    pub fn timeline_before(&self, timeline: TimelineId, end: Lsn) -> TimelineId {
+        let ancestors = self.ancestors(timeline);
+        let older = ancestors.iter().find(|(_, left_at)| end <= *left_at);
+        older.map_or(timeline, |(id, _)| *id)
+    }
+
+    /// The timelines that there is WAL, a history or a backup of.
     pub fn timelines(&self) -> BTreeSet<TimelineId> {
-        let segments = self
-            .segments
-            .keys()
-            .chain(self.tails.keys())
-            .map(|name| name.timeline());
-        segments.chain(self.histories.keys().copied()).collect()
+        let segments = self.segments.keys().chain(self.tails.keys());
+        let backups = self.backups.iter().map(|(_, manifest)| manifest.timeline);
+        segments
+            .map(|name| name.timeline())
+            .chain(self.histories.keys().copied())
+            .chain(backups)
+            .collect()
+    }
+
+    /// Whether `lsn` on timeline `id` lies on the line of `timeline`.
+    pub fn reaches(&self, timeline: TimelineId, id: TimelineId, lsn: Lsn) -> bool {
+        let mut ancestors = self.ancestors(timeline).into_iter();
+        id == timeline || ancestors.any(|(ancestor, left_at)| ancestor == id && lsn <= left_at)
     }
 
     /// Whether a backup is on the line of `timeline`: a backup that stopped after its timeline was left is on a dead branch.
     pub fn on_line(&self, manifest: &Manifest, timeline: TimelineId) -> bool {
-        if manifest.timeline == timeline {
-            return true;
-        }
-        let ancestors = self.ancestors(timeline);
-        ancestors
-            .iter()
-            .any(|(id, left_at)| *id == manifest.timeline && manifest.stop_lsn <= *left_at)
+        self.reaches(timeline, manifest.timeline, manifest.stop_lsn)
     }
 
     /// Where each timeline's valid WAL ends.
     pub fn valid_ends(&self) -> Vec<(TimelineId, Lsn)> {
         let whole = self
             .segments
-            .values()
-            .map(|entry| (entry.segment.timeline(), entry.valid_end));
+            .iter()
+            .map(|(name, segment)| (name.timeline(), segment.valid_end));
         let tails = self
             .tails
             .iter()
@@ -178,146 +221,115 @@ impl Contents {
             .map(|name| name.end(size))
             .max()
     }
-}
 
-impl Lineage {
-    /// Reads everything that planning needs.
-    ///
-    /// # Errors
-    /// `NotFound` if there is no such lineage; an outage is `Unavailable`.
-    pub async fn contents(&self) -> Result<Contents, ReadError> {
-        let identity = self.identity().await?;
-        let (backups, histories) = (self.backups().await?, self.histories().await?);
-        let segments = self.index().await?;
-        let clock_keys = self.list(&self.layout.clocks()).await?;
-        let clocks = self
-            .read_all(
-                clock_keys
-                    .into_iter()
-                    .map(|object| object.location)
-                    .collect(),
-            )
-            .await?;
-        let mut contents = Contents {
-            identity,
-            backups,
-            histories,
-            segments,
-            tails: BTreeMap::new(),
-            clocks: clocks.into_values().collect(),
-        };
-        contents.tails = self.unfinished(&contents).await?;
-        Ok(contents)
-    }
-
-    /// Objects by key; one that vanished meanwhile is left out.
-    async fn read_all<T: DeserializeOwned>(
-        &self,
-        keys: Vec<Path>,
-    ) -> Result<BTreeMap<Path, T>, ReadError> {
-        let read = stream::iter(keys).map(|key| async move {
-            let value = self.get_json::<T>(&key).await?;
-            Ok::<_, ReadError>(value.map(|value| (key, value)))
-        });
-        let found: Vec<Option<(Path, T)>> = read.buffer_unordered(PARALLEL).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    async fn backups(&self) -> Result<Vec<(String, Manifest)>, ReadError> {
-        let objects = self.list(&self.layout.backups()).await?;
-        let manifests = objects
-            .into_iter()
-            .map(|object| object.location)
-            .filter(|key| key.filename() == Some(MANIFEST));
-        let read = self.read_all::<Manifest>(manifests.collect()).await?;
-        let folder = |key: &Path| {
-            key.as_ref()
-                .rsplit('/')
-                .nth(1)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        Ok(read
-            .into_iter()
-            .map(|(key, manifest)| (folder(&key), manifest))
-            .collect())
-    }
-
-    async fn histories(&self) -> Result<BTreeMap<TimelineId, TimelineHistory>, ReadError> {
-        let mut histories = BTreeMap::new();
-        for timeline in self.history_timelines().await? {
-            let text = self.fetch_history(timeline).await?;
-            let parsed =
-                TimelineHistory::parse(timeline, &text).map_err(|error| ReadError::Corrupt {
-                    key: self.layout.history(timeline).to_string(),
-                    what: error.to_string(),
-                })?;
-            histories.insert(timeline, parsed);
-        }
-        Ok(histories)
-    }
-
-    async fn index(&self) -> Result<BTreeMap<SegmentName, IndexEntry>, ReadError> {
-        // Roll-ups first: an entry is deleted only after the roll-up that holds it was written.
-        let single = self.list(&self.layout.index()).await?;
-        let rolled = self.list(&self.layout.rollups()).await?;
-        let keys = |objects: Vec<object_store::ObjectMeta>| {
-            objects.into_iter().map(|object| object.location).collect()
-        };
-        let rolled = self.read_all::<Vec<IndexEntry>>(keys(rolled)).await?;
-        let single = self.read_all::<IndexEntry>(keys(single)).await?;
-        let entries = rolled.into_values().flatten().chain(single.into_values());
-        Ok(entries.map(|entry| (entry.segment, entry)).collect())
-    }
-
-    async fn unfinished(
-        &self,
-        contents: &Contents,
-    ) -> Result<BTreeMap<SegmentName, Tail>, ReadError> {
-        let objects = self.list(&self.layout.all_tails()).await?;
-        let names: BTreeSet<SegmentName> = objects
-            .iter()
-            .filter_map(|object| Some(TailName::parse(&object.location)?.0.segment))
-            .collect();
-        let mut tails = BTreeMap::new();
-        for name in names
-            .into_iter()
-            .filter(|name| !contents.segments.contains_key(name))
-        {
-            if let Some(tail) = self.scan_tail(name, contents).await? {
-                tails.insert(name, tail);
+    /// The first position from `from` on that is missing before `to`, as `timeline` sees the log.
+    pub fn first_missing(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Option<Lsn> {
+        let mut reached = from;
+        for piece in self.pieces(timeline) {
+            if piece.from <= reached && reached < piece.to {
+                reached = piece.to;
             }
         }
-        Ok(tails)
+        (reached < to).then_some(reached)
+    }
+}
+
+/// What it means that a segment is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogEnd {
+    /// It is there.
+    Found,
+    /// It is not there, and nothing that follows it: the log ends here.
+    End,
+    /// It is not there, but what needs it is: WAL is missing.
+    Gap,
+}
+
+/// Whether the absence of `segment` is the end of the log. `plan_end` is where a restore's plan ends: before it nothing is
+/// an end.
+pub fn end_of_log(contents: &Contents, segment: SegmentName, plan_end: Option<Lsn>) -> LogEnd {
+    if contents.segments.contains_key(&segment) || contents.tails.contains_key(&segment) {
+        return LogEnd::Found;
+    }
+    let start = segment.start(contents.identity.segment_size);
+    let needed = plan_end.is_some_and(|end| start < end);
+    match needed || is_followed(contents, segment.timeline(), start) {
+        true => LogEnd::Gap,
+        false => LogEnd::End,
+    }
+}
+
+/// Whether something lies behind `start` on `timeline` or on a timeline that leaves it behind `start`.
+fn is_followed(contents: &Contents, timeline: TimelineId, start: Lsn) -> bool {
+    let size = contents.identity.segment_size;
+    let descends = |id: TimelineId| {
+        let ancestors = contents.ancestors(id);
+        let left_at = ancestors.iter().find(|(ancestor, _)| *ancestor == timeline);
+        left_at.is_some_and(|(_, left_at)| start < *left_at)
+    };
+    let mut there = contents.segments.keys().chain(contents.tails.keys());
+    there.any(|name| {
+        // The child's copy of this very segment stands in for it.
+        start < name.start(size) && (name.timeline() == timeline || descends(name.timeline()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::examples::*;
+
+    /// Timeline 1 to segment 5, timeline 2 from 4.5 on to segment 8 and a tail; segment 6 of it is missing.
+    fn holed() -> Contents {
+        let contents = with_segments(with_segments(empty(), 1, 2..6), 2, [4, 5, 7, 8]);
+        with_history(with_tail(contents, 2, 9.5, None), 2, &[(1, 4.5)])
     }
 
-    async fn scan_tail(
-        &self,
-        name: SegmentName,
-        contents: &Contents,
-    ) -> Result<Option<Tail>, ReadError> {
-        let size = contents.identity.segment_size;
-        let plain = self
-            .tail(name, usize::try_from(size.get()).unwrap_or(usize::MAX))
-            .await?;
-        if plain.is_empty() {
-            return Ok(None);
+    #[test]
+    fn only_behind_everything_is_the_end() {
+        let contents = holed();
+        for (tli, number, plan_end, expected) in [
+            (2, 5, None, LogEnd::Found),
+            (2, 9, None, LogEnd::Found),
+            (2, 6, None, LogEnd::Gap),
+            (2, 10, None, LogEnd::End),
+            (2, 10, Some(10.5), LogEnd::Gap),
+            (2, 10, Some(10.0), LogEnd::End),
+            // Timeline 1 ends where 2 left it; what it wrote after that is another line's.
+            (1, 6, None, LogEnd::End),
+            (1, 1, None, LogEnd::Gap),
+            // Timeline 2 needs what lies before its fork.
+            (3, 1, None, LogEnd::End),
+        ] {
+            let found = end_of_log(&contents, segment(tli, number), plan_end.map(lsn));
+            assert_eq!(found, expected, "{tli} {number}");
         }
-        let end = name.start(size).advance(plain.len() as u64);
-        let identifier = Some(contents.identity.system_identifier);
-        let scan = wal::scan(&plain, name, size, identifier, None);
-        Ok(Some(match scan {
-            Ok(scan) => Tail {
-                end,
-                last_record: scan.last_record_start,
-                last_commit: scan.last_commit,
-            },
-            // Shorter than a page, or it begins within a record: there, but nothing is known of it.
-            Err(_) => Tail {
-                end,
-                last_record: None,
-                last_commit: None,
-            },
-        }))
+        let mut parent_lost = holed();
+        parent_lost
+            .segments
+            .retain(|name, _| name.timeline() != timeline(1));
+        assert_eq!(end_of_log(&parent_lost, segment(1, 3), None), LogEnd::Gap);
+    }
+
+    #[test]
+    fn gaps_are_found_and_whole_ends_known() {
+        let contents = holed();
+        let ranges: Vec<_> = contents
+            .ranges(timeline(2))
+            .iter()
+            .map(|range| (range[0].from, range[range.len() - 1].to))
+            .collect();
+        assert_eq!(ranges, [(lsn(2.0), lsn(6.0)), (lsn(7.0), lsn(9.5))]);
+        let missing = |from, to| contents.first_missing(timeline(2), lsn(from), lsn(to));
+        assert_eq!(missing(2.3, 6.0), None);
+        assert_eq!(missing(2.3, 6.1), Some(lsn(6.0)));
+        assert_eq!(missing(1.0, 3.0), Some(lsn(1.0)));
+        assert_eq!(missing(8.0, 9.6), Some(lsn(9.5)));
+        assert_eq!(
+            contents.valid_ends(),
+            [(timeline(1), lsn(6.0)), (timeline(2), lsn(9.5))]
+        );
+        let ancestors = contents.ancestors(timeline(2));
+        assert_eq!(contents.whole_end(timeline(2), &ancestors), Some(lsn(9.0)));
     }
 }

@@ -1,6 +1,11 @@
 //! What can go wrong between us and a store. An outage is never "not found".
 
-use object_store::Error as StoreError;
+use std::fmt;
+
+use object_store::{
+    Error as StoreError,
+    client::{HttpError, HttpErrorKind},
+};
 
 /// Why an archive cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,12 @@ pub enum Fault {
     BucketNotFound,
     /// The credentials are refused.
     AccessDenied,
+    /// Nobody answers at the endpoint.
+    EndpointUnreachable,
+    /// The endpoint's certificate is not trusted.
+    CertificateNotTrusted,
+    /// A directory that cannot be written or read.
+    DirectoryUnusable,
     /// No answer, or none that is definite.
     Unavailable,
 }
@@ -48,15 +59,40 @@ pub enum Fault {
 impl Fault {
     /// Of an error that is about the store, not about one object.
     pub fn of(error: &StoreError) -> Self {
-        match error {
-            StoreError::NotFound { .. } => Self::BucketNotFound,
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+        if of_directory(error) {
+            return Self::DirectoryUnusable;
+        }
+        match (error, code(error).as_deref()) {
+            (_, Some("NoSuchBucket")) => Self::BucketNotFound,
+            (
+                _,
+                Some(
+                    "AccessDenied"
+                    | "AllAccessDisabled"
+                    | "ExpiredToken"
+                    | "InvalidAccessKeyId"
+                    | "InvalidToken"
+                    | "SignatureDoesNotMatch",
+                ),
+            )
+            | (StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }, _) => {
                 Self::AccessDenied
             }
-            // Anything else, and what later versions add.
-            other if says_forbidden(other) => Self::AccessDenied,
-            other if says_no_bucket(other) => Self::BucketNotFound,
-            _ => Self::Unavailable,
+            (StoreError::NotFound { .. }, _) => Self::BucketNotFound,
+            (error, _) => Self::of_connection(error),
+        }
+    }
+
+    fn of_connection(error: &StoreError) -> Self {
+        let kinds = || causes(error).filter_map(|cause| cause.downcast_ref::<HttpError>());
+        let says = |word| causes(error).any(|cause| cause.to_string().contains(word));
+        // The TLS library's error is not reachable by type through the HTTP client.
+        if says("invalid peer certificate") {
+            Self::CertificateNotTrusted
+        } else if kinds().any(|error| error.kind() == HttpErrorKind::Connect) {
+            Self::EndpointUnreachable
+        } else {
+            Self::Unavailable
         }
     }
 
@@ -65,6 +101,9 @@ impl Fault {
         match self {
             Self::BucketNotFound => "BucketNotFound",
             Self::AccessDenied => "AccessDenied",
+            Self::EndpointUnreachable => "EndpointUnreachable",
+            Self::CertificateNotTrusted => "CertificateNotTrusted",
+            Self::DirectoryUnusable => "DirectoryUnusable",
             Self::Unavailable => "ArchiveUnavailable",
         }
     }
@@ -78,35 +117,70 @@ impl Fault {
             Self::AccessDenied => {
                 "check the credentials Secret of the PgArchive and what it may do in the bucket"
             }
-            Self::Unavailable => {
+            Self::EndpointUnreachable => {
                 "check the endpoint of the PgArchive and the network to it; it is tried again"
             }
+            Self::CertificateNotTrusted => {
+                "give the certificate authority of the endpoint in caSecret of the PgArchive"
+            }
+            Self::DirectoryUnusable => {
+                "check the volume of the PgArchive: whether it is mounted, has room, and may be written by this user"
+            }
+            Self::Unavailable => "it is tried again",
         }
     }
 }
 
-// The generic error carries the server's answer as text alone; it only chooses between two sentences.
-fn says_forbidden(error: &StoreError) -> bool {
-    let text = format!("{error:?}");
-    [
-        "SignatureDoesNotMatch",
-        "AccessDenied",
-        "InvalidAccessKeyId",
-        "403",
-    ]
-    .iter()
-    .any(|word| text.contains(word))
+/// The error and what caused it, outermost first.
+fn causes(error: &StoreError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
+        error.source()
+    })
 }
 
-fn says_no_bucket(error: &StoreError) -> bool {
-    format!("{error:?}").contains("NoSuchBucket")
+/// An input or output error of a directory, the absence of one file aside.
+fn of_directory(error: &StoreError) -> bool {
+    let io = causes(error).find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let http = causes(error).any(|cause| cause.downcast_ref::<HttpError>().is_some());
+    io.is_some() && !http
+}
+
+/// The text of element `name` in the server's answer, which the error carries as text alone.
+fn element(error: &StoreError, name: &str) -> Option<String> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    causes(error).find_map(|cause| {
+        let text = cause.to_string();
+        let (_, rest) = text.split_once(&open)?;
+        rest.split_once(&close).map(|(found, _)| found.to_owned())
+    })
+}
+
+/// The S3 error code.
+fn code(error: &StoreError) -> Option<String> {
+    element(error, "Code")
+}
+
+/// An error in short: what the server said, or the innermost cause. Whole answers are long and hold the key id.
+pub(super) struct Cause<'a>(pub &'a StoreError);
+
+impl fmt::Display for Cause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (code(self.0), element(self.0, "Message")) {
+            (Some(code), Some(message)) => write!(f, "the store says {code}: {message}"),
+            (Some(code), None) => write!(f, "the store says {code}"),
+            (None, _) => match causes(self.0).last() {
+                Some(innermost) => write!(f, "{innermost}"),
+                None => write!(f, "{}", self.0),
+            },
+        }
+    }
 }
 
 /// Why an archive cannot be used, found by writing to it and reading back.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The store refused.
-    #[error("failed to {verb} {key}: {source}; {}", fault.hint())]
+    #[error("failed to {verb} {key}: {}; {}", Cause(cause), fault.hint())]
     Store {
         /// What was tried.
         verb: &'static str,
@@ -115,11 +189,17 @@ pub enum ProbeError {
         /// What it means.
         fault: Fault,
         /// What the store said.
-        source: StoreError,
+        cause: StoreError,
     },
     /// What was read is not what was written.
     #[error("failed to read back {0}: the store returned other bytes than were written")]
     Different(String),
+    /// What was written is not in the list.
+    #[error("failed to list {0}: the store does not list what was written")]
+    NotListed(String),
+    /// The system has no random bytes for the probe's name.
+    #[error("failed to name the probe: {0}")]
+    Random(String),
 }
 
 impl ProbeError {
@@ -127,7 +207,8 @@ impl ProbeError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Store { fault, .. } => fault.reason(),
-            Self::Different(_) => "ArchiveCorrupt",
+            Self::Different(_) | Self::NotListed(_) => "ArchiveCorrupt",
+            Self::Random(_) => "ArchiveUnavailable",
         }
     }
 }
@@ -142,12 +223,12 @@ pub enum ReadError {
         key: String,
     },
     /// The store did not answer, or not definitely.
-    #[error("failed to read {key}: {source}; {}", Fault::of(source).hint())]
+    #[error("failed to read {key}: {}; {}", Cause(cause), Fault::of(cause).hint())]
     Unavailable {
         /// The key.
         key: String,
         /// What the store said.
-        source: StoreError,
+        cause: StoreError,
     },
     /// It is there, and not what was written.
     #[error("failed to read {key}: {what}")]
@@ -164,7 +245,7 @@ impl ReadError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "NotInArchive",
-            Self::Unavailable { source, .. } => Fault::of(source).reason(),
+            Self::Unavailable { cause, .. } => Fault::of(cause).reason(),
             Self::Corrupt { .. } => "ArchiveCorrupt",
         }
     }
@@ -186,12 +267,12 @@ pub enum PushError {
         theirs: String,
     },
     /// The store did not take it, or did not say definitely that it has it.
-    #[error("failed to archive {key}: {source}; {}", Fault::of(source).hint())]
+    #[error("failed to archive {key}: {}; {}", Cause(cause), Fault::of(cause).hint())]
     Unavailable {
         /// The key.
         key: String,
         /// What the store said.
-        source: StoreError,
+        cause: StoreError,
     },
     /// It cannot be compressed or written as JSON.
     #[error("failed to encode {key}: {what}")]
@@ -211,7 +292,7 @@ impl PushError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Conflict { .. } => "ContentConflict",
-            Self::Unavailable { source, .. } => Fault::of(source).reason(),
+            Self::Unavailable { cause, .. } => Fault::of(cause).reason(),
             Self::Encode { .. } => "EncodeFailed",
             Self::Compare(error) => error.reason(),
         }

@@ -1,92 +1,85 @@
 //! An archive and a lineage in it: put, get, list.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::{
-    Attribute, Attributes, Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutPayload, path::Path,
-};
+use object_store::{Error as StoreError, ObjectMeta, ObjectStore, PutPayload, path::Path};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Encoder, Fault, Identity, Layout, LineageId, ProbeError, PushError, ReadError, sha256,
+    Codec, Encoder, Identity, Layout, LineageId, PushError, ReadError,
+    memory::Memory,
+    objects::{Objects, Put, Stored},
+    sha256,
 };
-use crate::api::PgArchiveSpec;
+use crate::{api::PgArchiveSpec, retry::Policy};
+
+/// No object is longer: the largest segment is 1 GiB.
+const LONGEST: usize = 1 << 30;
 
 /// The part of a store that belongs to one database.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    store: Arc<dyn ObjectStore>,
+    pub(super) objects: Objects,
     prefix: String,
     archive_name: String,
     encoder: Encoder,
+    memories: Arc<Mutex<BTreeMap<LineageId, Arc<Memory>>>>,
 }
 
 impl Archive {
     /// The database `archive_name` in the store that `spec` names.
     pub fn new(store: Arc<dyn ObjectStore>, spec: &PgArchiveSpec, archive_name: &str) -> Self {
         Self {
-            store,
+            objects: Objects::new(store),
             prefix: spec.prefix.clone().unwrap_or_default(),
             archive_name: archive_name.to_owned(),
             encoder: Encoder::new(spec.compression.as_ref()),
+            memories: Arc::default(),
         }
     }
 
-    /// Writes an object and reads it back: bucket, credentials, network.
-    ///
-    /// # Errors
-    /// See [`ProbeError`].
-    pub async fn probe(&self) -> Result<(), ProbeError> {
-        let key = Path::from(format!("{}{}/probe", self.prefix, self.archive_name));
-        let content = Bytes::from_static(b"highwater can write and read here\n");
-        let failed = |verb| {
-            let key = key.to_string();
-            move |source: StoreError| ProbeError::Store {
-                verb,
-                key,
-                fault: Fault::of(&source),
-                source,
-            }
-        };
-        self.store
-            .put(&key, content.clone().into())
-            .await
-            .map_err(failed("write"))?;
-        let read = self
-            .store
-            .get(&key)
-            .await
-            .map_err(failed("read"))?
-            .bytes()
-            .await
-            .map_err(failed("read"))?;
-        match read == content {
-            true => Ok(()),
-            false => Err(ProbeError::Different(key.to_string())),
-        }
+    /// Tries each request as `policy` says. Default: [`Policy::REQUEST`].
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        let objects = self.objects.with_policy(policy);
+        Self { objects, ..self }
+    }
+
+    /// Whether the store itself keeps two writers from overwriting each other; known after [`Self::probe`].
+    pub fn creates_only(&self) -> bool {
+        self.objects.creates_only()
     }
 
     /// The lineage `id`, whether or not it is there.
     pub fn lineage(&self, id: LineageId) -> Lineage {
-        let layout = Layout::new(&self.prefix, &self.archive_name, &id);
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         Lineage {
-            store: self.store.clone(),
-            layout,
+            objects: self.objects.clone(),
+            layout: Layout::new(&self.prefix, &self.archive_name, &id),
             encoder: self.encoder,
+            memory: memories.entry(id.clone()).or_default().clone(),
             id,
         }
+    }
+
+    /// Where probes go. No lineage has this id.
+    pub(super) fn probes(&self) -> Path {
+        Path::from(format!("{}{}/probe", self.prefix, self.archive_name))
     }
 }
 
 /// One lineage in an archive.
 #[derive(Clone, Debug)]
 pub struct Lineage {
-    store: Arc<dyn ObjectStore>,
+    pub(super) objects: Objects,
     pub(super) layout: Layout,
     pub(super) encoder: Encoder,
+    /// What was learnt about it, shared by all that one [`Archive`] hands out.
+    pub(super) memory: Arc<Memory>,
     id: LineageId,
 }
 
@@ -99,9 +92,6 @@ pub enum PushOutcome {
     AlreadyThere,
 }
 
-/// The name of the metadata with the plain content's SHA-256, on stores that keep metadata.
-const HASH: &str = "sha256";
-
 impl Lineage {
     /// Its id.
     pub fn id(&self) -> &LineageId {
@@ -113,50 +103,50 @@ impl Lineage {
     /// # Errors
     /// Another identity lies there, or the store refuses.
     pub async fn create_identity(&self, identity: &Identity) -> Result<(), PushError> {
-        self.create_json(&self.layout.identity(), identity)
-            .await
-            .map(|_| ())
+        let key = self.layout.identity();
+        self.create_json(&key, identity).await.map(|_| ())
     }
 
     /// Whose archive it is.
     ///
     /// # Errors
-    /// As [`ReadError`]; `NotFound` is what the store says, which may mean the bucket.
+    /// As [`ReadError`]. `NotFound` only if the store lists what there is and the identity object is not among it: a
+    /// missing bucket and an unknown key id are `Unavailable`.
     pub async fn identity(&self) -> Result<Identity, ReadError> {
         let key = self.layout.identity();
-        let bytes = self.get_raw(&key).await.map_err(|source| match source {
-            StoreError::NotFound { .. } => ReadError::NotFound {
-                key: key.to_string(),
-            },
-            source => ReadError::Unavailable {
-                key: key.to_string(),
-                source,
-            },
-        })?;
-        parse(&key, &bytes)
-    }
-
-    async fn get_raw(&self, key: &Path) -> Result<Bytes, StoreError> {
-        self.store.get(key).await?.bytes().await
+        let missing = match self.objects.get(&key).await {
+            Ok(Stored { bytes, .. }) => return parse(&key, &bytes),
+            Err(error) => error,
+        };
+        if !matches!(missing, StoreError::NotFound { .. }) {
+            return Err(unavailable(&key, missing));
+        }
+        let mut listed = self.list(&self.layout.root()).await?.into_iter();
+        match listed.any(|object| object.location == key) {
+            true => Err(unavailable(&key, missing)),
+            false => Err(not_found(&key)),
+        }
     }
 
     /// The object, or `None` if it is definitely not there: "not found" is believed only while the identity object can be
     /// read, as stores say the same of a missing bucket and of an unknown key id.
-    pub(super) async fn get(&self, key: &Path) -> Result<Option<Bytes>, ReadError> {
-        let unavailable = |source| ReadError::Unavailable {
-            key: key.to_string(),
-            source,
-        };
-        match self.get_raw(key).await {
-            Ok(bytes) => Ok(Some(bytes)),
+    pub(super) async fn get(&self, key: &Path) -> Result<Option<Stored>, ReadError> {
+        match self.objects.get(key).await {
+            Ok(stored) => Ok(Some(stored)),
             Err(missing @ StoreError::NotFound { .. }) => {
-                match self.get_raw(&self.layout.identity()).await {
-                    Ok(_) => Ok(None),
-                    Err(StoreError::NotFound { .. }) => Err(unavailable(missing)),
-                    Err(other) => Err(unavailable(other)),
-                }
+                self.believe(key, missing).await?;
+                Ok(None)
             }
-            Err(source) => Err(unavailable(source)),
+            Err(error) => Err(unavailable(key, error)),
+        }
+    }
+
+    /// `Ok` if `missing` is to be believed.
+    pub(super) async fn believe(&self, key: &Path, missing: StoreError) -> Result<(), ReadError> {
+        match self.objects.get(&self.layout.identity()).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::NotFound { .. }) => Err(unavailable(key, missing)),
+            Err(other) => Err(unavailable(key, other)),
         }
     }
 
@@ -165,81 +155,44 @@ impl Lineage {
         &self,
         key: &Path,
     ) -> Result<Option<T>, ReadError> {
-        self.get(key)
-            .await?
-            .map(|bytes| parse(key, &bytes))
-            .transpose()
+        let stored = self.get(key).await?;
+        stored.map(|stored| parse(key, &stored.bytes)).transpose()
     }
 
     /// All objects below a folder, by key.
     pub(super) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>, ReadError> {
-        let listed: Result<Vec<ObjectMeta>, StoreError> =
-            self.store.list(Some(folder)).try_collect().await;
-        let mut objects = listed.map_err(|source| ReadError::Unavailable {
-            key: folder.to_string(),
-            source,
-        })?;
-        objects.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(objects)
+        let listed = self.objects.list(folder).await;
+        listed.map_err(|error| unavailable(folder, error))
     }
 
-    /// Puts an object that must not exist with other content. `plain` is what readers get, `stored` what lies there.
+    /// Puts an object that must not exist with other content. `sha256` is of what readers get, `payload` is what lies
+    /// there.
     pub(super) async fn create(
         &self,
         key: &Path,
-        plain: &[u8],
-        stored: Bytes,
+        sha256: &str,
+        payload: PutPayload,
     ) -> Result<PushOutcome, PushError> {
-        let hash = sha256(plain);
-        match self.put_new(key, &hash, stored).await {
-            Ok(()) => Ok(PushOutcome::Created),
-            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
-                self.compare(key, &hash).await
-            }
-            // A lost answer may hide a success. What lies there decides.
-            Err(source) => match self.compare(key, &hash).await {
-                Ok(outcome) => Ok(outcome),
-                Err(conflict @ PushError::Conflict { .. }) => Err(conflict),
-                Err(_) => Err(PushError::Unavailable {
-                    key: key.to_string(),
-                    source,
-                }),
-            },
-        }
-    }
-
-    async fn put_new(&self, key: &Path, hash: &str, stored: Bytes) -> Result<(), StoreError> {
-        let mut attributes = Attributes::new();
-        attributes.insert(Attribute::Metadata(HASH.into()), hash.to_owned().into());
-        let options = PutOptions {
-            mode: PutMode::Create,
-            attributes,
-            ..PutOptions::default()
+        let lost = match self.objects.create(key, sha256, payload).await {
+            Ok(Put::Created) => return Ok(PushOutcome::Created),
+            Ok(Put::Exists) => None,
+            Err(error) => Some(error),
         };
-        let payload = PutPayload::from_bytes(stored.clone());
-        match self.store.put_opts(key, payload, options).await {
-            // A directory keeps no metadata; the index has the hash.
-            Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {
-                let options = PutOptions {
-                    mode: PutMode::Create,
-                    ..PutOptions::default()
-                };
-                self.store
-                    .put_opts(key, PutPayload::from_bytes(stored), options)
-                    .await
-                    .map(|_| ())
-            }
-            other => other.map(|_| ()),
+        // A lost answer may hide a success. What lies there decides.
+        match (self.compare(key, sha256).await, lost) {
+            (Ok(outcome), _) => Ok(outcome),
+            (Err(conflict @ PushError::Conflict { .. }), _) => Err(conflict),
+            (Err(_), Some(cause)) => Err(PushError::Unavailable {
+                key: key.to_string(),
+                cause,
+            }),
+            (Err(error), None) => Err(error),
         }
     }
 
     /// Whether what lies at `key` is what `ours` is the hash of.
     async fn compare(&self, key: &Path, ours: &str) -> Result<PushOutcome, PushError> {
-        let plain = self.get_plain(key, usize::MAX >> 1).await?;
-        let plain = plain.ok_or_else(|| ReadError::NotFound {
-            key: key.to_string(),
-        })?;
-        let theirs = sha256(&plain);
+        let theirs = self.hash(key).await?.ok_or_else(|| not_found(key))?;
         match theirs == ours {
             true => Ok(PushOutcome::AlreadyThere),
             false => Err(PushError::Conflict {
@@ -250,7 +203,19 @@ impl Lineage {
         }
     }
 
-    /// The plain content of an object whose ending names its codec.
+    /// SHA-256 of the plain content of an object; `None` if it is definitely not there.
+    pub(super) async fn hash(&self, key: &Path) -> Result<Option<String>, ReadError> {
+        match self.objects.hash(key).await {
+            Ok(Ok(hash)) => Ok(Some(hash)),
+            Ok(Err(stored)) => Ok(Some(sha256(&decode(key, &stored, LONGEST)?))),
+            Err(missing @ StoreError::NotFound { .. }) => {
+                self.believe(key, missing).await.map(|()| None)
+            }
+            Err(error) => Err(unavailable(key, error)),
+        }
+    }
+
+    /// The plain content of an object whose ending names its codec, checked where the store keeps its hash.
     pub(super) async fn get_plain(
         &self,
         key: &Path,
@@ -259,17 +224,7 @@ impl Lineage {
         let Some(stored) = self.get(key).await? else {
             return Ok(None);
         };
-        let codec = key
-            .extension()
-            .and_then(super::Codec::from_extension)
-            .unwrap_or(super::Codec::Raw);
-        // The frame says how long the content is; a limit keeps a broken one from taking all memory.
-        let limit = limit.min(1 << 30);
-        let plain = codec.decode(&stored, limit);
-        plain.map(Some).map_err(|error| ReadError::Corrupt {
-            key: key.to_string(),
-            what: error.to_string(),
-        })
+        plain(key, &stored, limit).map(Some)
     }
 
     pub(super) async fn create_json<T: Serialize + Sync>(
@@ -278,7 +233,7 @@ impl Lineage {
         value: &T,
     ) -> Result<PushOutcome, PushError> {
         let bytes = to_json(key, value)?;
-        self.create(key, &bytes, bytes.clone()).await
+        self.create(key, &sha256(&bytes), bytes.into()).await
     }
 
     /// Puts an object that may change.
@@ -287,34 +242,75 @@ impl Lineage {
         key: &Path,
         value: &T,
     ) -> Result<(), PushError> {
-        let bytes = to_json(key, value)?;
-        let put = self.store.put(key, bytes.into()).await;
-        put.map(|_| ()).map_err(|source| PushError::Unavailable {
+        let put = self.objects.overwrite(key, to_json(key, value)?).await;
+        put.map_err(|cause| PushError::Unavailable {
             key: key.to_string(),
-            source,
+            cause,
         })
     }
 
-    /// Deletes an object that others have replaced; one that is gone already is no error.
-    pub(super) async fn delete(&self, key: &Path) -> Result<(), PushError> {
-        match self.store.delete(key).await {
-            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
-            Err(source) => Err(PushError::Unavailable {
-                key: key.to_string(),
-                source,
-            }),
-        }
+    /// Deletes objects that others have replaced; what is gone already is no error.
+    pub(super) async fn delete(&self, keys: Vec<Path>) -> Result<(), PushError> {
+        let first = keys.first().map(Path::to_string).unwrap_or_default();
+        let deleted = self.objects.delete(keys).await;
+        deleted.map_err(|cause| PushError::Unavailable { key: first, cause })
     }
 }
 
-fn parse<T: DeserializeOwned>(key: &Path, bytes: &[u8]) -> Result<T, ReadError> {
-    serde_json::from_slice(bytes).map_err(|error| ReadError::Corrupt {
+pub(super) fn not_found(key: &Path) -> ReadError {
+    ReadError::NotFound {
         key: key.to_string(),
-        what: error.to_string(),
-    })
+    }
 }
 
-fn to_json<T: Serialize>(key: &Path, value: &T) -> Result<Bytes, PushError> {
+pub(super) fn unavailable(key: &Path, cause: StoreError) -> ReadError {
+    ReadError::Unavailable {
+        key: key.to_string(),
+        cause,
+    }
+}
+
+pub(super) fn corrupt(key: &Path, what: impl Into<String>) -> ReadError {
+    ReadError::Corrupt {
+        key: key.to_string(),
+        what: what.into(),
+    }
+}
+
+/// Plain content, checked.
+pub(super) fn plain(key: &Path, stored: &Stored, limit: usize) -> Result<Vec<u8>, ReadError> {
+    let plain = decode(key, &stored.bytes, limit)?;
+    match &stored.sha256 {
+        Some(expected) => check(key, &plain, expected).map(|()| plain),
+        None => Ok(plain),
+    }
+}
+
+/// Whether `plain` is what `expected` is the hash of.
+pub(super) fn check(key: &Path, plain: &[u8], expected: &str) -> Result<(), ReadError> {
+    let found = sha256(plain);
+    match found == expected {
+        true => Ok(()),
+        false => Err(corrupt(
+            key,
+            format!("SHA-256 is {found}, it was archived with {expected}"),
+        )),
+    }
+}
+
+fn decode(key: &Path, stored: &[u8], limit: usize) -> Result<Vec<u8>, ReadError> {
+    let ending = key.extension().and_then(Codec::from_extension);
+    let codec = ending.unwrap_or(Codec::Raw);
+    // The frame says how long the content is; a limit keeps a broken one from taking all memory.
+    let decoded = codec.decode(stored, limit.min(LONGEST));
+    decoded.map_err(|error| corrupt(key, error.to_string()))
+}
+
+fn parse<T: DeserializeOwned>(key: &Path, bytes: &[u8]) -> Result<T, ReadError> {
+    serde_json::from_slice(bytes).map_err(|error| corrupt(key, error.to_string()))
+}
+
+pub(super) fn to_json<T: Serialize>(key: &Path, value: &T) -> Result<Bytes, PushError> {
     let encoded = serde_json::to_vec_pretty(value);
     encoded.map(Bytes::from).map_err(|error| PushError::Encode {
         key: key.to_string(),

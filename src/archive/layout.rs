@@ -22,6 +22,11 @@ impl Layout {
         }
     }
 
+    /// The folder of the lineage.
+    pub fn root(&self) -> Path {
+        Path::from(self.root.as_str())
+    }
+
     fn key(&self, below: &str) -> Path {
         Path::from(format!("{}/{below}", self.root))
     }
@@ -34,11 +39,6 @@ impl Layout {
     /// A timeline history file, as PostgreSQL wrote it.
     pub fn history(&self, timeline: TimelineId) -> Path {
         self.key(&format!("history/{timeline:08X}.history"))
-    }
-
-    /// The folder of history files.
-    pub fn histories(&self) -> Path {
-        self.key("history")
     }
 
     /// A whole segment.
@@ -55,9 +55,9 @@ impl Layout {
         self.key(&format!("index/{:08X}/{name}.json", name.timeline()))
     }
 
-    /// The folder of index entries.
-    pub fn index(&self) -> Path {
-        self.key("index")
+    /// The folder of a timeline's index entries.
+    pub fn index_of(&self, timeline: TimelineId) -> Path {
+        self.key(&format!("index/{timeline:08X}"))
     }
 
     /// Many index entries in one object: all segments from `first` to `last`.
@@ -103,20 +103,47 @@ impl Layout {
         self.key(&format!("clock/{timeline:08X}.json"))
     }
 
-    /// The folder of clocks.
-    pub fn clocks(&self) -> Path {
-        self.key("clock")
-    }
-
     /// A file of a backup.
     pub fn backup_file(&self, backup: &str, name: &str) -> Path {
         self.key(&format!("backups/{backup}/{name}"))
     }
 
-    /// The folder of backups.
-    pub fn backups(&self) -> Path {
-        self.key("backups")
+    /// What lies at `key`; `None` for what is not of this format.
+    pub(super) fn parse(&self, key: &Path) -> Option<Key> {
+        let below = key.as_ref().strip_prefix(&self.root)?.strip_prefix('/')?;
+        let mut parts = below.split('/');
+        let kind = parts.next()?;
+        let ending = |ending: &str| stem(key).filter(|_| key.extension() == Some(ending));
+        Some(match kind {
+            "history" => Key::History(ending("history")?.parse().ok()?),
+            "wal" => {
+                Codec::from_extension(key.extension()?)?;
+                Key::Segment(stem(key)?.parse().ok()?)
+            }
+            "index" => Key::Entry(ending("json")?.parse().ok()?),
+            "rollup" => {
+                let (first, last) = rollup_range(key)?;
+                Key::Rollup(first, last)
+            }
+            "tail" => Key::Tail(TailName::parse(key)?.0),
+            "clock" => Key::Clock,
+            "backups" => Key::BackupFile(parts.next()?.to_owned(), parts.next()?.to_owned()),
+            _ => return None,
+        })
     }
+}
+
+/// What a key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    History(TimelineId),
+    Segment(SegmentName),
+    Entry(SegmentName),
+    Rollup(SegmentName, SegmentName),
+    Tail(TailName),
+    Clock,
+    /// The backup's folder and the file's name.
+    BackupFile(String, String),
 }
 
 /// The name of a part of an unfinished segment.
@@ -159,6 +186,12 @@ pub fn backup_key(name: &str, uid: &str, attempt: u32) -> String {
 }
 
 const LONGEST_NAME: usize = 200;
+
+/// The first and the last segment of a roll-up, from its key.
+pub(super) fn rollup_range(key: &Path) -> Option<(SegmentName, SegmentName)> {
+    let (first, last) = stem(key)?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
 
 /// The last part of a key, without its ending.
 pub(super) fn stem(key: &Path) -> Option<&str> {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
-    Contents,
+    Contents, Piece,
     window::{Base, bases, newest_timeline},
 };
 use crate::{
@@ -46,6 +46,14 @@ pub enum Refusal {
         /// The lineage.
         lineage: String,
     },
+    /// PostgreSQL cannot follow a timeline without its history file.
+    #[error(
+        "the archive holds no history of timeline {timeline}, which its newest WAL is of: restore from a named backup of an older timeline, or archive {timeline:08X}.history"
+    )]
+    HistoryMissing {
+        /// The timeline.
+        timeline: TimelineId,
+    },
     /// Before the end of the first backup.
     #[error("target {target} is before the first point that can be recovered: {window}")]
     BeforeWindow {
@@ -62,6 +70,20 @@ pub enum Refusal {
         /// What can be recovered.
         window: String,
     },
+    /// The archive goes on after a hole, and no backup was taken behind it.
+    #[error(
+        "target {target} lies behind missing WAL: {from} to {to} is not in the archive; the nearest point before is LSN {from}; {window}"
+    )]
+    Gap {
+        /// The target.
+        target: String,
+        /// The first missing position.
+        from: Lsn,
+        /// The first position that is there again.
+        to: Lsn,
+        /// What can be recovered.
+        window: String,
+    },
 }
 
 impl Refusal {
@@ -70,8 +92,10 @@ impl Refusal {
         match self {
             Self::NoBackup { .. } => "NoBackup",
             Self::BackupUnusable { .. } => "BackupUnusable",
+            Self::HistoryMissing { .. } => "HistoryMissing",
             Self::BeforeWindow { .. } => "TargetBeforeWindow",
             Self::AfterWindow { .. } => "TargetAfterWindow",
+            Self::Gap { .. } => "WalMissing",
         }
     }
 }
@@ -81,44 +105,170 @@ impl Refusal {
 /// # Errors
 /// The target cannot be reached; the refusal says what can.
 pub fn plan(request: &Request, contents: &Contents) -> Result<RestorePlan, Refusal> {
-    let lineage = || contents.identity.lineage.to_string();
-    let (timeline, bases) = candidates(request, contents);
-    if bases.is_empty() {
-        return Err(match &request.backup {
-            Some(backup) => Refusal::BackupUnusable {
-                backup: backup.clone(),
-                lineage: lineage(),
-            },
-            None => Refusal::NoBackup { lineage: lineage() },
-        });
-    }
+    let line = Line::choose(request, contents)?;
     let target = request.target.clone().unwrap_or_default();
     let inclusive = target.inclusive.unwrap_or(true);
     let chosen = match (&target.time, target.lsn) {
-        (Some(time), _) => to_time(time.0, inclusive, timeline, &bases, contents),
-        (None, Some(lsn)) => to_lsn(lsn, inclusive, timeline, &bases, contents),
-        (None, None) => to_latest(timeline, &bases, contents),
+        (Some(time), _) => line.to_time(time.0, inclusive),
+        (None, Some(lsn)) => line.to_lsn(lsn, inclusive),
+        (None, None) => line.to_latest(),
     }?;
-    Ok(chosen.into_plan(request, contents, timeline))
+    Ok(chosen.into_plan(request, contents, line.timeline))
 }
 
-/// The timeline to follow and the backups that it can begin with. A named backup decides: the newest timeline that goes on
-/// from it.
-fn candidates<'a>(request: &Request, contents: &'a Contents) -> (TimelineId, Vec<Base<'a>>) {
-    let Some(wanted) = &request.backup else {
-        let newest = newest_timeline(contents);
-        return (newest, bases(contents, newest));
-    };
-    for timeline in contents.timelines().into_iter().rev() {
-        let found: Vec<_> = bases(contents, timeline)
-            .into_iter()
-            .filter(|base| base.manifest.uid == *wanted)
-            .collect();
-        if !found.is_empty() {
-            return (timeline, found);
+/// A timeline to follow and the backups that it can begin with, the one that stopped last at the end: at least one.
+struct Line<'a> {
+    contents: &'a Contents,
+    timeline: TimelineId,
+    bases: Vec<Base<'a>>,
+}
+
+impl<'a> Line<'a> {
+    /// A named backup decides: the newest timeline that goes on from it.
+    fn choose(request: &Request, contents: &'a Contents) -> Result<Self, Refusal> {
+        let lineage = || contents.identity.lineage.to_string();
+        let line = |timeline, bases| Self {
+            contents,
+            timeline,
+            bases,
+        };
+        let Some(wanted) = &request.backup else {
+            let timeline = newest_timeline(contents);
+            let bases = bases(contents, timeline);
+            return match (contents.has_history(timeline), bases.is_empty()) {
+                (false, _) => Err(Refusal::HistoryMissing { timeline }),
+                (true, true) => Err(Refusal::NoBackup { lineage: lineage() }),
+                (true, false) => Ok(line(timeline, bases)),
+            };
+        };
+        let followed = contents.timelines().into_iter().rev();
+        for timeline in followed.filter(|timeline| contents.has_history(*timeline)) {
+            let mut found = bases(contents, timeline);
+            found.retain(|base| base.manifest.uid == *wanted);
+            if !found.is_empty() {
+                return Ok(line(timeline, found));
+            }
+        }
+        Err(Refusal::BackupUnusable {
+            backup: wanted.clone(),
+            lineage: lineage(),
+        })
+    }
+
+    fn to_latest(&self) -> Result<Chosen<'a>, Refusal> {
+        let base = self.newest("latest", |_| true)?;
+        let end = base.end();
+        if let Some(gap) = self.gap_after(end, "latest") {
+            return Err(gap);
+        }
+        let covered = base.covered(self.contents, self.timeline);
+        let summary = format!("to the end of the archive, {end} ({covered}),");
+        Ok(base.up_to_its_end(summary))
+    }
+
+    fn to_time(&self, time: Timestamp, inclusive: bool) -> Result<Chosen<'a>, Refusal> {
+        let target = time.to_string();
+        let base = self.newest(&target, |base| base.manifest.stopped_at <= time)?;
+        // Recovery stops at the first commit after the target (or at it, if exclusive): what holds that one is the last
+        // that it needs.
+        let past = |commit: Timestamp| commit > time || (!inclusive && commit == time);
+        let stop_at = StopAt {
+            time: Some(MicroTime(time)),
+            lsn: None,
+            inclusive,
+        };
+        let after_stop = || base.pieces_from(base.manifest.stop_lsn);
+        let commits = |piece: &&Piece| piece.records?.last_commit.filter(|at| past(*at));
+        let stopper = after_stop().find(|piece| commits(piece).is_some());
+        if let Some(wal_to) = stopper.map(|piece| piece.to) {
+            return Ok(base.stopping(wal_to, stop_at, format!("to {target}")));
+        }
+        if base.covered(self.contents, self.timeline) < time {
+            let gap = self.gap_after(base.end(), &target);
+            return Err(gap.unwrap_or_else(|| self.after_window(target)));
+        }
+        if after_stop().any(|piece| piece.records.is_none()) {
+            // Some commit may come after the target. If none does, PostgreSQL says so: better than one too many.
+            let end = base.end();
+            return Ok(base.stopping(end, stop_at, format!("to {target}")));
+        }
+        // PostgreSQL would call it an error that no commit comes after the target; it is the end of what there is.
+        let end = base.end();
+        Ok(base.up_to_its_end(format!(
+            "to {target}: nothing was committed after it, so to the end of the archive, {end},"
+        )))
+    }
+
+    fn to_lsn(&self, lsn: Lsn, inclusive: bool) -> Result<Chosen<'a>, Refusal> {
+        let target = lsn.to_string();
+        let base = self.newest(&target, |base| base.manifest.stop_lsn <= lsn)?;
+        if base.end() < lsn {
+            let gap = self.gap_after(base.end(), &target);
+            return Err(gap.unwrap_or_else(|| self.after_window(target)));
+        }
+        let stop_at = StopAt {
+            time: None,
+            lsn: Some(lsn),
+            inclusive,
+        };
+        // Recovery stops at the first record that begins at the target or after it.
+        let begins = |piece: &&Piece| piece.records?.last_record.filter(|begin| *begin >= lsn);
+        let summary = format!("to LSN {target}");
+        let from_target = || base.pieces_from(lsn);
+        let stopper = from_target().find(|piece| begins(piece).is_some());
+        if let Some(wal_to) = stopper.map(|piece| piece.to) {
+            return Ok(base.stopping(wal_to, stop_at, summary));
+        }
+        let end = base.end();
+        if from_target().any(|piece| piece.records.is_none()) {
+            return Ok(base.stopping(end, stop_at, summary));
+        }
+        Ok(base.up_to_its_end(format!(
+            "{summary}: no record begins after it, so to the end of the archive, {end},"
+        )))
+    }
+
+    /// The newest base that fits; otherwise the target lies before the first.
+    fn newest(&self, target: &str, fits: impl Fn(&Base<'a>) -> bool) -> Result<Base<'a>, Refusal> {
+        let found = self.bases.iter().rev().find(|base| fits(base));
+        found.cloned().ok_or_else(|| Refusal::BeforeWindow {
+            target: target.to_owned(),
+            window: self.window(),
+        })
+    }
+
+    /// Missing WAL after `end`, if the archive goes on behind it.
+    fn gap_after(&self, end: Lsn, target: &str) -> Option<Refusal> {
+        let mut pieces = self.contents.pieces(self.timeline).into_iter();
+        let next = pieces.find(|piece| piece.from > end)?;
+        Some(Refusal::Gap {
+            target: target.to_owned(),
+            from: end,
+            to: next.from,
+            window: self.window(),
+        })
+    }
+
+    fn after_window(&self, target: String) -> Refusal {
+        Refusal::AfterWindow {
+            target,
+            window: self.window(),
         }
     }
-    (newest_timeline(contents), Vec::new())
+
+    fn window(&self) -> String {
+        let Some((first, last)) = self.bases.first().zip(self.bases.last()) else {
+            return "nothing can be recovered".into();
+        };
+        format!(
+            "recoverable is {} to {} (LSN {} to {}) on timeline {}",
+            first.manifest.stopped_at,
+            last.covered(self.contents, self.timeline),
+            first.manifest.stop_lsn,
+            last.end(),
+            self.timeline,
+        )
+    }
 }
 
 /// A base and an end that were found to do.
@@ -129,15 +279,36 @@ struct Chosen<'a> {
     summary: String,
 }
 
+impl<'a> Base<'a> {
+    fn pieces_from(&self, lsn: Lsn) -> impl Iterator<Item = &Piece> {
+        self.pieces.iter().filter(move |piece| piece.to > lsn)
+    }
+
+    fn stopping(self, wal_to: Lsn, stop_at: StopAt, summary: String) -> Chosen<'a> {
+        Chosen {
+            base: self,
+            wal_to,
+            stop_at: Some(stop_at),
+            summary,
+        }
+    }
+
+    fn up_to_its_end(self, summary: String) -> Chosen<'a> {
+        Chosen {
+            wal_to: self.end(),
+            base: self,
+            stop_at: None,
+            summary,
+        }
+    }
+}
+
 impl Chosen<'_> {
-    fn into_plan(
-        self,
-        request: &Request,
-        contents: &Contents,
-        timeline: TimelineId,
-    ) -> RestorePlan {
+    fn into_plan(self, request: &Request, contents: &Contents, newest: TimelineId) -> RestorePlan {
         let manifest = self.base.manifest;
         let bytes = self.wal_to.bytes_since(manifest.start_lsn);
+        // The timeline of the last byte: what came after the target is not followed.
+        let timeline = contents.timeline_before(newest, self.wal_to);
         RestorePlan {
             summary: format!("{} on timeline {timeline}", self.summary),
             backup: manifest.name.clone(),
@@ -154,151 +325,7 @@ impl Chosen<'_> {
     }
 }
 
-fn to_latest<'a>(
-    timeline: TimelineId,
-    bases: &[Base<'a>],
-    contents: &Contents,
-) -> Result<Chosen<'a>, Refusal> {
-    let base = newest(bases, |_| true).ok_or_else(|| Refusal::NoBackup {
-        lineage: contents.identity.lineage.to_string(),
-    })?;
-    let (wal_to, covered) = (base.end(), base.covered(contents, timeline));
-    Ok(Chosen {
-        base,
-        wal_to,
-        stop_at: None,
-        summary: format!("to the end of the archive, {wal_to} ({covered})"),
-    })
-}
-
-fn to_time<'a>(
-    time: Timestamp,
-    inclusive: bool,
-    timeline: TimelineId,
-    bases: &[Base<'a>],
-    contents: &Contents,
-) -> Result<Chosen<'a>, Refusal> {
-    let window = || say_window(bases, contents, timeline);
-    let target = time.to_string();
-    let Some(base) = newest(bases, |base| base.manifest.stopped_at <= time) else {
-        return Err(Refusal::BeforeWindow {
-            target,
-            window: window(),
-        });
-    };
-    // Recovery stops at the first commit after the target (or at it, if exclusive): what holds that one is the last it needs.
-    let past = |commit: Timestamp| {
-        if inclusive {
-            commit > time
-        } else {
-            commit >= time
-        }
-    };
-    let after_stop = base
-        .pieces
-        .iter()
-        .filter(|piece| piece.to > base.manifest.stop_lsn);
-    let stopper = after_stop
-        .into_iter()
-        .find(|piece| piece.last_commit.is_some_and(past));
-    if let Some(piece) = stopper {
-        let stop_at = StopAt {
-            time: Some(MicroTime(time)),
-            lsn: None,
-            inclusive,
-        };
-        let wal_to = piece.to;
-        return Ok(Chosen {
-            base,
-            wal_to,
-            stop_at: Some(stop_at),
-            summary: format!("to {target}"),
-        });
-    }
-    if base.covered(contents, timeline) < time {
-        return Err(Refusal::AfterWindow {
-            target,
-            window: window(),
-        });
-    }
-    // PostgreSQL would call it an error that no commit comes after the target; it is the end of what there is.
-    let wal_to = base.end();
-    let summary = format!(
-        "to {target}: nothing was committed after it, so to the end of the archive, {wal_to},"
-    );
-    Ok(Chosen {
-        base,
-        wal_to,
-        stop_at: None,
-        summary,
-    })
-}
-
-fn to_lsn<'a>(
-    lsn: Lsn,
-    inclusive: bool,
-    timeline: TimelineId,
-    bases: &[Base<'a>],
-    contents: &Contents,
-) -> Result<Chosen<'a>, Refusal> {
-    let window = || say_window(bases, contents, timeline);
-    let target = lsn.to_string();
-    let Some(base) = newest(bases, |base| base.manifest.stop_lsn <= lsn) else {
-        return Err(Refusal::BeforeWindow {
-            target,
-            window: window(),
-        });
-    };
-    if base.end() < lsn {
-        return Err(Refusal::AfterWindow {
-            target,
-            window: window(),
-        });
-    }
-    // Recovery stops at the first record that begins at the target or after it.
-    let stopper = base
-        .pieces
-        .iter()
-        .find(|piece| piece.last_record.is_some_and(|record| record >= lsn));
-    if let Some(piece) = stopper {
-        let stop_at = StopAt {
-            time: None,
-            lsn: Some(lsn),
-            inclusive,
-        };
-        let wal_to = piece.to;
-        return Ok(Chosen {
-            base,
-            wal_to,
-            stop_at: Some(stop_at),
-            summary: format!("to LSN {target}"),
-        });
-    }
-    let wal_to = base.end();
-    let summary = format!(
-        "to LSN {target}: no record begins after it, so to the end of the archive, {wal_to},"
-    );
-    Ok(Chosen {
-        base,
-        wal_to,
-        stop_at: None,
-        summary,
-    })
-}
-
-fn newest<'a>(bases: &[Base<'a>], fits: impl Fn(&Base<'a>) -> bool) -> Option<Base<'a>> {
-    bases.iter().rev().find(|base| fits(base)).cloned()
-}
-
-fn say_window(bases: &[Base<'_>], contents: &Contents, timeline: TimelineId) -> String {
-    let Some((first, last)) = bases.first().zip(bases.last()) else {
-        return "nothing can be recovered".into();
-    };
-    format!(
-        "recoverable is {} to {} (LSN {} to {}) on timeline {timeline}",
-        first.manifest.stopped_at,
-        last.covered(contents, timeline),
-        first.manifest.stop_lsn,
-        last.end(),
-    )
-}
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,9 @@ pub fn describe(spec: &PgArchiveSpec) -> String {
 
 fn open_directory(directory: &Path) -> Result<Arc<dyn ObjectStore>, OpenError> {
     // Without fsync an acknowledged segment could be lost with the node.
-    let store = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true);
+    let store = LocalFileSystem::new_with_prefix(directory)?
+        .with_fsync(true)
+        .with_automatic_cleanup(true);
     Ok(Arc::new(store))
 }
 

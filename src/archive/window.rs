@@ -32,12 +32,13 @@ impl Base<'_> {
     pub(super) fn last_commit(&self) -> Option<Timestamp> {
         self.pieces
             .iter()
-            .filter_map(|piece| piece.last_commit)
+            .filter_map(|piece| piece.records?.last_commit)
             .max()
     }
 
     /// Every commit up to this time is in it: the latest of the last commit, the newest clock that it covers, and the
-    /// backup's own end.
+    /// backup's own end. Of clocks only the line's last timeline counts: an old primary that was left behind goes on
+    /// saying that nothing new was flushed.
     pub(super) fn covered(&self, contents: &Contents, timeline: TimelineId) -> Timestamp {
         let clocks = contents
             .clocks

@@ -1,0 +1,173 @@
+//! Fetching WAL: segments, whole or put together from their tails, and history files.
+
+use object_store::{Error as StoreError, path::Path};
+
+use super::{
+    Codec, IndexEntry, Lineage, ReadError,
+    handle::{check, corrupt, not_found, plain, unavailable},
+    memory::Part,
+};
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+
+impl Lineage {
+    /// A segment as recovery reads it: whole, or put together from its tails; zeros from `up_to` on, and as long as a
+    /// segment is.
+    ///
+    /// # Errors
+    /// `NotFound`: neither the segment nor tails of it up to `up_to` are there, in an archive whose identity object can be
+    /// read.
+    pub async fn fetch_segment(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        up_to: Lsn,
+    ) -> Result<Vec<u8>, ReadError> {
+        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
+        let wanted = up_to.bytes_since(name.start(size)).min(size.get());
+        let wanted = usize::try_from(wanted).unwrap_or(length);
+        let mut plain = match self.any(name, length, wanted).await? {
+            Some(plain) => plain,
+            // Between the two looks the segment may have become whole and its tails may have gone.
+            None => match self.whole(name, length).await? {
+                Some(plain) => plain,
+                None => return Err(self.missing(name).await),
+            },
+        };
+        plain.truncate(wanted);
+        plain.resize(length, 0);
+        Ok(plain)
+    }
+
+    async fn any(
+        &self,
+        name: SegmentName,
+        length: usize,
+        wanted: usize,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        if let Some(plain) = self.whole(name, length).await? {
+            return Ok(Some(plain));
+        }
+        let plain = self.tail(self.listed_parts(name).await?, length).await?;
+        Ok(Some(plain).filter(|plain| wanted > 0 && plain.len() >= wanted))
+    }
+
+    /// Not there, or the store says so of everything.
+    async fn missing(&self, name: SegmentName) -> ReadError {
+        let key = self.layout.segment(name, self.encoder.codec);
+        match self.objects.get(&self.layout.identity()).await {
+            Ok(_) => not_found(&key),
+            Err(cause) => unavailable(&key, cause),
+        }
+    }
+
+    /// The whole segment, if the store has it under any codec's ending. `None` is to be believed only while the identity
+    /// object can be read.
+    pub(super) async fn whole(
+        &self,
+        name: SegmentName,
+        length: usize,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        for codec in Codec::ALL {
+            let key = self.layout.segment(name, codec);
+            let stored = match self.objects.get(&key).await {
+                Ok(stored) => stored,
+                Err(StoreError::NotFound { .. }) => continue,
+                Err(error) => return Err(unavailable(&key, error)),
+            };
+            let known = stored.sha256.is_some();
+            let plain = plain(&key, &stored, length)?;
+            if plain.len() != length {
+                let found = plain.len();
+                return Err(corrupt(&key, format!("{found} bytes, want {length}")));
+            }
+            // The frame has a checksum of its own: without an entry that is all there is.
+            let entry = match known {
+                true => None,
+                false => self.get_json(&self.layout.index_entry(name)).await?,
+            };
+            if let Some(IndexEntry { sha256, .. }) = entry {
+                check(&key, &plain, &sha256)?;
+            }
+            return Ok(Some(plain));
+        }
+        Ok(None)
+    }
+
+    /// The longest beginning of an unfinished segment that its parts make up.
+    pub(super) async fn tail(
+        &self,
+        mut parts: Vec<Part>,
+        length: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let mut plain = Vec::new();
+        while let Some(index) = furthest(&parts, plain.len() as u64) {
+            let Part { name, key, .. } = parts.swap_remove(index);
+            // It may have been merged meanwhile.
+            let Some(content) = self.get_plain(&key, length).await? else {
+                continue;
+            };
+            append(&mut plain, name.from, name.to, &content, &key)?;
+        }
+        Ok(plain)
+    }
+
+    /// A timeline history file.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn fetch_history(&self, timeline: TimelineId) -> Result<String, ReadError> {
+        let key = self.layout.history(timeline);
+        let stored = self.get(&key).await?.ok_or_else(|| not_found(&key))?;
+        let text = String::from_utf8(stored.bytes.to_vec());
+        text.map_err(|error| corrupt(&key, error.to_string()))
+    }
+
+    /// The index entry of a segment, alone or rolled up.
+    pub(super) async fn entry(&self, name: SegmentName) -> Result<Option<IndexEntry>, ReadError> {
+        if let Some(entry) = self.get_json(&self.layout.index_entry(name)).await? {
+            return Ok(Some(entry));
+        }
+        for object in self.list(&self.layout.rollups()).await? {
+            let holds = super::layout::rollup_range(&object.location)
+                .is_some_and(|(first, last)| first <= name && name <= last);
+            if holds
+                && let Some(entries) = self.get_json::<Vec<IndexEntry>>(&object.location).await?
+            {
+                let found = entries.into_iter().find(|entry| entry.segment == name);
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Of all parts that go on at `reached`, the one that goes furthest.
+fn furthest(parts: &[Part], reached: u64) -> Option<usize> {
+    let goes_on = |part: &Part| part.name.from <= reached && part.name.to > reached;
+    let next = parts.iter().enumerate().filter(|(_, part)| goes_on(part));
+    next.max_by_key(|(_, part)| part.name.to)
+        .map(|(index, _)| index)
+}
+
+/// Appends a part, which may begin within `plain` and must then agree with it.
+fn append(
+    plain: &mut Vec<u8>,
+    from: u64,
+    to: u64,
+    content: &[u8],
+    key: &Path,
+) -> Result<(), ReadError> {
+    if content.len() as u64 != to - from {
+        return Err(corrupt(key, "its length is not what its name says"));
+    }
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let known = plain.get(from..).unwrap_or_default();
+    let (again, new) = content.split_at(known.len().min(content.len()));
+    if again != known {
+        return Err(corrupt(key, "it differs from another part of its segment"));
+    }
+    plain.extend_from_slice(new);
+    Ok(())
+}

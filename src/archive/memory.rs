@@ -1,0 +1,52 @@
+//! What a process has learnt about a lineage, so that it does not ask twice. Everything here can be forgotten.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use object_store::path::Path;
+
+use super::{Tail, TailName, contents::Segment};
+use crate::postgres::{SegmentName, wal::Carry};
+
+/// What was learnt about a lineage.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The segment that is being written, and its parts in the archive.
+    pub unfinished: tokio::sync::Mutex<Option<Unfinished>>,
+    read: Mutex<Read>,
+}
+
+/// A segment that is not whole yet, and its parts in the archive.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    pub segment: SegmentName,
+    pub parts: Vec<Part>,
+}
+
+/// A part of an unfinished segment.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub name: TailName,
+    pub key: Path,
+    /// Of the plain content; known of what this process wrote.
+    pub sha256: Option<String>,
+}
+
+/// Objects that never change, and what they say.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub segments: BTreeMap<SegmentName, Segment>,
+    pub texts: BTreeMap<Path, String>,
+    pub tails: BTreeMap<SegmentName, (Vec<Path>, Option<Tail>)>,
+    /// The segment that was scanned last for what its end leaves to the next.
+    pub carry: Option<(SegmentName, Option<Carry>)>,
+}
+
+impl Memory {
+    /// Looks, or remembers. Never held over an await.
+    pub fn read<T>(&self, look: impl FnOnce(&mut Read) -> T) -> T {
+        look(&mut self.read.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,216 @@
+//! What holds of every plan, whatever the archive holds.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    api::{RestoreTarget, TargetTime},
+    archive::{ClockPair, Records, Segment, examples::*},
+    postgres::SegmentName,
+};
+
+#[derive(Clone, Debug)]
+struct Sketch {
+    old: Vec<bool>,
+    new: Vec<bool>,
+    unread: Vec<bool>,
+    fork: Option<f64>,
+    tail: Option<(bool, f64)>,
+    backups: Vec<(bool, f64, f64)>,
+    clock: Option<f64>,
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    let segments = || proptest::collection::vec(prop::bool::weighted(0.9), 14);
+    (
+        segments(),
+        segments(),
+        proptest::collection::vec(prop::bool::weighted(0.1), 14),
+        proptest::option::of((8u32..96).prop_map(|n| f64::from(n) / 8.0)),
+        proptest::option::of((any::<bool>(), (8u32..112).prop_map(|n| f64::from(n) / 8.0))),
+        proptest::collection::vec(
+            (
+                any::<bool>(),
+                (8u32..100).prop_map(|n| f64::from(n) / 8.0),
+                (0u32..16).prop_map(|n| f64::from(n) / 8.0),
+            ),
+            0..4,
+        ),
+        proptest::option::of((0u32..140).prop_map(|n| f64::from(n) / 8.0)),
+    )
+        .prop_map(|(old, new, unread, fork, tail, backups, clock)| Sketch {
+            old,
+            new,
+            unread,
+            fork,
+            tail,
+            backups,
+            clock,
+        })
+}
+
+fn build(sketch: &Sketch) -> Contents {
+    let there = |flags: &[bool], from: f64| -> Vec<u64> {
+        (0..14)
+            .filter(|n| flags[*n] && *n as f64 + 1.0 > from)
+            .map(|n| n as u64)
+            .collect()
+    };
+    let mut contents = with_segments(empty(), 1, there(&sketch.old, 0.0));
+    if let Some(fork) = sketch.fork {
+        contents = with_history(contents, 2, &[(1, fork)]);
+        contents = with_segments(contents, 2, there(&sketch.new, fork));
+    }
+    for (number, _) in sketch
+        .unread
+        .iter()
+        .enumerate()
+        .filter(|(_, unread)| **unread)
+    {
+        for tli in [1, 2] {
+            if let Some(Segment { records, .. }) =
+                contents.segments.get_mut(&segment(tli, number as u64))
+            {
+                *records = None;
+            }
+        }
+    }
+    let newest = |new: bool| if new && sketch.fork.is_some() { 2 } else { 1 };
+    if let Some((new, end)) = sketch.tail {
+        contents = with_tail(contents, newest(new), end + 0.05, Some(end));
+    }
+    for (index, (new, start, length)) in sketch.backups.iter().enumerate() {
+        let tli = newest(*new);
+        if tli == 1 || sketch.fork.is_some_and(|fork| *start >= fork) {
+            contents = with_backup(
+                contents,
+                &format!("b{index}"),
+                tli,
+                *start,
+                start + length + 0.1,
+            );
+        }
+    }
+    if let Some(minutes) = sketch.clock {
+        let tli = newest(true);
+        contents.clocks.push(ClockPair {
+            lsn: lsn(minutes.min(13.9)),
+            at: at(minutes),
+            timeline: timeline(tli),
+        });
+    }
+    contents
+}
+
+/// What fetch can hand out of the log that the plan follows, byte by byte as PostgreSQL asks: in the segment that holds a
+/// switch the new timeline's copy, or the old one's up to there. `None` is a hole.
+fn holder(contents: &Contents, plan: &RestorePlan, at: Lsn) -> Option<Option<Records>> {
+    let ancestors = contents.ancestors(plan.timeline);
+    let mut stretches: Vec<_> = ancestors;
+    stretches.push((plan.timeline, Lsn::new(u64::MAX)));
+    let mut found = None;
+    let mut begin = Lsn::new(0);
+    for (id, end) in stretches {
+        let name = SegmentName::containing(id, at, SIZE);
+        if at < end && begin < name.end(SIZE) {
+            let whole = contents
+                .segments
+                .get(&name)
+                .map(|s| (name.end(SIZE), s.records));
+            let tail = contents.tails.get(&name).map(|t| (t.end, t.records));
+            if let Some((to, records)) = whole.or(tail).filter(|(to, _)| at < *to) {
+                found = Some(records.filter(|_| to <= end));
+            }
+        }
+        begin = end;
+    }
+    found
+}
+
+fn targets() -> impl Strategy<Value = (Option<RestoreTarget>, bool)> {
+    let target = |time, lsn, inclusive| {
+        Some(RestoreTarget {
+            time,
+            lsn,
+            inclusive,
+            latest: None,
+        })
+    };
+    prop_oneof![
+        Just((None, true)),
+        ((0u32..150), any::<bool>()).prop_map(move |(n, i)| (
+            target(Some(TargetTime(at(f64::from(n) / 8.0))), None, Some(i)),
+            i
+        )),
+        ((0u32..120), any::<bool>())
+            .prop_map(move |(n, i)| (target(None, Some(lsn(f64::from(n) / 8.0)), Some(i)), i)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
+
+    #[test]
+    fn a_plan_can_be_done((target, inclusive) in targets(), sketch in sketch(), named in proptest::option::of(0usize..4)) {
+        let contents = build(&sketch);
+        let request = Request {
+            backup: named.map(|index| format!("b{index}-uid")),
+            target: target.clone(),
+            archive: "a".into(),
+            archive_name: "n".into(),
+        };
+        let Ok(plan) = plan(&request, &contents) else { return Ok(()) };
+        let (_, base) = contents.backups.iter().find(|(key, _)| *key == plan.backup_key).unwrap();
+
+        // The base is consistent before the end, and on the line.
+        prop_assert!(base.stop_lsn <= plan.wal_to);
+        prop_assert!(contents.on_line(base, plan.timeline));
+        prop_assert!(contents.has_history(plan.timeline));
+        prop_assert_eq!(plan.wal_from, base.start_lsn);
+
+        // Not a byte is missing, and the segment of the end is of the plan's timeline.
+        let mut past = Vec::new();
+        let mut unread = false;
+        for step in 0..14 * 64 {
+            let here = Lsn::new(step * MIB / 64);
+            if here >= plan.wal_from && here < plan.wal_to {
+                let holder = holder(&contents, &plan, here);
+                prop_assert!(holder.is_some(), "{} is missing", here);
+                match holder.flatten() {
+                    Some(records) if here >= base.stop_lsn => past.push(records),
+                    None if here >= base.stop_lsn => unread = true,
+                    Some(_) | None => {}
+                }
+            }
+        }
+
+        // The target is reached, and nothing behind it.
+        let target = target.unwrap_or_default();
+        if let Some(TargetTime(time)) = target.time {
+            prop_assert!(base.stopped_at <= time);
+            let after = |commit: Timestamp| commit > time || (!inclusive && commit == time);
+            let stops = past.iter().any(|records| records.last_commit.is_some_and(after));
+            match &plan.stop_at {
+                Some(stop) => {
+                    prop_assert_eq!(stop.time.as_ref().map(|t| t.0), Some(time));
+                    prop_assert!(stops || unread, "PostgreSQL would not find a commit after the target");
+                }
+                None => prop_assert!(!stops && !unread, "commits after the target would be replayed"),
+            }
+        }
+        if let Some(target) = target.lsn {
+            prop_assert!(base.stop_lsn <= target && target <= plan.wal_to);
+            let stops = past.iter().any(|records| records.last_record.is_some_and(|begin| begin >= target));
+            match &plan.stop_at {
+                Some(stop) => {
+                    prop_assert_eq!(stop.lsn, Some(target));
+                    prop_assert!(stops || unread, "PostgreSQL would not find a record after the target");
+                }
+                None => prop_assert!(!stops, "records after the target would be replayed"),
+            }
+        }
+        if target.time.is_none() && target.lsn.is_none() {
+            prop_assert_eq!(plan.stop_at, None);
+        }
+    }
+}

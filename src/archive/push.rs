@@ -1,0 +1,279 @@
+//! Pushing WAL: segments, tails, history files, clocks.
+
+use bytes::Bytes;
+use object_store::{PutPayload, path::Path};
+
+use super::{
+    ClockPair, Encoder, IndexEntry, Lineage, PushError, PushOutcome, ReadError,
+    layout::TailName,
+    memory::{Part, Unfinished},
+    sha256,
+};
+use crate::postgres::{SegmentName, SegmentSize, TimelineId};
+
+/// A segment has at most this many parts before they are merged into one.
+pub const MOST_TAILS: usize = 32;
+
+impl Lineage {
+    /// Archives a whole segment and what is known of it. The segment comes first: an index entry never speaks of what is
+    /// not there, and a segment without one is still found. Its tails go last, once both are durable.
+    ///
+    /// # Errors
+    /// Other content lies there, a tail is not its beginning, or the store refuses; then nothing is overwritten, and the
+    /// same push can be repeated.
+    pub async fn push_segment(
+        &self,
+        name: SegmentName,
+        plain: Bytes,
+        entry: &IndexEntry,
+    ) -> Result<PushOutcome, PushError> {
+        let mut unfinished = self.memory.unfinished.lock().await;
+        let parts = self.parts(&mut unfinished, name).await?;
+        let replaced = self.same(&parts, &plain).await?;
+        let key = self.layout.segment(name, self.encoder.codec);
+        let payload = encoded(&key, self.encoder, &plain).await?;
+        let outcome = match self.create(&key, &entry.sha256, payload).await {
+            Err(conflict @ PushError::Conflict { .. }) => {
+                // Two servers may hold what differs behind the end of valid WAL only, as after a failover.
+                if !self.holds(name, &plain, entry).await? {
+                    return Err(conflict);
+                }
+                PushOutcome::AlreadyThere
+            }
+            other => {
+                let outcome = other?;
+                self.put_entry(&key, outcome, entry).await?;
+                outcome
+            }
+        };
+        self.delete(replaced).await?;
+        *unfinished = None;
+        drop(unfinished);
+        self.roll_up_before(name, plain.len()).await;
+        Ok(outcome)
+    }
+
+    async fn put_entry(
+        &self,
+        segment: &Path,
+        outcome: PushOutcome,
+        entry: &IndexEntry,
+    ) -> Result<(), PushError> {
+        let key = self.layout.index_entry(entry.segment);
+        let conflict = match self.create_json(&key, entry).await {
+            Ok(_) => return Ok(()),
+            Err(conflict @ PushError::Conflict { .. }) => conflict,
+            Err(error) => return Err(error),
+        };
+        // Another version or run may know less or more of the same segment.
+        let known = self.get_json::<IndexEntry>(&key).await?;
+        if known.is_none_or(|known| known.sha256 == entry.sha256) {
+            return Ok(());
+        }
+        if outcome == PushOutcome::Created {
+            // The segment is there with other content, under the ending of another codec: ours must not stay beside it.
+            self.delete(vec![segment.clone()]).await?;
+        }
+        Err(conflict)
+    }
+
+    /// Whether the archived segment holds all valid WAL of `plain`.
+    async fn holds(
+        &self,
+        name: SegmentName,
+        plain: &[u8],
+        entry: &IndexEntry,
+    ) -> Result<bool, ReadError> {
+        let Some(theirs) = self.entry(name).await? else {
+            return Ok(false);
+        };
+        let read = entry.sha256_valid.is_some() && theirs.sha256_valid.is_some();
+        if !read || theirs.valid_end < entry.valid_end {
+            return Ok(false);
+        }
+        let start = entry.valid_end.get() % plain.len().max(1) as u64;
+        // The end of valid WAL is the segment's end where the remainder is nothing.
+        let valid = match usize::try_from(start) {
+            Ok(0) | Err(_) => plain.len(),
+            Ok(offset) => offset,
+        };
+        let archived = self.whole(name, plain.len()).await?;
+        Ok(archived.is_some_and(|archived| archived.get(..valid) == plain.get(..valid)))
+    }
+
+    /// Archives bytes of an unfinished segment. `segment` is all of it that there is so far, from its start; what lies
+    /// before `from` is in the archive already. Where too many parts would pile up, they are merged.
+    ///
+    /// # Errors
+    /// Another part has other content, or the store refuses.
+    pub async fn push_tail(
+        &self,
+        name: SegmentName,
+        from: u64,
+        segment: &[u8],
+        epoch: &str,
+    ) -> Result<(), PushError> {
+        let mut unfinished = self.memory.unfinished.lock().await;
+        let mut parts = self.parts(&mut unfinished, name).await?;
+        let merge = parts.len() + 1 >= MOST_TAILS;
+        let from = if merge { 0 } else { from };
+        let first = usize::try_from(from).unwrap_or(usize::MAX);
+        let plain = Bytes::copy_from_slice(segment.get(first..).unwrap_or_default());
+        if plain.is_empty() {
+            *unfinished = Some(Unfinished {
+                segment: name,
+                parts,
+            });
+            return Ok(());
+        }
+        let part = self.put_part(name, from, plain, epoch).await?;
+        parts.retain(|other| other.key != part.key);
+        if merge {
+            let replaced = self.same(&parts, segment).await?;
+            self.delete(replaced.clone()).await?;
+            parts.retain(|other| !replaced.contains(&other.key));
+        }
+        parts.push(part);
+        *unfinished = Some(Unfinished {
+            segment: name,
+            parts,
+        });
+        Ok(())
+    }
+
+    async fn put_part(
+        &self,
+        segment: SegmentName,
+        from: u64,
+        plain: Bytes,
+        epoch: &str,
+    ) -> Result<Part, PushError> {
+        let name = TailName {
+            segment,
+            from,
+            to: from + plain.len() as u64,
+            epoch: epoch.to_owned(),
+        };
+        let key = self.layout.tail(&name, self.encoder.codec);
+        let hash = sha256(&plain);
+        let payload = encoded(&key, self.encoder, &plain).await?;
+        self.create(&key, &hash, payload).await?;
+        Ok(Part {
+            name,
+            key,
+            sha256: Some(hash),
+        })
+    }
+
+    /// The parts of an unfinished segment: remembered, or listed. What is remembered is taken, so that after an error it
+    /// is listed again.
+    async fn parts(
+        &self,
+        unfinished: &mut Option<Unfinished>,
+        name: SegmentName,
+    ) -> Result<Vec<Part>, ReadError> {
+        match unfinished.take() {
+            Some(known) if known.segment == name => Ok(known.parts),
+            // Nothing of a segment is archived while another is written, but by another process.
+            Some(_) | None => self.listed_parts(name).await,
+        }
+    }
+
+    pub(super) async fn listed_parts(&self, name: SegmentName) -> Result<Vec<Part>, ReadError> {
+        let objects = self.list(&self.layout.tails(name)).await?;
+        let named = objects.into_iter().filter_map(|object| {
+            let (name, _) = TailName::parse(&object.location)?;
+            Some(Part {
+                name,
+                key: object.location,
+                sha256: None,
+            })
+        });
+        Ok(named.collect())
+    }
+
+    /// The keys of those parts that `segment` can replace: they lie within it, and are the same.
+    ///
+    /// # Errors
+    /// One of them is not: two histories.
+    pub(super) async fn same(
+        &self,
+        parts: &[Part],
+        segment: &[u8],
+    ) -> Result<Vec<Path>, PushError> {
+        let mut same = Vec::new();
+        for Part { name, key, sha256 } in parts {
+            let range = usize::try_from(name.from)
+                .ok()
+                .zip(usize::try_from(name.to).ok());
+            let Some(ours) = range.and_then(|(from, to)| segment.get(from..to)) else {
+                continue;
+            };
+            let ours = super::sha256(ours);
+            let theirs = match sha256 {
+                Some(known) => Some(known.clone()),
+                None => self.hash(key).await?,
+            };
+            match theirs {
+                Some(theirs) if theirs != ours => {
+                    return Err(PushError::Conflict {
+                        key: key.to_string(),
+                        ours,
+                        theirs,
+                    });
+                }
+                Some(_) | None => same.push(key.clone()),
+            }
+        }
+        Ok(same)
+    }
+
+    /// Archives a timeline history file as PostgreSQL wrote it.
+    ///
+    /// # Errors
+    /// Another history of that timeline lies there, or the store refuses.
+    pub async fn push_history(
+        &self,
+        timeline: TimelineId,
+        content: Bytes,
+    ) -> Result<PushOutcome, PushError> {
+        let key = self.layout.history(timeline);
+        self.create(&key, &sha256(&content), content.into()).await
+    }
+
+    /// Says up to which time the archive is complete.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub async fn write_clock(&self, pair: ClockPair) -> Result<(), PushError> {
+        self.overwrite_json(&self.layout.clock(pair.timeline), &pair)
+            .await
+    }
+
+    /// After the last segment of a group: nothing depends on it, and the next time it is tried again.
+    async fn roll_up_before(&self, name: SegmentName, length: usize) {
+        let size = u32::try_from(length).ok().map(SegmentSize::new);
+        let Some(Ok(size)) = size else { return };
+        if super::rollup::group(name, size) == super::rollup::group(name.next(size), size) {
+            return;
+        }
+        if let Err(error) = self.roll_up(name.next(size), size).await {
+            tracing::warn!(%error, "failed to roll up index entries; it is tried again later");
+        }
+    }
+}
+
+/// Compressing a segment takes long enough to keep other tasks waiting.
+async fn encoded(key: &Path, encoder: Encoder, plain: &Bytes) -> Result<PutPayload, PushError> {
+    let failed = |what: String| PushError::Encode {
+        key: key.to_string(),
+        what,
+    };
+    let plain = plain.clone();
+    let encoded = tokio::task::spawn_blocking(move || encoder.encode(&plain)).await;
+    match encoded {
+        Ok(Ok(payload)) => Ok(payload),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}

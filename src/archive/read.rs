@@ -1,0 +1,363 @@
+//! Reading what a lineage holds, in few requests: lists, and what no earlier reading has seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use serde::de::DeserializeOwned;
+
+use super::{
+    ClockPair, Contents, FORMAT, Identity, IndexEntry, Lineage, Manifest, ReadError,
+    backups::{MANIFEST, TOMBSTONE},
+    contents::{Records, Segment, Tail},
+    handle::corrupt,
+    layout::Key,
+    memory::Part,
+};
+use crate::postgres::{
+    Lsn, SegmentName, SystemIdentifier, TimelineHistory, TimelineId,
+    wal::{self, Carry, ScanEnd, SegmentScan},
+};
+
+/// Requests at once: enough to hide the store's latency, few enough for any store.
+const PARALLEL: usize = 16;
+
+/// The keys of a lineage, sorted out.
+#[derive(Default)]
+struct Listing {
+    segments: BTreeSet<SegmentName>,
+    entries: BTreeSet<SegmentName>,
+    rollups: Vec<(SegmentName, SegmentName, Path)>,
+    tails: BTreeMap<SegmentName, BTreeMap<Path, Part>>,
+    histories: BTreeMap<TimelineId, Path>,
+    clocks: Vec<Path>,
+    manifests: BTreeMap<String, Path>,
+}
+
+impl Lineage {
+    /// Reads everything that planning needs.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such lineage; an outage is `Unavailable`.
+    pub async fn contents(&self) -> Result<Contents, ReadError> {
+        let identity = self.identity().await?;
+        if identity.format > FORMAT {
+            let what = format!(
+                "it is of format {}, this program reads up to {FORMAT}: use a newer one",
+                identity.format
+            );
+            return Err(corrupt(&self.layout.identity(), what));
+        }
+        let listing = self.listing().await?;
+        self.forget_but(&listing);
+        let clocks = self.read_all::<ClockPair>(listing.clocks.clone()).await?;
+        let mut contents = Contents {
+            backups: self.backups(&listing).await?,
+            histories: self.histories(&listing).await?,
+            segments: self.segments(&listing, &identity).await?,
+            tails: BTreeMap::new(),
+            clocks: clocks.into_values().collect(),
+            identity,
+        };
+        for (name, parts) in listing.tails {
+            if !contents.segments.contains_key(&name)
+                && let Some(tail) = self.read_tail(name, parts, &contents).await?
+            {
+                contents.tails.insert(name, tail);
+            }
+        }
+        Ok(contents)
+    }
+
+    async fn listing(&self) -> Result<Listing, ReadError> {
+        // Tails first: a segment that becomes whole is there before its tails go.
+        let mut objects = self.list(&self.layout.all_tails()).await?;
+        objects.extend(self.list(&self.layout.root()).await?);
+        let mut listing = Listing::default();
+        let mut buried = BTreeSet::new();
+        for key in objects.into_iter().map(|object| object.location) {
+            match self.layout.parse(&key) {
+                Some(Key::Segment(name)) => drop(listing.segments.insert(name)),
+                Some(Key::Entry(name)) => drop(listing.entries.insert(name)),
+                Some(Key::Rollup(first, last)) => listing.rollups.push((first, last, key)),
+                Some(Key::Tail(name)) => {
+                    let part = Part {
+                        key: key.clone(),
+                        sha256: None,
+                        name,
+                    };
+                    let parts = listing.tails.entry(part.name.segment).or_default();
+                    parts.insert(key, part);
+                }
+                Some(Key::History(timeline)) => drop(listing.histories.insert(timeline, key)),
+                Some(Key::Clock) => listing.clocks.push(key),
+                Some(Key::BackupFile(folder, file)) if file == MANIFEST => {
+                    listing.manifests.insert(folder, key);
+                }
+                Some(Key::BackupFile(folder, file)) if file == TOMBSTONE => {
+                    buried.insert(folder);
+                }
+                Some(Key::BackupFile(..)) | None => {}
+            }
+        }
+        listing
+            .manifests
+            .retain(|folder, _| !buried.contains(folder));
+        Ok(listing)
+    }
+
+    fn forget_but(&self, listing: &Listing) {
+        self.memory.read(|read| {
+            read.segments
+                .retain(|name, _| listing.segments.contains(name));
+            read.tails
+                .retain(|name, _| listing.tails.contains_key(name));
+            let texts: BTreeSet<&Path> = listing
+                .histories
+                .values()
+                .chain(listing.manifests.values())
+                .collect();
+            read.texts.retain(|key, _| texts.contains(key));
+        });
+    }
+
+    /// Objects by key; one that vanished meanwhile is left out.
+    pub(super) async fn read_all<T: DeserializeOwned>(
+        &self,
+        keys: Vec<Path>,
+    ) -> Result<BTreeMap<Path, T>, ReadError> {
+        let read = stream::iter(keys).map(|key| async move {
+            let value = self.get_json::<T>(&key).await?;
+            Ok::<_, ReadError>(value.map(|value| (key, value)))
+        });
+        let found: Vec<Option<(Path, T)>> = read.buffer_unordered(PARALLEL).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Texts that never change, by key: remembered, or read.
+    async fn texts(&self, keys: Vec<Path>) -> Result<BTreeMap<Path, String>, ReadError> {
+        let (known, new): (Vec<_>, Vec<_>) = self.memory.read(|read| {
+            keys.into_iter()
+                .map(|key| (read.texts.get(&key).cloned(), key))
+                .partition(|(text, _)| text.is_some())
+        });
+        let fetched = stream::iter(new).map(|(_, key)| async move {
+            let stored = self.get(&key).await?;
+            let text = stored.map(|stored| String::from_utf8(stored.bytes.to_vec()));
+            let text = text.transpose().map_err(|e| corrupt(&key, e.to_string()))?;
+            Ok::<_, ReadError>((text, key))
+        });
+        let fetched: Vec<_> = fetched.buffer_unordered(PARALLEL).try_collect().await?;
+        let all = known.into_iter().chain(fetched);
+        let all: BTreeMap<Path, String> =
+            all.filter_map(|(text, key)| Some((key, text?))).collect();
+        self.memory.read(|read| read.texts.extend(all.clone()));
+        Ok(all)
+    }
+
+    async fn backups(&self, listing: &Listing) -> Result<Vec<(String, Manifest)>, ReadError> {
+        let texts = self
+            .texts(listing.manifests.values().cloned().collect())
+            .await?;
+        let manifest = |(folder, key): (&String, &Path)| {
+            match serde_json::from_str::<Manifest>(texts.get(key)?) {
+                Ok(manifest) if manifest.format <= FORMAT => Some((folder.clone(), manifest)),
+                Ok(newer) => {
+                    tracing::warn!(%key, format = newer.format, "a backup of a newer format is left out");
+                    None
+                }
+                // One broken manifest must not keep the others from being restored.
+                Err(error) => {
+                    tracing::error!(%key, %error, "a backup whose manifest cannot be read is left out");
+                    None
+                }
+            }
+        };
+        Ok(listing.manifests.iter().filter_map(manifest).collect())
+    }
+
+    async fn histories(
+        &self,
+        listing: &Listing,
+    ) -> Result<BTreeMap<TimelineId, TimelineHistory>, ReadError> {
+        let texts = self
+            .texts(listing.histories.values().cloned().collect())
+            .await?;
+        let mut histories = BTreeMap::new();
+        for (timeline, key) in &listing.histories {
+            let Some(text) = texts.get(key) else { continue };
+            let parsed = TimelineHistory::parse(*timeline, text);
+            let parsed = parsed.map_err(|error| corrupt(key, error.to_string()))?;
+            histories.insert(*timeline, parsed);
+        }
+        Ok(histories)
+    }
+
+    /// What is known of the segments that are there. One without an entry, as after a crash between the two, counts as
+    /// one whose records nobody read.
+    async fn segments(
+        &self,
+        listing: &Listing,
+        identity: &Identity,
+    ) -> Result<BTreeMap<SegmentName, Segment>, ReadError> {
+        let unknown: BTreeSet<SegmentName> = self.memory.read(|read| {
+            let names = listing.segments.iter();
+            names
+                .filter(|name| !read.segments.contains_key(*name))
+                .copied()
+                .collect()
+        });
+        let rolled = listing.rollups.iter().filter(|(first, last, _)| {
+            let mut names = unknown.range(first..=last);
+            names.any(|name| !listing.entries.contains(name))
+        });
+        let rolled = rolled.map(|(_, _, key)| key.clone()).collect();
+        let single = unknown.intersection(&listing.entries);
+        let single = single.map(|name| self.layout.index_entry(*name)).collect();
+        let rolled = self.read_all::<Vec<IndexEntry>>(rolled).await?;
+        let single = self.read_all::<IndexEntry>(single).await?;
+        let entries = rolled.into_values().flatten().chain(single.into_values());
+        self.memory.read(|read| {
+            for entry in entries {
+                if unknown.contains(&entry.segment) {
+                    read.segments.insert(entry.segment, Segment::from(&entry));
+                }
+            }
+            let segment = |name: &SegmentName| {
+                let known = read.segments.get(name).copied();
+                let unread = Segment {
+                    valid_end: name.end(identity.segment_size),
+                    records: None,
+                };
+                (*name, known.unwrap_or(unread))
+            };
+            Ok(listing.segments.iter().map(segment).collect())
+        })
+    }
+
+    async fn read_tail(
+        &self,
+        name: SegmentName,
+        parts: BTreeMap<Path, Part>,
+        contents: &Contents,
+    ) -> Result<Option<Tail>, ReadError> {
+        let (keys, parts): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let known = self.memory.read(|read| read.tails.get(&name).cloned());
+        if let Some((_, tail)) = known.filter(|(seen, _)| *seen == keys) {
+            return Ok(tail);
+        }
+        let size = contents.identity.segment_size;
+        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
+        let plain = self.tail(parts, length).await?;
+        let tail = match plain.is_empty() {
+            true => None,
+            false => Some(Tail {
+                end: name.start(size).advance(plain.len() as u64),
+                records: self.read_records(name, plain, contents).await?,
+            }),
+        };
+        self.memory
+            .read(|read| read.tails.insert(name, (keys, tail)));
+        Ok(tail)
+    }
+
+    async fn read_records(
+        &self,
+        name: SegmentName,
+        plain: Vec<u8>,
+        contents: &Contents,
+    ) -> Result<Option<Records>, ReadError> {
+        let start = name.start(contents.identity.segment_size);
+        let first = Scan::new(name, contents, None);
+        let (scan, plain) = first.run(plain).await;
+        let scan = match scan {
+            // A record that begins in the segment before may be a commit.
+            Some(scan) if scan.unchecked_until.is_some() => {
+                match self.carry_into(name, start, contents).await? {
+                    Some(carry) => Scan::new(name, contents, Some(carry)).run(plain).await.0,
+                    // No backup can begin before a segment whose predecessor is missing: what is cut does not matter.
+                    None => Some(scan),
+                }
+            }
+            other => other,
+        };
+        Ok(scan.filter(is_read).map(|scan| Records {
+            last_record: scan.last_record_start,
+            last_commit: scan.last_commit,
+        }))
+    }
+
+    /// What the end of the segment before leaves to `name`.
+    async fn carry_into(
+        &self,
+        name: SegmentName,
+        start: Lsn,
+        contents: &Contents,
+    ) -> Result<Option<Carry>, ReadError> {
+        let size = contents.identity.segment_size;
+        let mut pieces = contents.pieces(name.timeline()).into_iter();
+        let Some(before) = pieces.rfind(|piece| piece.to == start) else {
+            return Ok(None);
+        };
+        let before = SegmentName::containing(before.timeline, before.from, size);
+        let known = self.memory.read(|read| read.carry.clone());
+        if let Some((_, carry)) = known.filter(|(segment, _)| *segment == before) {
+            return Ok(carry);
+        }
+        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
+        let carry = match self.whole(before, length).await? {
+            Some(plain) => {
+                let (scan, _) = Scan::new(before, contents, None).run(plain).await;
+                scan.and_then(|scan| scan.carry)
+            }
+            None => None,
+        };
+        self.memory
+            .read(|read| read.carry = Some((before, carry.clone())));
+        Ok(carry)
+    }
+}
+
+/// The chain of records reaches the end of what there is.
+fn is_read(scan: &SegmentScan) -> bool {
+    match scan.end {
+        ScanEnd::Full | ScanEnd::Switch | ScanEnd::Data => true,
+        ScanEnd::Invalid { .. } => false,
+    }
+}
+
+/// A scan that does not keep other tasks waiting.
+struct Scan {
+    name: SegmentName,
+    size: crate::postgres::SegmentSize,
+    system_identifier: SystemIdentifier,
+    carry: Option<Carry>,
+}
+
+impl Scan {
+    fn new(name: SegmentName, contents: &Contents, carry: Option<Carry>) -> Self {
+        Self {
+            name,
+            size: contents.identity.segment_size,
+            system_identifier: contents.identity.system_identifier,
+            carry,
+        }
+    }
+
+    async fn run(self, plain: Vec<u8>) -> (Option<SegmentScan>, Vec<u8>) {
+        let work = move || {
+            let Self {
+                name,
+                size,
+                system_identifier,
+                carry,
+            } = self;
+            let scan = wal::scan(&plain, name, size, Some(system_identifier), carry.as_ref());
+            let scan = scan.inspect_err(
+                |error| tracing::warn!(%name, %error, "archived WAL is not understood"),
+            );
+            (scan.ok(), plain)
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_default()
+    }
+}
