@@ -24,8 +24,8 @@ pub struct Args {
     /// The database to connect to.
     #[arg(long, default_value = "postgres")]
     pub database: String,
-    /// The user to connect as.
-    #[arg(long, conflicts_with = "user_file")]
+    /// The user to connect as, unless the file of --user-file is there. Default: postgres.
+    #[arg(long)]
     pub user: Option<String>,
     /// A file with the user to connect as, read again at each connect.
     #[arg(long)]

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::{
         DatabaseFacts, Member, Primary, Transport, WalStatus,
-        conditions::{CONNECTED, Status, WAL_ARCHIVING},
+        conditions::{CONNECTED, SLOTS_DROPPED, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
     postgres::{privileges, server::ServerFacts, slot, wal_reader},
@@ -208,6 +208,9 @@ fn connected(shared: &Shared, answering: &Answering) {
     let Answering { member, facts, .. } = answering;
     shared.metrics.connected.set(1);
     shared.reporter.edit(|report| {
+        report
+            .conditions
+            .retain(|condition| condition.type_ != SLOTS_DROPPED);
         report.primary = Some(Primary {
             pod: member.pod.clone(),
             timeline: facts.timeline,

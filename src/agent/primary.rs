@@ -8,7 +8,7 @@ use crate::{
     postgres::{
         TimelineId,
         server::{self, ServerFacts},
-        session::{Client, ConnectError, ConnectOptions, Credentials, QueryError, Source, connect},
+        session::{Client, ConnectError, ConnectOptions, Credentials, QueryError, Secret, Source, connect},
     },
 };
 
@@ -29,9 +29,10 @@ impl Login {
     /// From the arguments. Files are read at each connect, so that a changed Secret is heeded.
     pub fn new(args: &Args) -> Self {
         let file = |path: &std::path::PathBuf| Source::File(path.clone());
-        let user = match (&args.user_file, &args.user) {
-            (Some(path), _) => file(path),
-            (None, user) => Source::value(user.as_deref().unwrap_or("postgres")),
+        let user = args.user.as_deref().unwrap_or("postgres");
+        let user = match &args.user_file {
+            Some(path) => Source::FileOr(path.clone(), Secret::new(user)),
+            None => Source::value(user),
         };
         let password = match &args.password_file {
             Some(path) => Some(file(path)),

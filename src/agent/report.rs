@@ -40,15 +40,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// The agent's part of `status`: what an earlier process wrote stays until it is known better.
+    /// The agent's part of `status`: what an earlier process wrote stays until it is known better. That slots were
+    /// dropped does not: an agent that starts will make its slot again, and a later end must not rest on the old word.
     pub fn read_back(status: &PgProtectionStatus) -> Self {
+        let mut conditions = conditions::owned(&status.conditions, &OURS);
+        conditions.retain(|condition| condition.type_ != SLOTS_DROPPED);
         Self {
             lineage: status.lineage.clone(),
             primary: status.primary.clone(),
             database: status.database.clone(),
             wal: status.wal.clone(),
             recoverable: status.recoverable.clone(),
-            conditions: conditions::owned(&status.conditions, &OURS),
+            conditions,
         }
     }
 

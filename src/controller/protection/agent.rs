@@ -181,6 +181,7 @@ impl Agent {
         ];
         match user {
             Value::Literal(user) => args.push(format!("--user={user}")),
+            // Where the file may be missing, the agent takes its default.
             Value::Secret { .. } | Value::ConfigMap { .. } => {
                 args.push(format!("--user-file={DATABASE_FILES}/username"));
             }

@@ -109,7 +109,7 @@ pub fn leaving_since(observed: &Observed, now: Timestamp) -> Option<Timestamp> {
 }
 
 fn leave(observed: &Observed, since: Timestamp, now: Timestamp) -> Step {
-    if is_true(observed, SLOTS_DROPPED) {
+    if slots_dropped(observed) {
         return Step::RemoveAgent { left: None };
     }
     let until = since + SLOTS_DEADLINE;
@@ -126,6 +126,20 @@ fn leave(observed: &Observed, since: Timestamp, now: Timestamp) -> Step {
         )
     });
     Step::RemoveAgent { left: Some(left) }
+}
+
+/// Whether this agent says that its slots are gone. The word of an agent before it, from an earlier end of the protection,
+/// says nothing about the slots that this one made.
+fn slots_dropped(observed: &Observed) -> bool {
+    let deployed: Option<Timestamp> = observed
+        .agent
+        .deployment
+        .as_ref()
+        .and_then(|live| live["metadata"]["creationTimestamp"].as_str()?.parse().ok());
+    condition(observed, SLOTS_DROPPED).is_some_and(|dropped| {
+        dropped.status == conditions::Status::True.as_str()
+            && deployed.is_none_or(|deployed| dropped.last_transition_time.0 >= deployed)
+    })
 }
 
 fn is_deployed(observed: &Observed, objects: &Objects) -> bool {

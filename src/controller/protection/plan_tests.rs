@@ -261,6 +261,10 @@ fn unprotecting_waits_for_the_slots_and_not_for_ever() {
     let mut dropped = observed.clone();
     set_condition(&mut dropped, "SlotsDropped", Status::True, "Dropped", 1002);
     assert_eq!(next(&dropped, 1003), Step::RemoveAgent { left: None });
+    // Said by the agent of an earlier time: this one has made its slot again.
+    let live = dropped.agent.deployment.as_mut().unwrap();
+    live["metadata"]["creationTimestamp"] = json!("1970-01-01T00:16:43Z");
+    assert!(matches!(next(&dropped, 1004), Step::AwaitSlots { .. }));
     let mut gone = observed;
     gone.agent = AgentSeen::default();
     assert!(matches!(next(&gone, 1003), Step::Rest(_)));

@@ -32,6 +32,8 @@ pub enum Source {
     Value(Secret),
     /// The file that holds it. One line end at the end does not count.
     File(PathBuf),
+    /// The same, and the value where there is no such file: the key may be missing in the Secret.
+    FileOr(PathBuf, Secret),
 }
 
 impl Source {
@@ -43,7 +45,8 @@ impl Source {
     fn read(&self, what: &'static str) -> Result<Secret, ConnectError> {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
-            Self::File(path) => match fs::read_to_string(path) {
+            Self::FileOr(path, value) if !path.exists() => Ok(value.clone()),
+            Self::File(path) | Self::FileOr(path, _) => match fs::read_to_string(path) {
                 Ok(text) => Ok(Secret::new(without_line_end(&text))),
                 Err(source) => Err(ConnectError::Credentials {
                     what,
