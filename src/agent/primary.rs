@@ -8,7 +8,9 @@ use crate::{
     postgres::{
         TimelineId,
         server::{self, ServerFacts},
-        session::{Client, ConnectError, ConnectOptions, Credentials, QueryError, Secret, Source, connect},
+        session::{
+            Client, ConnectError, ConnectOptions, Credentials, QueryError, Secret, Source, connect,
+        },
     },
 };
 
