@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 : "${HIGHWATER_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/highwater}"
 : "${POSTGRES_MAJOR:=15}"
 # Raised when images are made differently from the same content.
-image_format=1
+image_format=3
 components="$HIGHWATER_CACHE/components"
 mkdir -p "$components"
 
@@ -59,7 +59,8 @@ component() {
   latest=$directory
 }
 
-# docker_archive TAR NAME ENTRYPOINT_JSON ENV_JSON LAYER...: an image as `ctr images import` takes it.
+# docker_archive TAR NAME ENTRYPOINT_JSON ENV_JSON LAYER...: an image as `ctr images import` takes it; config_more is added to
+# its config.
 docker_archive() {
   local tar=$1 name=$2 entrypoint=$3 env=$4 work ids=() layers=() number=0
   shift 4
@@ -72,7 +73,7 @@ docker_archive() {
   done
   local IFS=,
   cat > "$work/config.json" <<JSON
-{"architecture":"amd64","os":"linux","config":{"Entrypoint":$entrypoint,"Env":$env},"rootfs":{"type":"layers","diff_ids":[${ids[*]}]}}
+{"architecture":"amd64","os":"linux","config":{"Entrypoint":$entrypoint,"Env":$env${config_more:-}},"rootfs":{"type":"layers","diff_ids":[${ids[*]}]}}
 JSON
   echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"$name\"],\"Layers\":[${layers[*]}]}]" > "$work/manifest.json"
   (cd "$work" && tar -cf "$tar.new" -- manifest.json config.json *.tar)
@@ -80,7 +81,7 @@ JSON
   rm -rf "$work"
 }
 
-layer() { tar -C "$1" --owner=0 --group=0 --sort=name --mtime=@0 -cf "$2" .; }
+layer() { tar -C "$1" --numeric-owner --sort=name --mtime=@0 -cf "$2" .; }
 
 pause_image() {
   local directory work
@@ -137,9 +138,16 @@ postgres_image() {
     rm -rf "$directory"
     mkdir -p "$directory/images" "$directory/root/usr/local/bin"
     cp images/postgres/entrypoint.sh "$directory/root/usr/local/bin/"
+    # mmdebstrap empties /run. Both are open to all, as in the official image.
+    mkdir -p "$directory/root/run/postgresql" "$directory/root/var/lib/postgresql/data"
+    chmod 3777 "$directory/root/run/postgresql"
+    chmod 1777 "$directory/root/var/lib/postgresql/data"
+    chown -R 999:999 "$directory"/root/{run,var/lib}/postgresql
     layer "$directory/root" "$directory/layer.tar"
-    docker_archive "$directory/images/postgres-$POSTGRES_MAJOR.tar" "localhost/postgres:$POSTGRES_MAJOR" \
-      '["/usr/local/bin/entrypoint.sh"]' "[\"PATH=/usr/lib/postgresql/$POSTGRES_MAJOR/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\"]" \
+    # SIGINT: a fast shutdown; SIGTERM would wait for every client to leave.
+    config_more=',"Cmd":["postgres"],"StopSignal":"SIGINT"' docker_archive \
+      "$directory/images/postgres-$POSTGRES_MAJOR.tar" "localhost/postgres:$POSTGRES_MAJOR" \
+      '["/usr/local/bin/entrypoint.sh"]' "[\"PATH=/usr/lib/postgresql/$POSTGRES_MAJOR/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\",\"PGDATA=/var/lib/postgresql/data\",\"PG_MAJOR=$POSTGRES_MAJOR\"]" \
       "$base/layer.tar" "$directory/layer.tar"
     touch "$directory/.finished"
   fi
@@ -161,7 +169,6 @@ program_image versitygw "$latest/bin/versitygw"
 component csi-sanity "" github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 pause_image
 postgres_image
-
 
 toolchain="$HIGHWATER_CACHE/devcluster-$(printf '%s\n' "${built[@]}" | sha256sum | cut -c1-12)"
 mkdir -p "$toolchain"/{bin,images}

@@ -6,8 +6,11 @@ set -euo pipefail
 export PGDATA="${PGDATA:-/var/lib/postgresql/data}"
 PATH="$(echo /usr/lib/postgresql/*/bin):$PATH"
 
-[ "${1:-postgres}" = postgres ] || exec "$@"
-[ $# -gt 0 ] || set -- postgres
+# Options alone are the server's.
+case "${1:-}" in
+  "" | -*) set -- postgres "$@" ;;
+esac
+[ "$1" = postgres ] || exec "$@"
 
 if [ "$(id -u)" = 0 ]; then
   mkdir -p "$PGDATA" /var/run/postgresql
