@@ -1,5 +1,7 @@
 //! The dev cluster itself: starts twice, stands beside another one, says why it does not start, and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     collections::BTreeMap,
     fs,

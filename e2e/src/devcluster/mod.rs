@@ -3,7 +3,9 @@
 //! Every step can be done twice, and [`Cluster::down`] leaves nothing behind. Run as root.
 
 mod cgroups;
+mod client;
 mod control_plane;
+mod kernel;
 mod names;
 mod network;
 mod node;
@@ -20,7 +22,6 @@ use anyhow::{Context, Result, bail};
 
 pub use names::Names;
 pub use process::{Daemon, inside};
-
 pub use storage::{DRIVER, PLAIN_DRIVER, control_file};
 
 /// All daemons of a cluster, as `status` lists them.
@@ -63,14 +64,17 @@ impl Cluster {
     /// # Errors
     /// A part did not start.
     pub fn up(&self) -> Result<()> {
+        let _lock = lock()?;
         if self.stopped().is_empty() && self.names.path("up").exists() {
             return Ok(());
         }
-        self.down()
+        self.clear_away()
             .context("failed to clear away what an earlier start left")?;
         if let Err(error) = self.start() {
-            self.down().context("failed to undo the start")?;
-            return Err(error);
+            return Err(match self.clear_away() {
+                Ok(()) => error,
+                Err(undoing) => error.context(format!("failed to undo the start: {undoing:#}")),
+            });
         }
         Ok(())
     }
@@ -81,6 +85,7 @@ impl Cluster {
             bail!("the dev cluster is not built: run e2e/devcluster/build.sh");
         }
         fs::create_dir_all(&names.state)?;
+        kernel::remember(names)?;
         network::up(names)?;
         control_plane::up(names)?;
         println!(
@@ -101,6 +106,7 @@ impl Cluster {
         {
             node::load_image(names, &image)?;
         }
+        node::wait_usable(names)?;
         fs::write(names.path("up"), "")?;
         println!("cluster up after {:.1} s", begin.elapsed().as_secs_f64());
         Ok(())
@@ -111,6 +117,11 @@ impl Cluster {
     /// # Errors
     /// Something does not go away.
     pub fn down(&self) -> Result<()> {
+        let _lock = lock()?;
+        self.clear_away()
+    }
+
+    fn clear_away(&self) -> Result<()> {
         let names = &self.names;
         if !names.state.exists() && !names.network_namespace().exists() {
             return Ok(());
@@ -128,6 +139,7 @@ impl Cluster {
         }
         storage::unmount_all(names)?;
         network::down(names)?;
+        kernel::restore(names)?;
         fs::remove_dir_all(&names.state)
             .with_context(|| format!("failed to remove {}", names.state.display()))
     }
@@ -147,4 +159,13 @@ impl Cluster {
     pub fn load_image(&self, tar: &Path) -> Result<()> {
         node::load_image(&self.names, tar)
     }
+}
+
+/// Two starts or stops of one checkout at the same time come one after the other.
+fn lock() -> Result<fs::File> {
+    let checkout = fs::File::open(env!("CARGO_MANIFEST_DIR"))?;
+    checkout
+        .lock()
+        .context("failed to wait for another start or stop")?;
+    Ok(checkout)
 }

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+/// Where each cluster has its folder.
+pub(super) const STATE: &str = "/var/lib";
+
 /// Names and paths of one cluster.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -28,7 +31,7 @@ impl Names {
         let id = format!("hw{hex}");
         Self {
             toolchain: checkout.join("devcluster/.cache"),
-            state: Path::new("/var/lib").join(&id),
+            state: Path::new(STATE).join(&id),
             id,
         }
     }

@@ -15,6 +15,7 @@ use super::{
     names::Names,
     network::NODE_ADDRESS,
     process::{Daemon, output, run_inside, signal, wait},
+    storage::{DRIVER, PLAIN_DRIVER},
 };
 
 const READY: Duration = Duration::from_secs(60);
@@ -49,12 +50,17 @@ state = '{state}/containerd-state'
 address = '{state}/containerd.sock'
 [ttrpc]
 address = '{state}/containerd.sock.ttrpc'
+[plugins.'io.containerd.internal.v1.opt']
+path = '{state}/opt'
+[plugins.'io.containerd.nri.v1.nri']
+disable = true
 [plugins.'io.containerd.cri.v1.images']
 snapshotter = 'overlayfs'
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = 'localhost/pause:1'
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ['{bin}']
 conf_dir = '{state}/cni/net.d'
@@ -62,6 +68,7 @@ conf_dir = '{state}/cni/net.d'
 runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 SystemdCgroup = false
+Root = '{state}/runc'
 "#,
         bin = fs::canonicalize(names.toolchain.join("bin"))?.display(),
     );
@@ -146,25 +153,43 @@ fn start_proxy(names: &Names) -> Result<()> {
 
 /// Waits until the API server says that the node is ready.
 pub fn wait_ready(names: &Names) -> Result<()> {
-    let kubeconfig = names.kubeconfig().display().to_string();
     let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    let ready = || get(names, "node", path).is_ok_and(|status| status == "True");
+    Daemon::new(names, "kubelet").wait_ready(READY, ready)
+}
+
+/// Waits until pods can use everything: kubelet knows both drivers, and the API server's service has its rule.
+pub fn wait_usable(names: &Names) -> Result<()> {
+    Daemon::new(names, "kubelet").wait_ready(READY, || {
+        let drivers = get(names, "csinode", "jsonpath={.spec.drivers[*].name}").unwrap_or_default();
+        [DRIVER, PLAIN_DRIVER]
+            .iter()
+            .all(|driver| drivers.split(' ').any(|name| name == *driver))
+    })?;
+    Daemon::new(names, "kube-proxy").wait_ready(READY, || {
+        let args = ["list", "map", "ip", "kube-proxy", "service-ips"];
+        run_inside(names, "nft", &args).is_ok_and(|rules| rules.contains("10.0.0.1 . tcp . 443"))
+    })
+}
+
+fn get(names: &Names, kind: &str, output: &str) -> Result<String> {
+    let kubeconfig = names.kubeconfig().display().to_string();
     let args = [
         "--kubeconfig",
         &kubeconfig,
         "get",
-        "node",
+        kind,
         "node1",
         "-o",
-        path,
+        output,
     ];
-    let ready =
-        || run_inside(names, names.bin("kubectl"), &args).is_ok_and(|status| status == "True");
-    Daemon::new(names, "kubelet").wait_ready(READY, ready)
+    run_inside(names, names.bin("kubectl"), &args)
 }
 
 /// Stops kubelet first, so that it starts nothing again, then every container, then containerd.
 pub fn down(names: &Names) -> Result<()> {
     Daemon::new(names, "kubelet").stop()?;
+    let sockets = shim_sockets(names);
     let containerd = Daemon::new(names, "containerd");
     if containerd.pid().is_some() {
         for task in ctr(names, &["tasks", "list", "-q"])
@@ -188,8 +213,35 @@ pub fn down(names: &Names) -> Result<()> {
         .try_for_each(|pid| signal(pid, "KILL"))?;
     wait(Duration::from_secs(10), || shims().is_empty())
         .context("containerd's shims do not end")?;
+    sockets
+        .iter()
+        .for_each(|socket| drop(fs::remove_file(socket)));
+    remove_log_links(names);
     Daemon::new(names, "kube-proxy").stop()?;
     cgroups::down(names)
+}
+
+/// A shim's socket lies where all containerds of a machine have theirs; one that is killed leaves it.
+fn shim_sockets(names: &Names) -> Vec<PathBuf> {
+    let tasks = names.path("containerd-state/io.containerd.runtime.v2.task/k8s.io");
+    let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
+    let addresses = tasks.filter_map(|task| {
+        let text = fs::read(task.path().join("bootstrap.json")).ok()?;
+        let parameters: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let address = parameters["address"].as_str()?;
+        Some(PathBuf::from(address.strip_prefix("unix://")?))
+    });
+    addresses.collect()
+}
+
+/// kubelet links each container's log from a folder that cannot be chosen.
+fn remove_log_links(names: &Names) {
+    let links = fs::read_dir("/var/log/containers");
+    for link in links.into_iter().flatten().flatten() {
+        if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&names.state)) {
+            let _ = fs::remove_file(link.path());
+        }
+    }
 }
 
 fn shims(names: &Names) -> Vec<u32> {

@@ -105,13 +105,17 @@ impl<'a> Daemon<'a> {
                 .map(|(key, value)| (*key, value.as_str())),
         );
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = command
+        let mut child = command
             .spawn()
             .with_context(|| format!("failed to start {}", self.name))?;
-        let pid = child.id();
-        let started = start_time(pid).with_context(|| format!("{} ended at once", self.name))?;
-        fs::write(self.record(), format!("{pid} {started}"))?;
-        Ok(())
+        let started = start_time(child.id());
+        let record = started.map(|started| format!("{} {started}", child.id()));
+        // So that it is gone when it has ended, if whoever started it lives on.
+        std::thread::spawn(move || child.wait());
+        match record {
+            Some(record) => Ok(fs::write(self.record(), record)?),
+            None => bail!("{} ended; {}", self.name, self.last_words()),
+        }
     }
 
     fn recorded(&self) -> Option<(u32, u64)> {
@@ -141,31 +145,44 @@ impl<'a> Daemon<'a> {
         Ok(())
     }
 
-    /// Waits for `ready`; if it does not come, or the program ends, the error holds the end of its log.
-    pub fn wait_ready(&self, limit: Duration, ready: impl FnMut() -> bool) -> Result<()> {
-        let mut ready = ready;
-        let mut ended = false;
+    /// Waits for `ready`. If it does not come in time, or a program of the cluster ends meanwhile, the error holds the end
+    /// of the log that says why.
+    pub fn wait_ready(&self, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let mut ended = None;
         let result = wait(limit, || {
-            ended = self.pid().is_none();
-            ended || ready()
+            ended = first_ended(self.names);
+            ended.is_some() || ready()
         });
-        if result.is_ok() && !ended {
-            return Ok(());
+        match (ended, result) {
+            (Some(name), _) => bail!(
+                "{name} ended; {}",
+                Daemon::new(self.names, &name).last_words()
+            ),
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => {
+                bail!("{} is not ready: {error}; {}", self.name, self.last_words())
+            }
         }
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
+    }
+
+    /// The end of its log.
+    fn last_words(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(15)..].join("\n");
-        let what = if ended {
-            "ended"
-        } else {
-            "is not ready in time"
-        };
-        bail!(
-            "{} {what}; the end of {}:\n{tail}",
-            self.name,
-            self.log().display()
-        )
+        format!("the end of {}:\n{tail}", self.log().display())
     }
+}
+
+/// A program that was started and no longer runs.
+fn first_ended(names: &Names) -> Option<String> {
+    let records = fs::read_dir(names.path("pids"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut started = records.filter_map(|entry| entry.file_name().into_string().ok());
+    started.find(|name| Daemon::new(names, name).pid().is_none())
 }
 
 /// Sends a signal by name; a process that is gone already is no error.
