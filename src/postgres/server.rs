@@ -34,11 +34,9 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// The size of its WAL segments.
     pub segment_size: SegmentSize,
-    /// PGDATA, as the server's container sees it.
+    /// PGDATA, as the server's container sees it. Whether `pg_wal` in it is a link to elsewhere no SQL function tells:
+    /// recovery sees it on the restored volume.
     pub data_directory: PathBuf,
-    /// Whether `pg_wal` is a link to elsewhere. `None` where the role may not look (it takes `pg_read_server_files`).
-    /// Where the link leads no SQL function tells: recovery reads it from the restored volume.
-    pub wal_directory_linked: Option<bool>,
     /// All tablespaces outside PGDATA.
     pub tablespaces: Vec<Tablespace>,
     /// Whether pages have checksums.
@@ -72,10 +70,6 @@ const TABLESPACES: &str = "SELECT oid, spcname::text, location \
     WHERE location <> '' ORDER BY oid";
 const SETTINGS: &str = "SELECT name, current_setting(name) FROM pg_settings \
     WHERE name = ANY(string_to_array($1, ',')) ORDER BY name";
-const MAY_LOOK: &str = "SELECT pg_has_role('pg_read_server_files', 'USAGE') \
-    AND has_function_privilege('pg_ls_dir(text)', 'EXECUTE')";
-const PARENT_OF_WAL: &str =
-    "SELECT NOT EXISTS (SELECT FROM pg_ls_dir('pg_wal/..') AS name WHERE name = 'PG_VERSION')";
 
 const ACTION: &str = "ask PostgreSQL for its facts";
 
@@ -108,7 +102,6 @@ pub async fn facts(client: &Client) -> Result<ServerFacts, QueryError> {
         segment_size: segment_size
             .ok_or_else(|| QueryError::unexpected(ACTION, "no WAL segment size"))?,
         data_directory: data_directory.into(),
-        wal_directory_linked: wal_directory_linked(client).await.map_err(failed)?,
         tablespaces: tablespaces(client).await.map_err(failed)?,
         data_checksums: row.try_get::<_, &str>(5).map_err(failed)? == "on",
         settings: settings(client).await.map_err(failed)?,
@@ -133,15 +126,6 @@ async fn settings(client: &Client) -> Result<BTreeMap<String, String>, tokio_pos
     let rows = client.query_typed(SETTINGS, &[parameter]).await?;
     let setting = |row: tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
     rows.into_iter().map(setting).collect()
-}
-
-async fn wal_directory_linked(client: &Client) -> Result<Option<bool>, tokio_postgres::Error> {
-    let may_look = client.query_typed_one(MAY_LOOK, &[]).await?;
-    if !may_look.try_get::<_, bool>(0)? {
-        return Ok(None);
-    }
-    let linked = client.query_typed_one(PARENT_OF_WAL, &[]).await?;
-    Ok(Some(linked.try_get(0)?))
 }
 
 /// The role of the session.

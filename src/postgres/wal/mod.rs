@@ -8,6 +8,8 @@ mod assembly;
 mod page;
 mod record;
 mod scanner;
+#[cfg(test)]
+mod tests;
 
 use assembly::Assembly;
 use jiff::Timestamp;
@@ -191,7 +193,7 @@ pub enum ScanError {
 
 /// Scans `bytes`, the beginning of segment `name` or all of it.
 ///
-/// Without `carry` a record that began in an earlier segment is skipped, and its rest goes unchecked.
+/// A record that the segment cuts off is checked by the scan of the segment in which it ends. Without `carry` a record that began in an earlier segment is skipped, and its rest goes unchecked.
 ///
 /// # Errors
 /// The bytes are not that segment. That its records end early is no error: see [`ScanEnd`].

@@ -30,8 +30,10 @@ pub(super) enum Record {
     NewTimeline {
         this: u32,
     },
+    /// A record before this was lost in a crash; the page's header says so too.
+    Overwrite,
     /// May come between the beginning of a timeline and the record that says so.
-    BeforeNewTimeline,
+    FullPageWritesChange,
     Other,
 }
 
@@ -71,7 +73,8 @@ fn read_xlog(record: &Assembly) -> Option<Record> {
                 at: timestamp(data, 0)?,
             })
         }
-        0x80 | 0xD0 => Some(Record::BeforeNewTimeline),
+        0x80 => Some(Record::FullPageWritesChange),
+        0xD0 => Some(Record::Overwrite),
         _ => None,
     }
 }

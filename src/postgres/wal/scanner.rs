@@ -37,6 +37,8 @@ struct Scanner<'a> {
     timeline: TimelineId,
     /// A page claims that a new timeline begins; no record has said so yet.
     claimed: bool,
+    /// A page says that a record was lost here; the next record must say so too.
+    overwrites: bool,
     /// Nothing is known of the record that is open.
     blind: bool,
     found: SegmentScan,
@@ -79,6 +81,7 @@ pub(super) fn scan(
         previous: carry.and_then(|carry| carry.previous),
         timeline: first.timeline,
         claimed: false,
+        overwrites: false,
         blind: false,
         found,
     };
@@ -144,6 +147,7 @@ impl<'a> Scanner<'a> {
             if page.continues.is_some() {
                 return Err(Invalid::Continuation.into());
             }
+            self.overwrites = page.overwrites;
             self.at += page.length;
         }
         let Some(total) = u32_at(self.bytes, self.at) else {
@@ -249,6 +253,10 @@ impl<'a> Scanner<'a> {
     /// Takes a whole and sound record into account.
     fn accept(&mut self, record: &Assembly) -> Result<(), Stop> {
         let read = Record::read(record, self.header.major);
+        let is_overwritten = matches!(read, Record::Overwrite);
+        if std::mem::take(&mut self.overwrites) != is_overwritten {
+            return Err(Invalid::Continuation.into());
+        }
         self.follow_timeline(&read)?;
         self.previous = Some(record.start);
         self.found.last_record_start = Some(record.start);
@@ -268,7 +276,10 @@ impl<'a> Scanner<'a> {
                     .push(RestorePoint { name, lsn, at });
             }
             Record::Switch => return Err(Stop::Switch),
-            Record::NewTimeline { .. } | Record::BeforeNewTimeline | Record::Other => {}
+            Record::NewTimeline { .. }
+            | Record::Overwrite
+            | Record::FullPageWritesChange
+            | Record::Other => {}
         }
         Ok(())
     }
@@ -285,7 +296,7 @@ impl<'a> Scanner<'a> {
                 self.timeline = this.ok_or(Invalid::Timeline)?;
                 self.claimed = false;
             }
-            Record::BeforeNewTimeline => {}
+            Record::Overwrite | Record::FullPageWritesChange => {}
             _ if self.claimed => return Err(Invalid::Timeline.into()),
             _ => {}
         }

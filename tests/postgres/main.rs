@@ -1,0 +1,15 @@
+//! `highwater::postgres` against a real PostgreSQL, which must be installed: without it these tests fail.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something fails"
+)]
+
+mod backup;
+mod database;
+mod login;
+mod rights;
+mod scan;
+mod timelines;
+mod waldump;
