@@ -26,7 +26,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use archive::{ArchiveError, Base};
+pub use archive::{ArchiveError, Base, base};
 pub use directory::Texts;
 
 use self::{
@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(long)]
     pub pgdata: Option<PathBuf>,
     /// A directory for configuration and socket: outside the restored volumes, with a short path.
-    #[arg(long, default_value = "/highwater/run")]
+    #[arg(long, default_value = "/highwater/run/postgres")]
     pub work: PathBuf,
     /// Where the archive's Secrets and directory are mounted.
     #[command(flatten)]
