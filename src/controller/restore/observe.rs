@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::{try_join, try_join_all, try_join3};
+use futures::future::{try_join, try_join_all, try_join4};
 use k8s_openapi::{
     Metadata,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{PersistentVolumeClaim, Pod, Service, ServiceAccount},
+        core::v1::{
+            NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+        },
         policy::v1::PodDisruptionBudget,
         rbac::v1::RoleBinding,
         storage::v1::StorageClass,
@@ -55,6 +57,8 @@ pub struct Observed {
     pub live: Option<StatefulSet>,
     /// The backup's snapshots, in its order.
     pub snapshots: Vec<SnapshotSeen>,
+    /// Where the source's volumes can be reached from.
+    pub topology: Vec<NodeSelectorTerm>,
     /// StorageClasses of the new claims, and their drivers.
     pub classes: BTreeMap<String, Option<String>>,
     /// Claims of the new names.
@@ -84,6 +88,7 @@ impl Observed {
             archive: None,
             live: None,
             snapshots: Vec::new(),
+            topology: Vec::new(),
             classes: BTreeMap::new(),
             claims: Vec::new(),
             set: None,
@@ -216,6 +221,7 @@ struct SourceSeen {
     archive: Option<PgArchive>,
     live: Option<StatefulSet>,
     snapshots: Vec<SnapshotSeen>,
+    topology: Vec<NodeSelectorTerm>,
     classes: BTreeMap<String, Option<String>>,
 }
 
@@ -235,6 +241,7 @@ impl Observed {
         self.archive = source.archive;
         self.live = source.live;
         self.snapshots = source.snapshots;
+        self.topology = source.topology;
         self.classes = source.classes;
         self.claims = target.claims;
         self.set = target.set;
@@ -272,9 +279,10 @@ async fn source(
         reader.get(plan.as_ref().map(|plan| plan.archive.as_str())),
     )?;
     let set = protection.as_ref().map(|p| p.spec.stateful_set.as_str());
-    let (live, snapshots, classes) = try_join3(
+    let (live, snapshots, topology, classes) = try_join4(
         reader.get(set),
         snapshots(reader, backup.as_ref()),
+        topology(reader, backup.as_ref()),
         classes(reader, observed, backup.as_ref()),
     )
     .await?;
@@ -284,8 +292,29 @@ async fn source(
         archive,
         live,
         snapshots,
+        topology,
         classes,
     })
+}
+
+/// The source's volumes may be gone; then nothing is known.
+async fn topology(
+    reader: &Reader<'_>,
+    backup: Option<&PgBackup>,
+) -> Result<Vec<NodeSelectorTerm>, RequestError> {
+    let volumes_api: Api<PersistentVolume> = Api::all(reader.client.clone());
+    let terms = volumes(backup).iter().map(async |volume| {
+        let claim: Option<PersistentVolumeClaim> = reader.get(Some(&volume.claim)).await?;
+        let Some(name) = claim.and_then(|claim| claim.spec?.volume_name) else {
+            return Ok(Vec::new());
+        };
+        let found = request(volumes_api.get_opt(&name)).await?;
+        let required = found.and_then(|volume| volume.spec?.node_affinity?.required);
+        Ok::<_, RequestError>(required.map(|r| r.node_selector_terms).unwrap_or_default())
+    });
+    let mut all: Vec<NodeSelectorTerm> = try_join_all(terms).await?.into_iter().flatten().collect();
+    all.dedup();
+    Ok(all)
 }
 
 async fn snapshots(

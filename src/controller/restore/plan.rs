@@ -224,6 +224,7 @@ fn wanted(observed: &Observed, ready: &Ready, image: &Image) -> Vec<(Kind, Json)
             archive: &archive.spec,
             volumes,
             restored: &status.volumes,
+            topology: &observed.topology,
             image,
         }
         .objects();

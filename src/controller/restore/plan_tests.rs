@@ -1,1 +1,540 @@
+use serde_json::json;
 
+use super::*;
+use crate::api::PgRestore;
+
+fn image() -> Image {
+    Image {
+        name: "highwater:1".into(),
+        pull_policy: "IfNotPresent".into(),
+    }
+}
+
+fn restore(into: Json, status: Json) -> PgRestore {
+    serde_json::from_value(json!({
+        "metadata": {"name": "r", "namespace": "shop", "uid": "u-1", "finalizers": [annotations::RESTORE_FINALIZER]},
+        "spec": {"source": {"protection": "orders"}, "into": into},
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn condition(type_: &str, status: &str, reason: &str) -> Json {
+    json!({"type": type_, "status": status, "reason": reason, "message": "said", "lastTransitionTime": "2026-11-20T14:00:00Z"})
+}
+
+fn set_spec() -> Json {
+    json!({
+        "serviceName": "orders",
+        "replicas": 3,
+        "selector": {"matchLabels": {"app": "orders"}},
+        "template": {
+            "metadata": {"labels": {"app": "orders"}, "annotations": {"highwater.dev/policy": "gold", "team": "a"}},
+            "spec": {
+                "securityContext": {"fsGroup": 999},
+                "containers": [
+                    {"name": "exporter", "image": "e"},
+                    {"name": "db", "image": "pg:15", "ports": [{"containerPort": 5432}],
+                     "env": [{"name": "PGDATA", "value": "/data/pg"}],
+                     "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "wal", "mountPath": "/wal"}]},
+                ],
+                "volumes": [
+                    {"name": "wal", "persistentVolumeClaim": {"claimName": "orders-wal"}},
+                    {"name": "scratch", "persistentVolumeClaim": {"claimName": "shared"}},
+                ],
+            },
+        },
+        "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": {"app": "orders"}},
+            "spec": {"accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": "1Gi"}}}}],
+    })
+}
+
+/// A backup with the volumes `data` and `wal`.
+fn backup() -> Json {
+    let volume = |name: &str, path: &str| {
+        json!({
+            "claim": format!("{name}-orders-0"), "volume": name, "mounts": [{"path": path}], "driver": "d",
+            "volumeHandle": "v", "capacity": 1000, "restoreSize": 2000, "storageClassName": "fast",
+            "volumeMode": "Filesystem", "volumeSnapshot": format!("snap-{name}"), "className": "c",
+            "volumeSnapshotUid": format!("uid-{name}"), "content": format!("content-{name}"),
+            "handle": format!("handle-{name}"), "ready": true, "retained": true,
+        })
+    };
+    json!({
+        "metadata": {"name": "b", "namespace": "shop", "uid": "backup-uid"},
+        "spec": {"protection": "orders"},
+        "status": {
+            "volumes": [volume("data", "/data"), volume("wal", "/wal")],
+            "statefulSet": set_spec(),
+            "conditions": [condition("Completed", "True", "Completed")],
+        },
+    })
+}
+
+fn plan_json() -> Json {
+    json!({
+        "summary": "to the end", "backup": "b", "backupKey": "k", "archive": "main", "archiveName": "n",
+        "lineage": "0000000000", "timeline": 1, "walFrom": "0/28", "walTo": "0/5000", "bytes": 1,
+    })
+}
+
+fn planned() -> Json {
+    json!({"plan": plan_json(), "conditions": [condition("Planned", "True", "Planned")]})
+}
+
+/// As it is when the agent has planned and nothing is made.
+fn observed(into: Json, status: Json) -> Observed {
+    let mut observed = Observed::new(restore(into, status));
+    let parse = |value: Json| serde_json::from_value(value).unwrap();
+    observed.protection = Some(
+        serde_json::from_value(json!({
+            "metadata": {"name": "orders"}, "spec": {"statefulSet": "orders", "policy": "gold"},
+        }))
+        .unwrap(),
+    );
+    observed.backup = Some(parse(backup()));
+    observed.archive = Some(
+        serde_json::from_value(json!({
+            "metadata": {"name": "main"},
+            "spec": {"s3": {"bucket": "backups"}, "credentials": {"secretName": "bucket"}},
+        }))
+        .unwrap(),
+    );
+    observed.live = Some(
+        serde_json::from_value(json!({"metadata": {"name": "orders"}, "spec": set_spec()}))
+            .unwrap(),
+    );
+    observed.classes.insert("fast".into(), Some("d".into()));
+    observed.snapshots = ["data", "wal"]
+        .map(|name| claims::SnapshotSeen {
+            snapshot: serde_json::from_value(json!({
+                "metadata": {"name": format!("snap-{name}"), "uid": format!("uid-{name}")},
+                "spec": {"source": {}},
+            }))
+            .unwrap(),
+            content: serde_json::from_value(json!({
+                "metadata": {"name": format!("content-{name}"), "labels": {annotations::BACKUP_UID_LABEL: "backup-uid"}},
+                "spec": {
+                    "driver": "d", "deletionPolicy": "Retain", "source": {"volumeHandle": "v"},
+                    "volumeSnapshotRef": {"name": format!("snap-{name}"), "namespace": "shop", "uid": format!("uid-{name}")},
+                },
+                "status": {"snapshotHandle": format!("handle-{name}")},
+            }))
+            .unwrap(),
+        })
+        .to_vec();
+    observed
+}
+
+fn into_set() -> Json {
+    json!({"statefulSet": "copy"})
+}
+
+/// The reason of a refusal.
+fn refused(observed: &Observed) -> String {
+    match plan(observed, &image()) {
+        Step::Fail(rejection) => rejection.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// After the volumes were written down.
+fn written() -> Observed {
+    let mut observed = observed(into_set(), planned());
+    let Step::WriteDown(volumes) = plan(&observed, &image()) else {
+        panic!("nothing is written down");
+    };
+    observed.restore.status.as_mut().unwrap().volumes = volumes;
+    observed
+}
+
+/// Carries out `step` on `observed`.
+fn done(mut observed: Observed, step: &Step) -> Observed {
+    if let Step::Make(_, objects) = step {
+        for (kind, object) in objects {
+            observed.made.push((*kind, name_of(object).to_owned()));
+        }
+    }
+    observed
+}
+
+fn condition_added(observed: &mut Observed, condition: Json) {
+    let status = observed.restore.status.as_mut().unwrap();
+    status
+        .conditions
+        .push(serde_json::from_value(condition).unwrap());
+}
+
+#[test]
+fn it_is_written_down_before_anything_is_made() {
+    let mut first = observed(into_set(), planned());
+    first.restore.metadata.finalizers = None;
+    assert_eq!(plan(&first, &image()), Step::AddFinalizer);
+    let volumes = written().status().volumes;
+    let names: Vec<_> = volumes
+        .iter()
+        .map(|v| (v.claim.as_str(), v.volume_snapshot.as_str(), v.size))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("data-copy-0", "snap-data", 2000),
+            ("wal-copy-0", "snap-wal", 2000)
+        ]
+    );
+}
+
+#[test]
+fn it_waits_for_the_agent() {
+    for status in [
+        json!(null),
+        json!({"conditions": [condition("Planned", "Unknown", "Reading")]}),
+    ] {
+        let step = plan(&observed(into_set(), status), &image());
+        assert!(
+            matches!(
+                step,
+                Step::Wait(Waiting {
+                    phase: Phase::Planning,
+                    ..
+                })
+            ),
+            "{step:?}"
+        );
+    }
+}
+
+#[test]
+fn doors() {
+    type Change = fn(&mut Observed);
+    let cases: [(&str, Json, Change); 12] = [
+        ("ProtectionNotFound", into_set(), |o| o.protection = None),
+        ("BackupNotCompleted", into_set(), |o| {
+            o.backup
+                .as_mut()
+                .unwrap()
+                .status
+                .as_mut()
+                .unwrap()
+                .conditions
+                .clear();
+        }),
+        ("BackupNotFound", into_set(), |o| o.backup = None),
+        ("ArchiveNotFound", into_set(), |o| o.archive = None),
+        ("TargetOutOfRange", into_set(), |o| {
+            let status = o.restore.status.as_mut().unwrap();
+            status.conditions[0].status = "False".into();
+            status.conditions[0].reason = "TargetOutOfRange".into();
+        }),
+        ("OtherDriver", into_set(), |o| {
+            o.classes.insert("fast".into(), Some("other".into()));
+        }),
+        ("StorageClassNotFound", into_set(), |o| o.classes.clear()),
+        (
+            "SizeTooSmall",
+            json!({"statefulSet": "copy", "size": "1Ki"}),
+            |_| {},
+        ),
+        ("SnapshotGone", into_set(), |o| {
+            o.snapshots[1] = claims::SnapshotSeen::default();
+        }),
+        ("OperatorOwned", into_set(), |o| {
+            let owner = json!([{"apiVersion": "v1", "kind": "Cluster", "name": "x", "uid": "x", "controller": true}]);
+            o.live.as_mut().unwrap().metadata.owner_references =
+                serde_json::from_value(owner).unwrap();
+        }),
+        ("SelectedByOthers", into_set(), |o| {
+            o.selecting = vec![clone::Selecting {
+                name: "PodDisruptionBudget all".into(),
+                selector: Default::default(),
+            }];
+        }),
+        ("NameTaken", into_set(), |o| {
+            o.set = Some(serde_json::from_value(json!({"metadata": {"name": "copy"}})).unwrap());
+        }),
+    ];
+    for (reason, into, change) in cases {
+        let mut observed = observed(into, planned());
+        change(&mut observed);
+        assert_eq!(refused(&observed), reason);
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_namespace_or_backup_is_not_imported() {
+    for change in [
+        (|o: &mut Observed| {
+            let content = o.snapshots[0].content.as_mut().unwrap();
+            content.spec.volume_snapshot_ref.namespace = Some("other".into());
+        }) as fn(&mut Observed),
+        |o| o.snapshots[0].content.as_mut().unwrap().metadata.labels = None,
+        |o| {
+            let status = o.snapshots[0]
+                .content
+                .as_mut()
+                .unwrap()
+                .status
+                .as_mut()
+                .unwrap();
+            status.snapshot_handle = Some("another's".into());
+        },
+    ] {
+        let mut observed = observed(into_set(), planned());
+        observed.snapshots[0].snapshot = None;
+        change(&mut observed);
+        assert_eq!(refused(&observed), "SnapshotGone");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_gone_is_imported_by_its_handle() {
+    let mut observed = observed(into_set(), planned());
+    observed.snapshots[0].snapshot = None;
+    let Step::WriteDown(volumes) = plan(&observed, &image()) else {
+        panic!()
+    };
+    observed.restore.status.as_mut().unwrap().volumes = volumes;
+    let Step::Make(_, objects) = plan(&observed, &image()) else {
+        panic!()
+    };
+    let (_, content) = objects
+        .iter()
+        .find(|(kind, _)| *kind == Kind::VolumeSnapshotContent)
+        .unwrap();
+    assert_eq!(content["spec"]["deletionPolicy"], "Retain");
+    assert_eq!(content["spec"]["source"]["snapshotHandle"], "handle-data");
+    assert_eq!(content["spec"]["volumeSnapshotRef"]["namespace"], "shop");
+    let (_, claim) = objects
+        .iter()
+        .find(|(kind, _)| *kind == Kind::Claim)
+        .unwrap();
+    assert_eq!(
+        claim["spec"]["dataSource"]["name"],
+        content["metadata"]["name"]
+    );
+}
+
+#[test]
+fn claims_and_pod_are_made_at_once_and_only_what_is_missing() {
+    let observed = written();
+    let step = plan(&observed, &image());
+    let Step::Make(Phase::Recovering, objects) = &step else {
+        panic!("{step:?}")
+    };
+    let kinds: Vec<Kind> = objects.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            Kind::Claim,
+            Kind::Claim,
+            Kind::ServiceAccount,
+            Kind::RoleBinding,
+            Kind::Pod
+        ]
+    );
+    assert_eq!(
+        objects[0].1["spec"]["accessModes"],
+        json!(["ReadWriteOncePod"])
+    );
+    let pod = &objects[4].1;
+    assert_eq!(pod["metadata"]["labels"].get("app"), None);
+    assert_eq!(pod["spec"]["securityContext"], json!({"fsGroup": 999}));
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(container["image"], "pg:15");
+    assert_eq!(container.get("env"), None);
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    assert!(
+        mounts.contains(&json!({"name": "restored-0", "mountPath": "/data"})),
+        "{mounts:?}"
+    );
+
+    let mut half = observed.clone();
+    half.made = vec![(Kind::Claim, "data-copy-0".into())];
+    let Step::Make(_, rest) = plan(&half, &image()) else {
+        panic!()
+    };
+    assert_eq!(rest.len(), 4);
+
+    let whole = done(observed, &step);
+    assert!(matches!(
+        plan(&whole, &image()),
+        Step::Wait(Waiting {
+            phase: Phase::Recovering,
+            ..
+        })
+    ));
+    let mut evicted = whole;
+    evicted.pod = serde_json::from_value(
+        json!({"metadata": {"name": "r-recovery"}, "status": {"phase": "Failed"}}),
+    )
+    .unwrap();
+    assert_eq!(
+        plan(&evicted, &image()),
+        Step::Remove(vec![(Kind::Pod, "r-recovery".into())])
+    );
+}
+
+#[test]
+fn the_clone_waits_for_the_recovery_pods_end() {
+    let observed = written();
+    let step = plan(&observed, &image());
+    let mut observed = done(observed, &step);
+    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
+    let pod = |terminated: Json| {
+        serde_json::from_value(json!({
+            "metadata": {"name": "r-recovery"},
+            "status": {"phase": "Running", "containerStatuses": [{
+                "name": "recovery", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": terminated,
+            }]},
+        }))
+        .unwrap()
+    };
+    observed.pod = Some(pod(json!({"running": {}})));
+    assert!(matches!(plan(&observed, &image()), Step::Wait(_)));
+    observed.pod = Some(pod(json!({"terminated": {"exitCode": 1}})));
+    assert!(
+        matches!(plan(&observed, &image()), Step::Wait(_)),
+        "it will be started again"
+    );
+    observed.pod = Some(pod(json!({"terminated": {"exitCode": 0}})));
+    let step = plan(&observed, &image());
+    let Step::Make(Phase::HandingOver, objects) = &step else {
+        panic!("{step:?}")
+    };
+    let kinds: Vec<Kind> = objects.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, [Kind::Service, Kind::StatefulSet]);
+
+    let mut observed = done(observed, &step);
+    let Step::Wait(waiting) = plan(&observed, &image()) else {
+        panic!()
+    };
+    assert_eq!(waiting.remove, [(Kind::Pod, "r-recovery".to_owned())]);
+    observed.clone_pod = serde_json::from_value(json!({
+        "metadata": {"name": "copy-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }))
+    .unwrap();
+    assert!(matches!(plan(&observed, &image()), Step::Complete(_)));
+}
+
+#[test]
+fn the_clone_is_like_the_source_and_selected_by_nothing_of_it() {
+    let mut observed = written();
+    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
+    let Step::Make(_, objects) = plan(&observed, &image()) else {
+        panic!()
+    };
+    let (service, set) = (&objects[0].1, &objects[1].1);
+    let spec = &set["spec"];
+    assert_eq!(spec["replicas"], 1);
+    assert_eq!(spec["serviceName"], "copy");
+    let labels = spec["template"]["metadata"]["labels"].as_object().unwrap();
+    assert!(
+        labels
+            .keys()
+            .all(|label| label.starts_with("highwater.dev/")),
+        "{labels:?}"
+    );
+    for (key, value) in service["spec"]["selector"].as_object().unwrap() {
+        assert_eq!(labels.get(key), Some(value));
+    }
+    assert_eq!(spec["selector"]["matchLabels"], service["spec"]["selector"]);
+    assert_eq!(
+        spec["template"]["metadata"]["annotations"],
+        json!({"team": "a"})
+    );
+    assert_eq!(spec["volumeClaimTemplates"][0]["metadata"]["name"], "data");
+    let volumes = spec["template"]["spec"]["volumes"].as_array().unwrap();
+    assert_eq!(
+        volumes[0]["persistentVolumeClaim"]["claimName"],
+        "wal-copy-0"
+    );
+    assert_eq!(
+        volumes[1].get("persistentVolumeClaim"),
+        None,
+        "the source's claim is never mounted"
+    );
+    assert_eq!(service["spec"]["ports"][0]["port"], 5432);
+}
+
+#[test]
+fn literals_that_the_backup_left_out_are_asked_for() {
+    let mut observed = observed(into_set(), planned());
+    observed.live = None;
+    let status = observed.backup.as_mut().unwrap().status.as_mut().unwrap();
+    let env = status
+        .stateful_set
+        .as_mut()
+        .unwrap()
+        .pointer_mut("/template/spec/containers/1/env")
+        .unwrap();
+    *env = json!([{"name": "POSTGRES_PASSWORD"}]);
+    let Step::Fail(rejection) = plan(&observed, &image()) else {
+        panic!()
+    };
+    assert_eq!(rejection.reason, "EnvironmentUnknown");
+    assert!(rejection.message.contains("POSTGRES_PASSWORD"));
+    observed.restore = restore(json!({"volumes": {"namePrefix": "p"}}), planned());
+    assert!(matches!(plan(&observed, &image()), Step::WriteDown(_)));
+}
+
+#[test]
+fn volumes_alone_are_free_once_the_pod_is_gone() {
+    let mut observed = observed(json!({"volumes": {"namePrefix": "p"}}), planned());
+    let Step::WriteDown(volumes) = plan(&observed, &image()) else {
+        panic!()
+    };
+    assert_eq!(volumes[0].claim, "p-data");
+    observed.restore.status.as_mut().unwrap().volumes = volumes;
+    let step = plan(&observed, &image());
+    let mut observed = done(observed, &step);
+    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
+    let pod = vec![(Kind::Pod, "r-recovery".to_owned())];
+    assert_eq!(plan(&observed, &image()), Step::Remove(pod.clone()));
+    observed.made.retain(|made| *made != pod[0]);
+    assert!(matches!(plan(&observed, &image()), Step::Complete(_)));
+}
+
+#[test]
+fn what_is_left_when_it_is_over() {
+    let observed = written();
+    let step = plan(&observed, &image());
+    let observed = done(observed, &step);
+
+    let mut completed = observed.clone();
+    condition_added(&mut completed, condition("Completed", "True", "Completed"));
+    let Step::Remove(made) = plan(&completed, &image()) else {
+        panic!()
+    };
+    assert!(
+        made.iter().all(|(kind, _)| *kind != Kind::Claim),
+        "{made:?}"
+    );
+    completed.made.retain(|(kind, _)| *kind == Kind::Claim);
+    assert_eq!(plan(&completed, &image()), Step::Rest);
+    completed.restore.metadata.deletion_timestamp =
+        serde_json::from_value(json!("2026-11-20T14:00:00Z")).unwrap();
+    assert_eq!(plan(&completed, &image()), Step::RemoveFinalizer);
+
+    let mut refused = observed.clone();
+    condition_added(&mut refused, condition("Completed", "False", "NameTaken"));
+    assert_eq!(
+        plan(&refused, &image()),
+        Step::Remove(observed.made.clone())
+    );
+
+    let mut failed = observed.clone();
+    condition_added(&mut failed, condition("Recovered", "False", "Gap"));
+    let Step::Fail(rejection) = plan(&failed, &image()) else {
+        panic!()
+    };
+    assert_eq!(rejection.reason, "Gap");
+    condition_added(&mut failed, condition("Completed", "False", "Gap"));
+    assert_eq!(plan(&failed, &image()), Step::Rest);
+
+    let mut deleted = observed.clone();
+    deleted.restore.metadata.deletion_timestamp =
+        serde_json::from_value(json!("2026-11-20T14:00:00Z")).unwrap();
+    assert_eq!(plan(&deleted, &image()), Step::Remove(observed.made));
+    deleted.made.clear();
+    assert_eq!(plan(&deleted, &image()), Step::RemoveFinalizer);
+}

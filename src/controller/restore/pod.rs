@@ -1,6 +1,8 @@
 //! The recovery pod and what it runs as. Pure.
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{
+    Container, NodeAffinity, NodeSelectorTerm, PreferredSchedulingTerm,
+};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Identity, source::Source};
@@ -35,6 +37,8 @@ pub struct RecoveryPod<'a> {
     pub volumes: &'a [VolumeStatus],
     /// The claims made from them.
     pub restored: &'a [RestoredVolume],
+    /// Where the source's volumes can be reached from.
+    pub topology: &'a [NodeSelectorTerm],
     /// Highwater's own image.
     pub image: &'a Image,
 }
@@ -110,13 +114,26 @@ impl RecoveryPod<'_> {
             spec["runtimeClassName"] = json!(pod.runtime_class_name);
             spec["priorityClassName"] = json!(pod.priority_class_name);
             spec["schedulerName"] = json!(pod.scheduler_name);
-            let affinity = pod.affinity.as_ref();
             // Rules about other pods are about the source's labels, which this pod has not.
-            if let Some(node) = affinity.and_then(|affinity| affinity.node_affinity.as_ref()) {
-                spec["affinity"] = json!({"nodeAffinity": node});
-            }
+            let affinity = pod.affinity.as_ref();
+            let node = affinity.and_then(|affinity| affinity.node_affinity.clone());
+            spec["affinity"] = json!({"nodeAffinity": self.near_the_source(node)});
         }
         without_nulls(spec)
+    }
+
+    /// The scheduler does not know from where a snapshot can be reached. A wish, no rule: most drivers reach it from
+    /// everywhere, and the source's node or zone may be what was lost.
+    fn near_the_source(&self, node: Option<NodeAffinity>) -> NodeAffinity {
+        let mut node = node.unwrap_or_default();
+        let wishes = self.topology.iter().map(|term| PreferredSchedulingTerm {
+            weight: 100,
+            preference: term.clone(),
+        });
+        node.preferred_during_scheduling_ignored_during_execution
+            .get_or_insert_default()
+            .extend(wishes);
+        node
     }
 
     fn args(&self) -> Vec<String> {
