@@ -18,6 +18,8 @@ pub const CONTAINER: &str = "recovery";
 
 const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 const PROGRAM: &str = "/highwater/bin/highwater";
+/// The same volume in our own image, where `/highwater` is the program itself.
+const INSTALL: &str = "/install";
 const ARCHIVE_CREDENTIALS: &str = "/etc/highwater/archive/credentials";
 const ARCHIVE_CA: &str = "/etc/highwater/archive/ca";
 const ARCHIVE_DIRECTORY: &str = "/var/lib/highwater/archive";
@@ -82,7 +84,7 @@ impl RecoveryPod<'_> {
                 "name": "install",
                 "image": self.image.name,
                 "imagePullPolicy": self.image.pull_policy,
-                "args": ["install", PROGRAM],
+                "args": ["install", format!("{INSTALL}/highwater")],
                 "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
                 "securityContext": {
                     "runAsUser": 65532,
@@ -91,7 +93,7 @@ impl RecoveryPod<'_> {
                     "readOnlyRootFilesystem": true,
                     "capabilities": {"drop": ["ALL"]},
                 },
-                "volumeMounts": [{"name": "highwater-bin", "mountPath": "/highwater/bin"}],
+                "volumeMounts": [{"name": "highwater-bin", "mountPath": INSTALL}],
             }],
             "containers": [{
                 "name": CONTAINER,
