@@ -81,7 +81,7 @@ impl Deployment {
         ];
         kubectl.apply(&fill(store, &values)?)?;
         wait_available(&kubectl, "object-store", "versitygw").await?;
-        wait_available(&kubectl, "highwater-system", "highwater-controller").await?;
+        wait_available(&kubectl, "highwater-system", "highwater").await?;
         let service = kubectl
             .get("object-store", "service", "versitygw")?
             .context("the object store has no service")?;
