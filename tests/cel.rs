@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "cel_cases.rs"]
 mod cel_cases;
 
 use std::collections::BTreeSet;

@@ -238,7 +238,8 @@ mod tests {
     fn only_a_binding_both_ways_by_uid_counts() {
         let good = content(json!({"creationTime": AT, "snapshotHandle": "h", "readyToUse": true}));
         assert!(bound(&snapshot(), &good));
-        let changes: [(&str, fn(&mut VolumeSnapshot, &mut VolumeSnapshotContent)); 7] = [
+        type Change = fn(&mut VolumeSnapshot, &mut VolumeSnapshotContent);
+        let changes: [(&str, Change); 7] = [
             ("other UID", |_, c| {
                 c.spec.volume_snapshot_ref.uid = Some("u2".into())
             }),

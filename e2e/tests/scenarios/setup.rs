@@ -50,12 +50,16 @@ fn programs() -> Result<PathBuf> {
 
 /// Runs a scenario in a namespace of its own; where it fails, prints what a person would look at.
 pub async fn scenario(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<()>) {
-    let deployment = deployment().await.expect("failed to deploy Highwater");
+    let deployment = match deployment().await {
+        Ok(deployment) => deployment,
+        Err(error) => panic!("failed to deploy Highwater: {error:#}"),
+    };
     let namespace = format!("e2e-{name}");
-    deployment
-        .namespace(&namespace)
-        .expect("failed to make the namespace");
-    if let Err(error) = story(deployment.clone(), namespace.clone()).await {
+    let told = async {
+        deployment.namespace(&namespace)?;
+        story(deployment.clone(), namespace.clone()).await
+    };
+    if let Err(error) = told.await {
         println!("{}", deployment.kubectl.dump(&namespace));
         panic!("scenario {name}: {error:#}");
     }

@@ -62,23 +62,6 @@ impl Own {
             conditions: owned(&conditions, &[ACCEPTED, CUT, READY, COMPLETED]),
         }
     }
-
-    /// The status with this part in place of the controller's: what an apply does.
-    #[cfg(test)]
-    pub fn into_status(self, status: &PgBackupStatus) -> PgBackupStatus {
-        let mut conditions = status.conditions.clone();
-        conditions.retain(|c| ![ACCEPTED, CUT, READY, COMPLETED].contains(&c.type_.as_str()));
-        conditions.extend(self.conditions);
-        PgBackupStatus {
-            observed_generation: self.observed_generation,
-            attempt: self.attempt,
-            volumes: self.volumes,
-            stateful_set: self.stateful_set,
-            session: status.session.clone(),
-            catalog: status.catalog.clone(),
-            conditions,
-        }
-    }
 }
 
 /// Sets conditions of one pass.
