@@ -31,11 +31,16 @@ const MOST: usize = 600;
 impl Clocks {
     /// Takes a reading.
     pub fn read(&mut self, reading: Reading) {
-        let replaces = match (self.waiting.len(), self.waiting.back(), self.before_last()) {
-            (_, Some(last), _) if last.lsn == reading.lsn => true,
-            (_, Some(last), Some(before)) => last.at.duration_since(before.at) < APART,
-            (count, _, _) => count >= MOST,
-        };
+        let same = self
+            .waiting
+            .back()
+            .is_some_and(|last| last.lsn == reading.lsn);
+        let close = self
+            .waiting
+            .back()
+            .zip(self.before_last())
+            .is_some_and(|(last, before)| last.at.duration_since(before.at) < APART);
+        let replaces = same || close || self.waiting.len() >= MOST;
         if replaces {
             self.waiting.pop_back();
         }
