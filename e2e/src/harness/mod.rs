@@ -8,6 +8,7 @@ mod deploy;
 mod image;
 mod kubectl;
 mod ledger;
+pub mod story;
 mod wait;
 
 pub use database::{Database, connect};

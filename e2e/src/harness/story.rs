@@ -1,0 +1,120 @@
+//! The steps that the scenarios and the demo share.
+
+use std::{process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio_postgres::Client;
+
+use super::{Kubectl, Writer, condition, database::PASSWORD, until};
+
+/// The longest that any step may take.
+pub const LIMIT: Duration = Duration::from_secs(180);
+
+/// pgbench beside the writer, at a rate that leaves the machine to what is tested. Ends when it is dropped.
+///
+/// # Errors
+/// pgbench cannot run.
+pub async fn load(address: &str) -> Result<Child> {
+    let pgbench = |args: &[&str]| {
+        let mut command = Command::new("/usr/lib/postgresql/15/bin/pgbench");
+        command
+            .args(["-h", address, "-U", "postgres"])
+            .args(args)
+            .arg("postgres");
+        command
+            .env("PGPASSWORD", PASSWORD)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        command
+    };
+    let made = pgbench(&["-i", "-q", "-s", "5"])
+        .status()
+        .await
+        .context("failed to run pgbench")?;
+    ensure!(made.success(), "pgbench -i failed");
+    Ok(pgbench(&["-c", "2", "-R", "100", "-T", "600"]).spawn()?)
+}
+
+/// Waits for the first backup of the protection `name` and returns it, completed.
+///
+/// # Errors
+/// It does not complete.
+pub async fn first_backup(kubectl: &Kubectl, namespace: &str, name: &str) -> Result<Value> {
+    condition(
+        kubectl,
+        namespace,
+        ("pgx", name),
+        ("WalArchiving", "True"),
+        LIMIT,
+    )
+    .await?;
+    let backup = until("the first backup", LIMIT, || {
+        let backups = kubectl.list(namespace, "pgb")?;
+        Ok(backups
+            .first()
+            .and_then(|backup| backup["metadata"]["name"].as_str().map(str::to_owned)))
+    })
+    .await?;
+    condition(
+        kubectl,
+        namespace,
+        ("pgb", &backup),
+        ("Completed", "True"),
+        LIMIT,
+    )
+    .await
+}
+
+/// Waits until the writer has committed `more` rows from now on.
+///
+/// # Errors
+/// It does not get that far.
+pub async fn commits(writer: &Writer, more: i64) -> Result<()> {
+    let enough = writer.ledger.acknowledged() + more;
+    until("more commits", LIMIT, || {
+        Ok((writer.ledger.acknowledged() > enough).then_some(()))
+    })
+    .await
+}
+
+/// A time between two acknowledged commits, by the database's clock, and the number of the one before it.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn between_commits(writer: &Writer, client: &Client) -> Result<(String, i64)> {
+    let ask =
+        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let look = async || {
+        let row = client.query_one(ask, &[]).await;
+        row.map(|row| (row.get::<_, String>(0), writer.ledger.acknowledged()))
+    };
+    Ok(writer.between_commits(look).await?)
+}
+
+/// Restores the protection `source` into a new StatefulSet and waits until it is handed over.
+///
+/// # Errors
+/// It does not complete.
+pub async fn restore(
+    kubectl: &Kubectl,
+    namespace: &str,
+    (name, source): (&str, &str),
+    into: &str,
+    target: &str,
+) -> Result<Value> {
+    kubectl.apply(&format!(
+        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  source: {{protection: {source}}}\n  target: {target}\n  into: {{statefulSet: {into}}}\n"
+    ))?;
+    condition(
+        kubectl,
+        namespace,
+        ("pgr", name),
+        ("Completed", "True"),
+        LIMIT,
+    )
+    .await
+}
