@@ -13,16 +13,10 @@ use crate::postgres::{SegmentName, wal::Carry};
 /// What was learnt about a lineage.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// The segment that is being written, and its parts in the archive.
-    pub unfinished: tokio::sync::Mutex<Option<Unfinished>>,
+    /// The parts in the archive of segments that are not whole, as the writer knows them: listed once, then kept up.
+    /// `None` if they must be listed.
+    pub unfinished: tokio::sync::Mutex<Option<BTreeMap<SegmentName, Vec<Part>>>>,
     read: Mutex<Read>,
-}
-
-/// A segment that is not whole yet, and its parts in the archive.
-#[derive(Debug)]
-pub(super) struct Unfinished {
-    pub segment: SegmentName,
-    pub parts: Vec<Part>,
 }
 
 /// A part of an unfinished segment.

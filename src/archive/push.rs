@@ -1,13 +1,13 @@
 //! Pushing WAL: segments, tails, history files, clocks.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use object_store::{PutPayload, path::Path};
 
 use super::{
-    ClockPair, Encoder, IndexEntry, Lineage, PushError, PushOutcome, ReadError,
-    layout::TailName,
-    memory::{Part, Unfinished},
-    sha256,
+    ClockPair, Encoder, IndexEntry, Lineage, PushError, PushOutcome, ReadError, layout::TailName,
+    memory::Part, sha256,
 };
 use crate::postgres::{SegmentName, SegmentSize, TimelineId};
 
@@ -27,8 +27,10 @@ impl Lineage {
         plain: Bytes,
         entry: &IndexEntry,
     ) -> Result<PushOutcome, PushError> {
+        // Taken, so that after an error it is listed again.
         let mut unfinished = self.memory.unfinished.lock().await;
-        let parts = self.parts(&mut unfinished, name).await?;
+        let mut known = self.known_parts(unfinished.take()).await?;
+        let parts = known.remove(&name).unwrap_or_default();
         let replaced = self.same(&parts, &plain).await?;
         let key = self.layout.segment(name, self.encoder.codec);
         let payload = encoded(&key, self.encoder, &plain).await?;
@@ -47,7 +49,7 @@ impl Lineage {
             }
         };
         self.delete(replaced).await?;
-        *unfinished = None;
+        *unfinished = Some(known);
         drop(unfinished);
         self.roll_up_before(name, plain.len()).await;
         Ok(outcome)
@@ -114,30 +116,24 @@ impl Lineage {
         epoch: &str,
     ) -> Result<(), PushError> {
         let mut unfinished = self.memory.unfinished.lock().await;
-        let mut parts = self.parts(&mut unfinished, name).await?;
+        let mut known = self.known_parts(unfinished.take()).await?;
+        let mut parts = known.remove(&name).unwrap_or_default();
         let merge = parts.len() + 1 >= MOST_TAILS;
         let from = if merge { 0 } else { from };
         let first = usize::try_from(from).unwrap_or(usize::MAX);
         let plain = Bytes::copy_from_slice(segment.get(first..).unwrap_or_default());
-        if plain.is_empty() {
-            *unfinished = Some(Unfinished {
-                segment: name,
-                parts,
-            });
-            return Ok(());
+        if !plain.is_empty() {
+            let part = self.put_part(name, from, plain, epoch).await?;
+            parts.retain(|other| other.key != part.key);
+            if merge {
+                let replaced = self.same(&parts, segment).await?;
+                self.delete(replaced.clone()).await?;
+                parts.retain(|other| !replaced.contains(&other.key));
+            }
+            parts.push(part);
         }
-        let part = self.put_part(name, from, plain, epoch).await?;
-        parts.retain(|other| other.key != part.key);
-        if merge {
-            let replaced = self.same(&parts, segment).await?;
-            self.delete(replaced.clone()).await?;
-            parts.retain(|other| !replaced.contains(&other.key));
-        }
-        parts.push(part);
-        *unfinished = Some(Unfinished {
-            segment: name,
-            parts,
-        });
+        known.insert(name, parts);
+        *unfinished = Some(known);
         Ok(())
     }
 
@@ -165,22 +161,28 @@ impl Lineage {
         })
     }
 
-    /// The parts of an unfinished segment: remembered, or listed. What is remembered is taken, so that after an error it
-    /// is listed again.
-    async fn parts(
+    /// The parts of all unfinished segments: as known, or listed.
+    async fn known_parts(
         &self,
-        unfinished: &mut Option<Unfinished>,
-        name: SegmentName,
-    ) -> Result<Vec<Part>, ReadError> {
-        match unfinished.take() {
-            Some(known) if known.segment == name => Ok(known.parts),
-            // Nothing of a segment is archived while another is written, but by another process.
-            Some(_) | None => self.listed_parts(name).await,
+        known: Option<BTreeMap<SegmentName, Vec<Part>>>,
+    ) -> Result<BTreeMap<SegmentName, Vec<Part>>, ReadError> {
+        if let Some(known) = known {
+            return Ok(known);
         }
+        let mut parts: BTreeMap<SegmentName, Vec<Part>> = BTreeMap::new();
+        for part in self.parts_below(&self.layout.all_tails()).await? {
+            parts.entry(part.name.segment).or_default().push(part);
+        }
+        Ok(parts)
     }
 
+    /// The parts of one unfinished segment.
     pub(super) async fn listed_parts(&self, name: SegmentName) -> Result<Vec<Part>, ReadError> {
-        let objects = self.list(&self.layout.tails(name)).await?;
+        self.parts_below(&self.layout.tails(name)).await
+    }
+
+    async fn parts_below(&self, folder: &Path) -> Result<Vec<Part>, ReadError> {
+        let objects = self.list(folder).await?;
         let named = objects.into_iter().filter_map(|object| {
             let (name, _) = TailName::parse(&object.location)?;
             Some(Part {
