@@ -1,6 +1,12 @@
 //! What an archive promises, on every kind of store: in memory, in a directory, in a real S3 server, and where requests
 //! fail.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod faults;
 mod faulty;
 mod refusals;
