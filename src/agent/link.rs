@@ -20,7 +20,13 @@ use crate::{
         conditions::{CONNECTED, SLOTS_DROPPED, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
-    postgres::{privileges, server::ServerFacts, slot, wal_reader},
+    postgres::{
+        privileges,
+        server::ServerFacts,
+        session::QueryError,
+        slot::{self, Slot},
+        wal_reader,
+    },
 };
 
 /// The longest pause between two tries to connect.
@@ -156,21 +162,19 @@ async fn serve(
     let answering = primary::find(&shared.login, &config.members).await?;
     allowed(&answering).await?;
     // From here on nothing is lost, whatever the archive does.
-    let held = slot::create(&answering.client, &shared.slot)
-        .await
-        .map_err(|error| End::Session(error.into()))?;
+    let held = hold(shared, &answering).await?;
     tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
     connected(shared, &answering);
     let archive = shared.stores.archive(config)?;
     archive.probe().await.map_err(Trouble::from)?;
     let path = path(&answering).await?;
     let settled = settle(shared, &archive, &answering, &path, None).await?;
-    match ship(shared, wanted, &answering, &path, settled).await {
+    match ship(shared, config, wanted, &answering, &path, settled).await {
         Err(wal::Error::Conflict(conflict)) => {
             // Two histories: the old lineage stays as it is, a new one starts; a conflict in that one is an error.
             told_conflict(shared, &conflict).await;
             let settled = settle(shared, &archive, &answering, &path, Some(conflict)).await?;
-            Ok(ship(shared, wanted, &answering, &path, settled).await?)
+            Ok(ship(shared, config, wanted, &answering, &path, settled).await?)
         }
         other => Ok(other?),
     }
@@ -186,6 +190,24 @@ async fn told_conflict(shared: &Shared, conflict: &str) {
         .events
         .warning(&shared.about, "WalConflict", conflict)
         .await;
+}
+
+/// The slot, which keeps WAL from now on. One that has lost its WAL is of no use and is made anew.
+async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
+    let session = |error: QueryError| End::Session(error.into());
+    let (client, name) = (&answering.client, &shared.slot);
+    let held = slot::create(client, name).await.map_err(session)?;
+    if held.wal_status != slot::WalStatus::Lost {
+        return Ok(held);
+    }
+    let note = format!(
+        "replication slot {name} has lost its WAL (max_slot_wal_keep_size): WAL may be missing from the archive"
+    );
+    tracing::error!("{note}");
+    shared.metrics.error("SlotLost");
+    shared.events.warning(&shared.about, "SlotLost", note).await;
+    slot::drop(client, name).await.map_err(session)?;
+    slot::create(client, name).await.map_err(session)
 }
 
 /// The role has every right that is needed.
@@ -265,6 +287,7 @@ async fn path(answering: &Answering) -> Result<Path, End> {
 /// Ships until the process is to end or the configuration changes.
 async fn ship(
     shared: &Arc<Shared>,
+    config: &Config,
     wanted: &mut watch::Receiver<Wanted>,
     answering: &Answering,
     path: &Path,
@@ -301,6 +324,8 @@ async fn ship(
         stop: shared.stop.clone(),
         metrics: shared.metrics.clone(),
     };
+    // What was waited for in another history says nothing about this one; whoever still waits asks again.
+    shared.demand.send_modify(|demand| demand.lsn = None);
     let mut shipper = Shipper::open(route, signals, shared.epoch.clone(), archived).await?;
     shared.link.send_replace(Some(Arc::new(Link {
         facts: facts.clone(),
@@ -309,7 +334,7 @@ async fn ship(
     })));
     let shipped = tokio::select! {
         shipped = ship_on(shared, &mut shipper) => shipped,
-        () = reconfigured(wanted, member, &interval) => Ok(()),
+        () = reconfigured(config, wanted, member, &interval) => Ok(()),
     };
     shared.link.send_replace(None);
     shipped
@@ -355,15 +380,14 @@ async fn ship_on(shared: &Shared, shipper: &mut Shipper) -> Result<(), wal::Erro
 
 /// Keeps the tail interval up to date, and returns when more than that has changed.
 async fn reconfigured(
+    known: &Config,
     wanted: &mut watch::Receiver<Wanted>,
     member: &Member,
     interval: &watch::Sender<Duration>,
 ) {
-    let mut known = None;
     loop {
         let now = wanted.borrow_and_update().clone();
         let Wanted::Protect(config) = now else { return };
-        let known = known.get_or_insert_with(|| config.clone());
         // Another pod at the address, or none: the session may be half open.
         let gone = !config.members.iter().any(|other| other == member);
         if gone || !same_archive(known, &config) {

@@ -7,14 +7,14 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     catalogue,
-    plan::{Held, Observed, Step, Void, observe, plan},
+    plan::{Held, Step, Void, plan},
     session::{Opened, PING, Session, StartError},
-    status::{Part, void_message},
+    status::void_message,
+    work::{Backup, connected_message, demand, open, urgency},
 };
 use crate::{
     agent::{
-        config::{Config, Wanted},
-        pause::Pause,
+        config::Wanted,
         shared::{Link, Shared},
         watch::Objects,
     },
@@ -26,51 +26,6 @@ use crate::{
 
 /// How long a backup waits for the agent's own connection before its attempt fails.
 const LINK: Duration = Duration::from_secs(30);
-
-/// One backup that is not over.
-struct Backup {
-    /// As it was seen last.
-    object: Arc<PgBackup>,
-    /// The agent's part: what is known here counts, not what the watch returns late.
-    part: Part,
-    /// The part is not written yet.
-    dirty: bool,
-    /// After a failure, when to try again.
-    pause: Pause,
-    not_before: Option<Instant>,
-    /// Waits for the link since.
-    waits_for_link: Option<Instant>,
-}
-
-impl Backup {
-    fn new(object: &Arc<PgBackup>) -> Self {
-        Self {
-            object: object.clone(),
-            part: Part::read_back(object.status.as_ref(), object.metadata.generation),
-            dirty: false,
-            pause: Pause::new(Duration::from_millis(300), Duration::from_secs(20)),
-            not_before: None,
-            waits_for_link: None,
-        }
-    }
-
-    fn observed(&self) -> Observed {
-        observe(&self.object, self.part.ours())
-    }
-
-    fn attempt(&self) -> Option<&Attempt> {
-        self.object.status.as_ref()?.attempt.as_ref()
-    }
-
-    fn retry(&mut self) {
-        self.not_before = Some(Instant::now() + self.pause.next());
-    }
-
-    fn settled(&mut self) {
-        self.pause.reset();
-        self.not_before = None;
-    }
-}
 
 /// Drives backups until the process is to end.
 pub struct Driver {
@@ -130,7 +85,7 @@ impl Driver {
     /// Writes the parts that changed.
     async fn write(&mut self) {
         let api = self.shared.api::<PgBackup>();
-        for backup in self.backups.values_mut().filter(|b| b.dirty && is_due(b)) {
+        for backup in self.backups.values_mut().filter(|b| b.dirty && b.is_due()) {
             let name = backup.object.name_any();
             let applied = apply_status(&api, &name, managers::AGENT, &backup.part.status()).await;
             match applied {
@@ -166,7 +121,7 @@ impl Driver {
         let mut steps: Vec<_> = self
             .backups
             .iter()
-            .filter(|(_, backup)| is_due(backup))
+            .filter(|(_, backup)| backup.is_due())
             .map(|(uid, backup)| {
                 let step = plan(&backup.observed(), self.held_for(uid), ceiling);
                 (uid.clone(), step)
@@ -198,13 +153,17 @@ impl Driver {
                     && matches!(&*self.shared.wanted.borrow(), Wanted::Protect(_))
                     && (linked || patience.is_none_or(|since| since.elapsed() >= LINK))
             }
-            Step::ShipWal(stop) => self.shipped(stop) || self.demanded() < Some(stop),
+            Step::ShipWal(stop) => self.shipped(uid, stop) || self.demanded() < Some(stop),
             Step::Release | Step::Fail(..) | Step::Stop | Step::Keep | Step::Catalogue => true,
         }
     }
 
-    fn shipped(&self, stop: Lsn) -> bool {
-        self.shared.progress.borrow().durable >= Some(stop)
+    fn shipped(&self, uid: &str, stop: Lsn) -> bool {
+        let ended = self
+            .backups
+            .get(uid)
+            .is_some_and(|b| b.lineage_ended(&self.shared).is_some());
+        ended || self.shared.progress.borrow().durable >= Some(stop)
     }
 
     fn demanded(&self) -> Option<Lsn> {
@@ -361,13 +320,19 @@ impl Driver {
 
     async fn ship(&mut self, uid: &str, stop: Lsn) {
         demand(&self.shared, stop);
-        if !self.shipped(stop) {
+        if !self.shipped(uid, stop) {
             return;
         }
         let now = self.shared.clock.now();
         let Some(backup) = self.backups.get_mut(uid) else {
             return;
         };
+        if let Some(attempt) = backup.lineage_ended(&self.shared) {
+            let message = "the lineage of this backup ended before its WAL was archived";
+            backup.part.failed(attempt, "LineageEnded", message, now);
+            backup.dirty = true;
+            return;
+        }
         match catalogue::covered(&self.shared, &backup.part).await {
             Ok((from, to)) => {
                 backup.part.wal_archived(from, to, now);
@@ -484,72 +449,5 @@ impl Driver {
             .chain(ceiling)
             .filter(|at| *at > Instant::now())
             .fold(far, Instant::min)
-    }
-}
-
-fn is_due(backup: &Backup) -> bool {
-    backup.not_before.is_none_or(|at| at <= Instant::now())
-}
-
-const fn urgency(step: Step) -> u8 {
-    match step {
-        Step::Release => 0,
-        Step::Stop => 1,
-        Step::Fail(..) => 2,
-        Step::Keep => 3,
-        Step::ShipWal(_) => 4,
-        Step::Catalogue => 5,
-        Step::Start(_) => 6,
-        Step::Wait | Step::Hold => 7,
-    }
-}
-
-fn demand(shared: &Shared, lsn: Lsn) {
-    shared.demand.send_if_modified(|demand| {
-        let news = demand.lsn < Some(lsn);
-        if news {
-            demand.lsn = Some(lsn);
-        }
-        news
-    });
-}
-
-fn connected_message(shared: &Shared) -> String {
-    let report = shared.reporter.read();
-    let mut failing = report
-        .conditions
-        .iter()
-        .filter(|c| c.type_ == conditions::CONNECTED || c.type_ == conditions::WAL_ARCHIVING)
-        .filter(|c| c.status != conditions::Status::True.as_str());
-    failing.next().map_or_else(
-        || "no connection to the primary yet".into(),
-        |c| c.message.clone(),
-    )
-}
-
-/// Opens the session, unless the attempt is given up meanwhile (a checkpoint may take minutes).
-async fn open(
-    shared: &Shared,
-    objects: &mut watch::Receiver<Objects<PgBackup>>,
-    config: &Config,
-    link: &Link,
-    attempt: &Attempt,
-    uid: &str,
-    backup: &Backup,
-) -> Option<Result<Opened, StartError>> {
-    let label = backup.object.name_any();
-    let given_up = objects.wait_for(|objects| {
-        let Some(objects) = objects else { return false };
-        let object = objects
-            .values()
-            .find(|object| object.uid().as_deref() == Some(uid));
-        let current = object.and_then(|object| observe(object, backup.part.ours()).attempt);
-        current != Some(attempt.number)
-            || object.is_none_or(|object| object.metadata.deletion_timestamp.is_some())
-    });
-    tokio::select! {
-        opened = Session::open(&shared.login, link, attempt, &label, config.checkpoint) => Some(opened),
-        _ = given_up => None,
-        () = shared.stop.cancelled() => None,
     }
 }

@@ -5,6 +5,7 @@ mod driver;
 mod plan;
 mod session;
 mod status;
+mod work;
 
 pub use driver::Driver;
 pub use plan::is_decided;

@@ -1,0 +1,152 @@
+//! One backup that is driven, and what goes with it.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::ResourceExt;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    plan::{Observed, Step, observe},
+    session::{Opened, Session, StartError},
+    status::Part,
+};
+use crate::{
+    agent::{
+        config::Config,
+        pause::Pause,
+        shared::{Link, Shared},
+        watch::Objects,
+    },
+    api::{Attempt, PgBackup, conditions},
+    postgres::Lsn,
+};
+
+/// One backup that is not over.
+pub struct Backup {
+    /// As it was seen last.
+    pub object: Arc<PgBackup>,
+    /// The agent's part: what is known here counts, not what the watch returns late.
+    pub part: Part,
+    /// The part is not written yet.
+    pub dirty: bool,
+    /// After a failure, when to try again.
+    pause: Pause,
+    /// See `pause`.
+    pub not_before: Option<Instant>,
+    /// Waits for the link since.
+    pub waits_for_link: Option<Instant>,
+}
+
+impl Backup {
+    /// Nothing is known of it but what the API server has.
+    pub fn new(object: &Arc<PgBackup>) -> Self {
+        Self {
+            object: object.clone(),
+            part: Part::read_back(object.status.as_ref(), object.metadata.generation),
+            dirty: false,
+            pause: Pause::new(Duration::from_millis(300), Duration::from_secs(20)),
+            not_before: None,
+            waits_for_link: None,
+        }
+    }
+
+    /// What the next step is decided by.
+    pub fn observed(&self) -> Observed {
+        observe(&self.object, self.part.ours())
+    }
+
+    /// The controller's attempt.
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.object.status.as_ref()?.attempt.as_ref()
+    }
+
+    /// The attempt whose WAL no shipper will complete: the protection has gone on to another lineage.
+    pub fn lineage_ended(&self, shared: &Shared) -> Option<u32> {
+        let session = self.part.session()?;
+        let current = shared.reporter.read().lineage;
+        (current.is_some() && session.lineage != current).then_some(session.attempt)
+    }
+
+    /// The next step waits for a while.
+    pub fn retry(&mut self) {
+        self.not_before = Some(Instant::now() + self.pause.next());
+    }
+
+    /// The last step succeeded.
+    pub fn settled(&mut self) {
+        self.pause.reset();
+        self.not_before = None;
+    }
+
+    /// It does not wait after a failure.
+    pub fn is_due(&self) -> bool {
+        self.not_before.is_none_or(|at| at <= Instant::now())
+    }
+}
+
+/// What ends backup mode goes first.
+pub const fn urgency(step: Step) -> u8 {
+    match step {
+        Step::Release => 0,
+        Step::Stop => 1,
+        Step::Fail(..) => 2,
+        Step::Keep => 3,
+        Step::ShipWal(_) => 4,
+        Step::Catalogue => 5,
+        Step::Start(_) => 6,
+        Step::Wait | Step::Hold => 7,
+    }
+}
+
+/// Has WAL shipped up to `lsn` at once.
+pub fn demand(shared: &Shared, lsn: Lsn) {
+    shared.demand.send_if_modified(|demand| {
+        let news = demand.lsn < Some(lsn);
+        if news {
+            demand.lsn = Some(lsn);
+        }
+        news
+    });
+}
+
+/// Why the agent has no connection.
+pub fn connected_message(shared: &Shared) -> String {
+    let report = shared.reporter.read();
+    let mut failing = report
+        .conditions
+        .iter()
+        .filter(|c| c.type_ == conditions::CONNECTED || c.type_ == conditions::WAL_ARCHIVING)
+        .filter(|c| c.status != conditions::Status::True.as_str());
+    failing.next().map_or_else(
+        || "no connection to the primary yet".into(),
+        |c| c.message.clone(),
+    )
+}
+
+/// Opens the session, unless the attempt is given up meanwhile (a checkpoint may take minutes).
+pub async fn open(
+    shared: &Shared,
+    objects: &mut watch::Receiver<Objects<PgBackup>>,
+    config: &Config,
+    link: &Link,
+    attempt: &Attempt,
+    uid: &str,
+    backup: &Backup,
+) -> Option<Result<Opened, StartError>> {
+    let label = backup.object.name_any();
+    let given_up = objects.wait_for(|objects| {
+        let Some(objects) = objects else { return false };
+        let object = objects
+            .values()
+            .find(|object| object.uid().as_deref() == Some(uid));
+        object.is_none_or(|object| {
+            let observed = observe(object, backup.part.ours());
+            observed.over || observed.attempt != Some(attempt.number)
+        })
+    });
+    tokio::select! {
+        opened = Session::open(&shared.login, link, attempt, &label, config.checkpoint) => Some(opened),
+        _ = given_up => None,
+        () = shared.stop.cancelled() => None,
+    }
+}
