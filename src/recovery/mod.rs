@@ -203,7 +203,11 @@ async fn recover(
         .and_then(|status| status.plan.clone());
     let plan = plan.ok_or(Failure::Again(Error::NoPlan))?;
     let archive = reporter.archive(&plan.archive).await?.spec;
-    let mut base = read_base(&archive, args, &plan).await?;
+    let mut base = tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => return Err(Failure::Again(Error::Terminated)),
+        base = read_base(&archive, args, &plan) => base?,
+    };
     if let Some(pgdata) = &args.pgdata {
         base.source.data_directory.clone_from(pgdata);
     }

@@ -210,6 +210,8 @@ impl Fixture {
         fixture
             .archive_all(&sql, &pgdata, &label, stop.parse().unwrap())
             .await;
+        drop(source);
+        fs::remove_dir_all(&pgdata).unwrap();
         fixture
     }
 

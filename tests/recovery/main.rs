@@ -35,6 +35,16 @@ struct Restore {
     stop: watch::Sender<bool>,
 }
 
+/// What failed stays, to be looked at until the next run.
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let root = self.pgdata().parent().unwrap();
+            fs::remove_dir_all(root).unwrap();
+        }
+    }
+}
+
 impl Restore {
     /// Restores a fresh copy of the snapshot, from a copy of the archive.
     async fn new(name: &str, wal_to: Lsn, stop_at: serde_json::Value) -> Self {
