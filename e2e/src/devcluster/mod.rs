@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 pub use names::Names;
-pub use process::{Daemon, inside};
+pub use process::{Daemon, inside, signal};
 pub use storage::{DRIVER, PLAIN_DRIVER, control_file};
 
 /// All daemons of a cluster, as `status` lists them.

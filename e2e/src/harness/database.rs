@@ -1,11 +1,12 @@
 //! A database under test.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, NoTls};
 
-use super::{Deployment, Kubectl, fill, until};
+use super::{Deployment, Kubectl, crash, fill, until};
+use crate::devcluster::signal;
 
 /// The password of every database under test. It must appear in no log, status or event: scenarios look for it.
 pub const PASSWORD: &str = "the-planted-secret-5c1e";
@@ -106,6 +107,55 @@ impl Database {
             &change,
         ])?;
         Ok(())
+    }
+
+    /// Scales it and, to 0, waits until its pod is gone, or to 1, until it is ready.
+    ///
+    /// # Errors
+    /// It does not get there in time.
+    pub async fn scale(&self, replicas: u8) -> Result<()> {
+        self.want(replicas)?;
+        if replicas > 0 {
+            return self.wait_ready().await;
+        }
+        self.gone("pod", &format!("{}-0", self.name)).await
+    }
+
+    fn want(&self, replicas: u8) -> Result<()> {
+        let replicas = format!("--replicas={replicas}");
+        let set = ["scale", "statefulset", &self.name, &replicas];
+        let args = [&["-n", self.namespace.as_str()], &set[..]].concat();
+        self.kubectl.run(&args).map(|_| ())
+    }
+
+    async fn gone(&self, kind: &str, name: &str) -> Result<()> {
+        until(
+            &format!("{kind} {name} gone"),
+            Duration::from_secs(60),
+            || {
+                let found = self.kubectl.get(&self.namespace, kind, name)?;
+                Ok(found.is_none().then_some(()))
+            },
+        )
+        .await
+    }
+
+    /// kill -9 of PostgreSQL, and nobody starts it again; then its volume is deleted. Returns when PostgreSQL was killed.
+    ///
+    /// # Errors
+    /// It cannot be killed, or its pod or claim does not go away.
+    pub async fn destroy(&self) -> Result<Instant> {
+        let pod = format!("{}-0", self.name);
+        let postmaster = crash::process(&self.kubectl, &self.namespace, &pod, "postgres")?;
+        self.want(0)?;
+        signal(postmaster, "KILL")?;
+        let killed = Instant::now();
+        self.gone("pod", &pod).await?;
+        let claim = format!("data-{}-0", self.name);
+        self.kubectl
+            .run(&["-n", &self.namespace, "delete", "pvc", &claim])?;
+        self.gone("pvc", &claim).await?;
+        Ok(killed)
     }
 
     /// The address of its pod.

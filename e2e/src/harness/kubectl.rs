@@ -52,6 +52,13 @@ impl Kubectl {
         )?))
     }
 
+    /// The command, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
+        command
+    }
+
     /// Runs it and returns what it printed.
     ///
     /// # Errors
@@ -65,8 +72,7 @@ impl Kubectl {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
+        let mut command = self.command(args);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,9 +1,12 @@
 //! The oracle for "nothing lost": a writer commits numbered rows and notes, outside the database, each number whose commit was
 //! acknowledged.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +20,8 @@ use super::connect;
 pub struct Ledger {
     acknowledged: Arc<AtomicI64>,
     sent: Arc<AtomicI64>,
+    /// When each number was acknowledged, from the first of this writer on.
+    times: Arc<Mutex<Vec<(Instant, i64)>>>,
 }
 
 impl Ledger {
@@ -28,6 +33,19 @@ impl Ledger {
     /// No number after this one was ever sent.
     pub fn sent(&self) -> i64 {
         self.sent.load(Ordering::SeqCst)
+    }
+
+    fn note(&self, number: i64) {
+        self.acknowledged.store(number, Ordering::SeqCst);
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.push((Instant::now(), number));
+    }
+
+    /// The last number that had been acknowledged by then; 0 if none.
+    pub fn acknowledged_by(&self, then: Instant) -> i64 {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = times.partition_point(|(at, _)| *at <= then);
+        count.checked_sub(1).map_or(0, |last| times[last].1)
     }
 
     /// Checks a restored database: it holds 1 to n without a hole, where n is at least `acknowledged` and at most `sent`.
@@ -85,6 +103,7 @@ impl Writer {
         let ledger = Ledger {
             acknowledged: Arc::new(AtomicI64::new(last)),
             sent: Arc::new(AtomicI64::new(last)),
+            times: Arc::default(),
         };
         let (stop, pause, ended) = (Arc::default(), Arc::default(), Arc::default());
         let task = tokio::spawn(write(
@@ -146,7 +165,7 @@ async fn write(
             *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             return;
         }
-        ledger.acknowledged.store(next, Ordering::SeqCst);
+        ledger.note(next);
         drop(held);
         // Some 100 commits a second: a load, and leaves the machine to what is tested.
         tokio::time::sleep(std::time::Duration::from_millis(8)).await;

@@ -3,16 +3,21 @@
 //! Everything here reaches the cluster through its kubeconfig alone. Scenarios run inside the dev cluster's network, where
 //! pods can be reached by address.
 
+pub mod crash;
 mod database;
 mod deploy;
+mod endpoints;
 mod image;
+pub mod integrity;
 mod kubectl;
 mod ledger;
+pub mod secrets;
 pub mod story;
 mod wait;
 
 pub use database::{Database, connect};
 pub use deploy::{Deployment, Images};
+pub use endpoints::EndpointWatch;
 pub use image::program_image;
 pub use kubectl::{Kubectl, fill};
 pub use ledger::{Ledger, Writer};

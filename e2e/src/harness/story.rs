@@ -105,14 +105,38 @@ pub async fn restore(
     into: &str,
     target: &str,
 ) -> Result<Value> {
+    let source = format!("{{protection: {source}}}");
+    request_restore(kubectl, namespace, (name, &source), into, target)?;
+    completed(kubectl, namespace, name).await
+}
+
+/// Makes a PgRestore into a new StatefulSet; `source` and `target` are YAML, as `{backup: orders-1}` and `{latest: {}}`.
+///
+/// # Errors
+/// The API server refuses.
+pub fn request_restore(
+    kubectl: &Kubectl,
+    namespace: &str,
+    (name, source): (&str, &str),
+    into: &str,
+    target: &str,
+) -> Result<()> {
     kubectl.apply(&format!(
         "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  source: {{protection: {source}}}\n  target: {target}\n  into: {{statefulSet: {into}}}\n"
+         spec:\n  source: {source}\n  target: {target}\n  into: {{statefulSet: {into}}}\n"
     ))?;
+    Ok(())
+}
+
+/// Waits for a PgRestore to complete.
+///
+/// # Errors
+/// It does not complete.
+pub async fn completed(kubectl: &Kubectl, namespace: &str, restore: &str) -> Result<Value> {
     condition(
         kubectl,
         namespace,
-        ("pgr", name),
+        ("pgr", restore),
         ("Completed", "True"),
         LIMIT,
     )

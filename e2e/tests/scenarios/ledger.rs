@@ -1,9 +1,17 @@
 //! The main job: one annotation, a backup under load, restores that hold every acknowledged commit and none too many.
 
-use anyhow::Result;
-use highwater_e2e::harness::{Database, Deployment, Ledger, Writer, story};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{
+    Database, Deployment, EndpointWatch, Kubectl, Ledger, Writer, integrity, story, until,
+};
+use serde_json::Value;
 
 use super::setup::scenario;
+
+/// How old a commit may be that is lost with the database: the tail interval, and a second for its way to the archive.
+const TAIL: Duration = Duration::from_secs(5 + 1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_hold_what_was_acknowledged_and_nothing_else() {
@@ -16,34 +24,130 @@ async fn restores_hold_what_was_acknowledged_and_nothing_else() {
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
     let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
+    let clients = EndpointWatch::start(kubectl, namespace, "orders").await?;
     let address = orders.address()?;
     let pgbench = story::load(&address).await?;
     let writer = Writer::start(&address).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    let backup = backup["metadata"]["name"]
+        .as_str()
+        .context("a backup has no name")?;
     story::commits(&writer, 300).await?;
-    let client = orders.connect().await?;
-    let (target, last) = story::between_commits(&writer, &client).await?;
-    story::commits(&writer, 200).await?;
-    client
-        .batch_execute("DELETE FROM ledger WHERE n % 2 = 0")
-        .await?;
 
+    to_before_the_delete(deployment, &orders, &writer).await?;
+    clients.only("orders-0")?;
+
+    story::commits(&writer, 200).await?;
+    let killed = orders.destroy().await?;
+    drop(pgbench);
+    let ledger = writer.stop().await?;
+    to_latest_of_what_is_gone(&orders, &ledger, killed).await?;
+    a_new_database_starts_a_lineage(&orders, backup, &ledger, killed).await
+}
+
+/// A restore to a time between two acknowledged commits, checked to the last row and by PostgreSQL's own tools.
+async fn to_before_the_delete(
+    deployment: &Deployment,
+    orders: &Database,
+    writer: &Writer,
+) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let client = orders.connect().await?;
+    let (target, last) = story::between_commits(writer, &client).await?;
+    story::commits(writer, 200).await?;
+    client
+        .batch_execute("CREATE TABLE gone AS TABLE ledger; DELETE FROM ledger WHERE n % 2 = 0")
+        .await?;
     let time = format!("{{time: \"{target}\"}}");
-    story::restore(
+    let from = ("before-delete", "orders");
+    story::restore(kubectl, namespace, from, "orders-restored", &time).await?;
+    let restored = Database::existing(kubectl, namespace, "orders-restored");
+    let found = Ledger::check(&restored.connect().await?, last, last).await?;
+    println!("restored to {target}: rows 1 to {found}, {last} were acknowledged");
+    integrity::amcheck(&restored).await?;
+    let said = integrity::checksums(&restored, &deployment.images.postgres).await?;
+    println!("{}", said.trim().replace('\n', ", "));
+    client
+        .batch_execute("INSERT INTO ledger SELECT * FROM gone WHERE n % 2 = 0; DROP TABLE gone")
+        .await?;
+    Ok(())
+}
+
+/// The database was killed and its volume deleted: only the archive is left.
+async fn to_latest_of_what_is_gone(
+    orders: &Database,
+    ledger: &Ledger,
+    killed: Instant,
+) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let from = ("latest", "orders");
+    story::restore(kubectl, namespace, from, "orders-latest", "{latest: {}}").await?;
+    let latest = Database::existing(kubectl, namespace, "orders-latest");
+    check_loss(&latest, ledger, killed).await?;
+    integrity::amcheck(&latest).await
+}
+
+async fn check_loss(restored: &Database, ledger: &Ledger, killed: Instant) -> Result<()> {
+    let owed = ledger.acknowledged_by(killed.checked_sub(TAIL).context("no such time")?);
+    ensure!(owed > 0, "the writer had not begun: this proves nothing");
+    let found = Ledger::check(&restored.connect().await?, owed, ledger.sent()).await?;
+    println!(
+        "{}: rows 1 to {found}; {owed} are owed, {} were acknowledged when the database was killed",
+        restored.name,
+        ledger.acknowledged()
+    );
+    Ok(())
+}
+
+/// The StatefulSet is left at 1: its image makes an empty database, which gets a lineage of its own; the old one is still
+/// restored from by its backup.
+async fn a_new_database_starts_a_lineage(
+    orders: &Database,
+    backup: &str,
+    ledger: &Ledger,
+    killed: Instant,
+) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let old = lineage(kubectl, namespace)?;
+    ensure!(old.is_some(), "the protection has no lineage");
+    orders.scale(1).await?;
+    let new = until("a new lineage", story::LIMIT, || {
+        Ok(lineage(kubectl, namespace)?.filter(|new| Some(new) != old.as_ref()))
+    })
+    .await?;
+    until("the event LineageStarted", Duration::from_secs(10), || {
+        let events = kubectl.list(namespace, "events.events.k8s.io")?;
+        let told = |event: &Value| {
+            let note = event["note"].as_str().unwrap_or_default();
+            event["reason"] == "LineageStarted"
+                && note.contains(&new)
+                && note.contains("another cluster")
+        };
+        Ok(events.iter().any(told).then_some(()))
+    })
+    .await?;
+    let source = format!("{{backup: {backup}}}");
+    let name = "old-lineage";
+    story::request_restore(
         kubectl,
         namespace,
-        ("before-delete", "orders"),
-        "orders-restored",
-        &time,
-    )
-    .await?;
-    let restored = Database::existing(kubectl, namespace, "orders-restored")
-        .connect()
-        .await?;
-    let found = Ledger::check(&restored, last, last).await?;
-    println!("restored to {target}: rows 1 to {found}, {last} were acknowledged");
-    drop(pgbench);
-    writer.stop().await?;
-    Ok(())
+        (name, &source),
+        "orders-old",
+        "{latest: {}}",
+    )?;
+    let restore = story::completed(kubectl, namespace, name).await?;
+    ensure!(
+        restore["status"]["plan"]["lineage"].as_str() == old.as_deref(),
+        "restored from another lineage"
+    );
+    let restored = Database::existing(kubectl, namespace, "orders-old");
+    check_loss(&restored, ledger, killed).await
+}
+
+fn lineage(kubectl: &Kubectl, namespace: &str) -> Result<Option<String>> {
+    let protection = kubectl.get(namespace, "pgx", "orders")?;
+    let lineage =
+        protection.and_then(|found| found["status"]["lineage"].as_str().map(str::to_owned));
+    Ok(lineage)
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Deployment, Images, Kubectl, program_image};
+use highwater_e2e::harness::{Deployment, Images, Kubectl, program_image, secrets};
 use tokio::sync::OnceCell;
 
 static DEPLOYMENT: OnceCell<Deployment> = OnceCell::const_new();
@@ -57,7 +57,8 @@ pub async fn scenario(name: &str, story: impl AsyncFnOnce(Deployment, String) ->
     let namespace = format!("e2e-{name}");
     let told = async {
         deployment.namespace(&namespace)?;
-        story(deployment.clone(), namespace.clone()).await
+        story(deployment.clone(), namespace.clone()).await?;
+        secrets::none_told(&deployment.kubectl, &namespace)
     };
     if let Err(error) = told.await {
         println!("{}", deployment.kubectl.dump(&namespace));
