@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,12 @@ use kube::Api;
 
 /// Set where a test runs itself again inside the cluster's network.
 const INSIDE: &str = "HIGHWATER_TEST_INSIDE";
+
+/// One test at a time: what is timed must not wait for another.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A pod on a volume, so that there is something to clear away: containers, mounts, logs.
 const POD: &str = "
@@ -57,6 +64,7 @@ fn cluster(name: &str) -> Guard {
 
 #[test]
 fn starts_twice_beside_another_and_leaves_nothing_behind() {
+    let _alone = alone();
     let (first, second) = (cluster("test-first"), cluster("test-second"));
     first.0.up().unwrap();
     let ids = ids(&first.0);
@@ -75,6 +83,14 @@ fn starts_twice_beside_another_and_leaves_nothing_behind() {
 
     let sockets = shim_sockets(&first.0);
     assert!(!sockets.is_empty());
+    // Only there can they be told from those of another cluster.
+    let below = format!("nsfs {}/", first.0.names.state.display());
+    assert!(
+        fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .contains(&below),
+        "pods' network namespaces lie below the cluster's folder"
+    );
     assert!(
         !traces(&first.0, &sockets).is_empty(),
         "it can be seen while it runs"
@@ -100,6 +116,7 @@ fn starts_twice_beside_another_and_leaves_nothing_behind() {
 
 #[test]
 fn serves_its_client_and_starts_anew_when_a_part_has_died() {
+    let _alone = alone();
     let cluster = cluster("test-client");
     if std::env::var_os(INSIDE).is_some() {
         // The one that runs it owns the cluster.
@@ -147,6 +164,7 @@ fn read_node(cluster: &Cluster) {
 
 #[test]
 fn says_why_it_does_not_start_and_leaves_nothing_behind() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let bin = folder.path().join("bin");
     let mut broken = cluster("test-broken");
@@ -186,6 +204,63 @@ fn says_why_it_does_not_start_and_leaves_nothing_behind() {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(whole, &path).unwrap();
     }
+}
+
+#[test]
+fn says_that_the_driver_does_not_start() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let driver = folder.path().join("driver");
+    let why = "this driver ends at once";
+    fs::write(&driver, format!("#!/bin/sh\necho {why}\nexit 1\n")).unwrap();
+    fs::set_permissions(&driver, fs::Permissions::from_mode(0o755)).unwrap();
+    let cluster = cluster("test-driver");
+    let driver = driver.display().to_string();
+    let output = devcluster("test-driver", &["--csi-driver", &driver, "up"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(error.contains("csi-driver ended"), "{error}");
+    assert!(error.contains(why), "{error}");
+    assert_eq!(traces(&cluster.0, &[]), Vec::<String>::new());
+}
+
+#[test]
+fn the_command_starts_in_time_and_restarts() {
+    let _alone = alone();
+    let cluster = cluster("test-command");
+    let driver = cluster.0.csi_driver.display().to_string();
+    let command = |what| {
+        let output = devcluster("test-command", &["--csi-driver", &driver, what]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let printed = command("up");
+    let ready = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("node ready after "));
+    let seconds: f64 = ready.unwrap().strip_suffix(" s").unwrap().parse().unwrap();
+    assert!(seconds < 30.0, "{printed}");
+    let before = ids(&cluster.0);
+    command("restart");
+    let after = ids(&cluster.0);
+    assert_eq!(after.len(), DAEMONS.len(), "{after:?}");
+    assert!(
+        before.iter().all(|(name, id)| after[name] != *id),
+        "every program is a new one"
+    );
+    command("status");
+    command("down");
+    assert_eq!(traces(&cluster.0, &[]), Vec::<String>::new());
+}
+
+/// The command as a user calls it.
+fn devcluster(name: &str, args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_devcluster"))
+        .args(["--name", name])
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 fn ids(cluster: &Cluster) -> BTreeMap<&'static str, u32> {
