@@ -24,12 +24,18 @@ const START: Duration = Duration::from_secs(30);
 pub struct Server {
     child: Child,
     port: u16,
+    scheme: &'static str,
     directory: tempfile::TempDir,
 }
 
 impl Server {
     /// Starts it, or panics with its log: no test is skipped because a server does not start.
     pub fn start() -> Self {
+        Self::start_with("http", &[])
+    }
+
+    /// As [`Self::start`], with a scheme and the options that it takes.
+    pub fn start_with(scheme: &'static str, options: &[&str]) -> Self {
         let program = program();
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir_all(directory.path().join("data").join(BUCKET)).unwrap();
@@ -43,7 +49,9 @@ impl Server {
         let child = Command::new(&program)
             .env("ROOT_ACCESS_KEY", KEY_ID)
             .env("ROOT_SECRET_KEY", SECRET)
-            .args(["--port", &format!("127.0.0.1:{port}"), "--quiet", "posix"])
+            .args(["--port", &format!("127.0.0.1:{port}"), "--quiet"])
+            .args(options)
+            .arg("posix")
             // Not every file system under /tmp has extended attributes.
             .arg("--sidecar")
             .arg(directory.path().join("metadata"))
@@ -55,6 +63,7 @@ impl Server {
         let mut server = Self {
             child,
             port,
+            scheme,
             directory,
         };
         server.wait();
@@ -73,8 +82,12 @@ impl Server {
         }
     }
 
+    pub fn endpoint(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+    }
+
     pub fn spec(&self, bucket: &str) -> PgArchiveSpec {
-        spec(self.port, bucket)
+        spec_of(&self.endpoint(), bucket)
     }
 
     pub fn store(&self) -> Arc<dyn ObjectStore> {
@@ -90,11 +103,15 @@ impl Drop for Server {
 }
 
 pub fn spec(port: u16, bucket: &str) -> PgArchiveSpec {
+    spec_of(&format!("http://127.0.0.1:{port}"), bucket)
+}
+
+fn spec_of(endpoint: &str, bucket: &str) -> PgArchiveSpec {
     serde_json::from_value(serde_json::json!({
         "prefix": "prod/",
         "s3": {
             "bucket": bucket,
-            "endpoint": format!("http://127.0.0.1:{port}"),
+            "endpoint": endpoint,
             "allowHttp": true,
         },
     }))
