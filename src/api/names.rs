@@ -45,6 +45,13 @@ pub fn volume_snapshot(backup: &str, backup_uid: &str, attempt: u32, claim: &str
     join(&[backup, uid, &attempt.to_string(), claim], LONGEST)
 }
 
+/// The attempt in the name of a VolumeSnapshot of this backup; none in a name that was cut.
+pub fn attempt_of(backup: &str, backup_uid: &str, volume_snapshot: &str) -> Option<u32> {
+    let uid = backup_uid.get(..8).unwrap_or(backup_uid);
+    let rest = volume_snapshot.strip_prefix(&format!("{backup}-{uid}-"))?;
+    rest.split_once('-')?.0.parse().ok()
+}
+
 /// Recovery pod, its ServiceAccount and RoleBinding.
 pub fn recovery(restore: &str) -> String {
     join(&[restore, "recovery"], LONGEST_LABEL)
@@ -65,5 +72,19 @@ mod tests {
         let (a, b) = ("a".repeat(80), "a".repeat(81));
         assert_eq!(agent(&a).len(), 63);
         assert_ne!(agent(&a), agent(&b));
+    }
+
+    #[test]
+    fn a_snapshots_name_tells_its_attempt() {
+        let uid = "0123456789";
+        let name = volume_snapshot("nightly-2", uid, 17, "data-3-orders-0");
+        assert_eq!(name, "nightly-2-01234567-17-data-3-orders-0");
+        for (backup, uid, expected) in [
+            ("nightly-2", uid, Some(17)),
+            ("nightly", uid, None),
+            ("nightly-2", "1123456789", None),
+        ] {
+            assert_eq!(attempt_of(backup, uid, &name), expected, "{backup} {uid}");
+        }
     }
 }

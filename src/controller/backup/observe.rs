@@ -16,7 +16,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Error, volumes};
+use super::{Error, sweep, volumes};
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     csi::{self, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
@@ -25,6 +25,8 @@ use crate::{
 
 /// How many reads of one pass run at once.
 const PARALLEL: usize = 8;
+/// How many contents are read at once where all of them are looked through.
+const PAGE: u32 = 500;
 
 /// All that one pass has read.
 #[derive(Clone, Debug)]
@@ -243,20 +245,17 @@ async fn observe_snapshots(
 ) -> Result<(), Error> {
     let backup = &observed.backup;
     let status = backup.status.clone().unwrap_or_default();
-    let Some(attempt) = &status.attempt else {
+    if status.attempt.is_none() {
         return Ok(());
-    };
+    }
     let snapshots = Api::<VolumeSnapshot>::namespaced(client.clone(), namespace);
     let contents = Api::<VolumeSnapshotContent>::all(client.clone());
     let names = status.volumes.iter().map(|v| v.volume_snapshot.clone());
     observed.snapshots = get_all(&snapshots, names.collect()).await?;
-    let leftovers = attempt.number > 1
-        || !is_accepted(backup)
-        || is_finished(backup)
-        || backup.metadata.deletion_timestamp.is_some();
+    let search = search(backup);
     let uid = backup.uid().unwrap_or_default();
     let ours = ListParams::default().labels(&format!("{}={uid}", annotations::BACKUP_UID_LABEL));
-    if leftovers {
+    if search != Search::Names {
         merge(&mut observed.snapshots, list(&snapshots, &ours).await?);
     }
     let mut names: Vec<String> = status
@@ -268,14 +267,75 @@ async fn observe_snapshots(
     names.sort();
     names.dedup();
     observed.contents = get_all(&contents, names).await?;
-    if leftovers {
-        merge(&mut observed.contents, list(&contents, &ours).await?);
+    match search {
+        Search::Names => {}
+        Search::Labels => merge(&mut observed.contents, list(&contents, &ours).await?),
+        Search::Everything => {
+            let orphans = find_orphans(&contents, backup).await?;
+            // A snapshot of theirs that is there without our label is somebody's.
+            let unknown = orphans.iter().filter_map(|content| {
+                let name = content.spec.volume_snapshot_ref.name.clone()?;
+                let known = observed.snapshots.iter().any(|s| s.name_any() == name);
+                (!known).then_some(name)
+            });
+            let unknown = get_all(&snapshots, unknown.collect()).await?;
+            merge(&mut observed.contents, orphans);
+            merge(&mut observed.snapshots, unknown);
+        }
     }
     Ok(())
 }
 
+/// Where a backup's snapshots are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// By what is written down: the first attempt runs, and passes are many.
+    Names,
+    /// Also by label: an attempt runs, beside what void ones left.
+    Labels,
+    /// Among all that there are: nothing runs, and nothing may be forgotten.
+    Everything,
+}
+
+/// Where this backup's are. Pure.
+pub fn search(backup: &PgBackup) -> Search {
+    let goes = backup.metadata.deletion_timestamp.is_some();
+    let status = backup.status.as_ref();
+    let attempt = status.and_then(|status| status.attempt.as_ref());
+    if goes || is_finished(backup) || !is_accepted(backup) {
+        Search::Everything
+    } else if attempt.is_some_and(|attempt| attempt.number > 1) {
+        Search::Labels
+    } else {
+        Search::Names
+    }
+}
+
+/// The contents of the whole cluster that may be this backup's. The label alone would not find those whose snapshot
+/// went before we put it on; the API server can select by nothing else.
+async fn find_orphans(
+    api: &Api<VolumeSnapshotContent>,
+    backup: &PgBackup,
+) -> Result<Vec<VolumeSnapshotContent>, Error> {
+    let mut page = ListParams::default().limit(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let list = match request(api.list(&page)).await {
+            Ok(list) => list,
+            Err(error) if error.is_not_found() => return Ok(found),
+            Err(error) => return Err(read_error::<VolumeSnapshotContent>("", error)),
+        };
+        let ours = |content: &VolumeSnapshotContent| sweep::orphan_of(backup, content).is_some();
+        found.extend(list.items.into_iter().filter(ours));
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
+}
+
 /// Where a snapshot's content is to be looked for.
-fn content_of(snapshot: &VolumeSnapshot) -> Option<String> {
+pub fn content_of(snapshot: &VolumeSnapshot) -> Option<String> {
     let status = snapshot.status.as_ref();
     status
         .and_then(|status| status.bound_volume_snapshot_content_name.clone())

@@ -136,8 +136,10 @@ pub fn attempt_of(backup: &PgBackup, snapshot: &VolumeSnapshot) -> Option<u32> {
     (is_of(snapshot, backup, attempt) && snapshot.name_any() == name).then_some(attempt)
 }
 
-/// The attempt that a content without its snapshot was made for: it is written down, or our label is on it.
-fn orphan_of(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
+/// The attempt that a content without its snapshot was made for: it is written down, our label is on it, or it was made
+/// for a snapshot of one of our names. Somebody may have deleted that before its UID was written down or the label was
+/// on: with a class that says Retain, nothing else tells of the content then.
+pub fn orphan_of(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
     let reference = &content.spec.volume_snapshot_ref;
     if reference.namespace != backup.metadata.namespace {
         return None;
@@ -145,9 +147,12 @@ fn orphan_of(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> 
     let recorded = recorded(backup, |volume| {
         volume.volume_snapshot_uid.is_some() && volume.volume_snapshot_uid == reference.uid
     });
-    if recorded.is_some() {
-        return recorded;
-    }
+    recorded
+        .or_else(|| labelled(backup, content))
+        .or_else(|| named(backup, content))
+}
+
+fn labelled(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
     let labels = content.labels();
     let ours = backup.metadata.uid.is_some()
         && labels.get(annotations::BACKUP_UID_LABEL) == backup.metadata.uid.as_ref();
@@ -155,9 +160,63 @@ fn orphan_of(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> 
     ours.then_some(attempt)
 }
 
+/// By the snapshot's name. Only of contents that the snapshot controller made: one that a person made to import a
+/// snapshot may refer to a name of ours, too.
+fn named(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
+    let reference = &content.spec.volume_snapshot_ref;
+    let (name, uid) = (reference.name.as_ref()?, reference.uid.as_ref()?);
+    if content.name_any() != csi::content_name(uid) {
+        return None;
+    }
+    recorded(backup, |volume| volume.volume_snapshot == *name)
+        .or_else(|| names::attempt_of(&backup.name_any(), backup.metadata.uid.as_ref()?, name))
+}
+
 /// The number of the attempt that is written down, if one of its volumes is meant.
 fn recorded(backup: &PgBackup, is_meant: impl Fn(&VolumeStatus) -> bool) -> Option<u32> {
     let status = backup.status.as_ref()?;
     let attempt = status.attempt.as_ref()?.number;
     status.volumes.iter().any(is_meant).then_some(attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn content(name: &str, namespace: &str, of: &str) -> VolumeSnapshotContent {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "uid": "c"},
+            "spec": {"driver": "d", "deletionPolicy": "Retain", "source": {"volumeHandle": "h"},
+                "volumeSnapshotRef": {"name": of, "namespace": namespace, "uid": "u"}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_content_whose_snapshot_went_is_known_by_the_snapshots_name() {
+        let backup: PgBackup = serde_json::from_value(json!({
+            "metadata": {"name": "nightly", "namespace": "shop", "uid": "0123456789"},
+            "spec": {"protection": "orders"},
+        }))
+        .unwrap();
+        let ours = "nightly-01234567-2-data";
+        for (what, content, expected) in [
+            (
+                "made for ours",
+                content("snapcontent-u", "shop", ours),
+                Some(2),
+            ),
+            ("made by a person", content("imported", "shop", ours), None),
+            ("elsewhere", content("snapcontent-u", "other", ours), None),
+            (
+                "of another backup",
+                content("snapcontent-u", "shop", "nightly-11234567-2-data"),
+                None,
+            ),
+        ] {
+            assert_eq!(orphan_of(&backup, &content), expected, "{what}");
+        }
+    }
 }
