@@ -135,6 +135,30 @@ impl Running {
         })
     }
 
+    /// A mistake to plant: the expected set is what happens to be cut.
+    #[cfg(test)]
+    pub fn forget_missing(&mut self) {
+        let cut: Vec<bool> = self
+            .seen
+            .iter()
+            .map(|seen| matches!(seen, Seen::There(there) if there.reading.cut().is_some()))
+            .collect();
+        if cut.contains(&true) {
+            let mut keep = cut.iter();
+            self.set.members.retain(|_| *keep.next().unwrap_or(&true));
+            let mut keep = cut.iter();
+            self.seen.retain(|_| *keep.next().unwrap_or(&true));
+        }
+    }
+
+    /// A mistake to plant: a session never ends.
+    #[cfg(test)]
+    pub fn ignore_loss(&mut self, since: Timestamp) {
+        if matches!(self.agent.session, Session::Lost { .. }) {
+            self.agent.session = Session::Open { since };
+        }
+    }
+
     /// Each member with what is there of it.
     pub fn members(&self) -> impl Iterator<Item = (&VolumeStatus, &Seen)> {
         self.set.members().iter().zip(&self.seen)

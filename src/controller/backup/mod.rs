@@ -13,8 +13,12 @@ mod attempt;
 mod build;
 mod door;
 mod evidence;
+#[cfg(test)]
+mod model;
 mod observe;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod redact;
 mod report;
 mod sweep;

@@ -62,6 +62,26 @@ impl Own {
             conditions: owned(&conditions, &[ACCEPTED, CUT, READY, COMPLETED]),
         }
     }
+
+    /// The status after an apply: what is not the controller's stays.
+    #[cfg(test)]
+    pub fn into_status(self, before: &PgBackupStatus) -> PgBackupStatus {
+        let theirs = |condition: &Condition| {
+            ![ACCEPTED, CUT, READY, COMPLETED].contains(&condition.type_.as_str())
+        };
+        let mut conditions = self.conditions;
+        let kept = before.conditions.iter().filter(|it| theirs(it));
+        conditions.extend(kept.cloned());
+        PgBackupStatus {
+            observed_generation: self.observed_generation,
+            attempt: self.attempt,
+            volumes: self.volumes,
+            stateful_set: self.stateful_set,
+            session: before.session.clone(),
+            catalog: before.catalog.clone(),
+            conditions,
+        }
+    }
 }
 
 /// Sets conditions of one pass.

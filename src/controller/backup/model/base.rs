@@ -1,0 +1,76 @@
+//! What the door asks for, as the API server would return it.
+
+use serde_json::json;
+
+use super::{CLAIMS, object};
+use crate::controller::backup::observe::{Observed, Source};
+
+/// Everything that the door asks for.
+pub fn base() -> Observed {
+    let condition = |type_: &str| json!({"type": type_, "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let claim = |name: &str| {
+        object(
+            json!({"metadata": {"name": name}, "spec": {"volumeName": format!("pv-{name}"), "storageClassName": "fast"},
+            "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}}),
+        )
+    };
+    let volume = |name: &str| {
+        object(json!({"metadata": {"name": format!("pv-{name}")},
+            "spec": {"csi": {"driver": "cow.example", "volumeHandle": format!("h-{name}")}}}))
+    };
+    let pod = json!({
+        "metadata": {"name": "orders-0", "uid": "pod-1"},
+        "spec": {
+            "containers": [{"name": "db", "volumeMounts": [
+                {"name": "data", "mountPath": "/data"}, {"name": "wal", "mountPath": "/wal", "subPath": "w"}]}],
+            "volumes": [
+                {"name": "data", "persistentVolumeClaim": {"claimName": CLAIMS[0]}},
+                {"name": "wal", "persistentVolumeClaim": {"claimName": CLAIMS[1]}},
+                {"name": "tmp", "emptyDir": {}}],
+        },
+        "status": {"phase": "Running", "podIP": "10.1.2.3"},
+    });
+    Observed {
+        backup: object(json!({
+            "metadata": {"name": "nightly", "namespace": "shop", "uid": "backup-uid", "generation": 1,
+                "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"protection": "orders"},
+        })),
+        protection: Some(object(json!({
+            "metadata": {"name": "orders", "namespace": "shop"},
+            "spec": {"statefulSet": "orders", "policy": "gold"},
+            "status": {
+                "conditions": [condition("Active"), condition("Connected")],
+                "members": [{"pod": "orders-0", "uid": "pod-1", "address": "10.1.2.3"}],
+                "primary": {"pod": "orders-0", "timeline": 1},
+                "database": {"systemIdentifier": "7391000000000000001", "majorVersion": 15, "segmentSize": 16_777_216,
+                    "dataDirectory": "/data/pg"},
+            },
+        }))),
+        policy: Some(object(
+            json!({"metadata": {"name": "gold"}, "spec": {"archive": "main"}}),
+        )),
+        ahead: None,
+        source: Some(Source {
+            stateful_set: Some(object(
+                json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+                "metadata": {"name": "orders"}, "spec": {"serviceName": "orders"}}),
+            )),
+            pod: Some(object(pod)),
+            claims: CLAIMS
+                .iter()
+                .map(|name| ((*name).to_owned(), claim(name)))
+                .collect(),
+            volumes: CLAIMS
+                .iter()
+                .map(|name| (format!("pv-{name}"), volume(name)))
+                .collect(),
+            classes: vec![object(
+                json!({"metadata": {"name": "cow"}, "driver": "cow.example", "deletionPolicy": "Retain"}),
+            )],
+        }),
+        snapshots: Vec::new(),
+        contents: Vec::new(),
+        scope_goes: false,
+    }
+}

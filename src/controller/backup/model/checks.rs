@@ -1,0 +1,159 @@
+//! The promises, against the truth.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+
+use super::{Action, CLAIMS, World};
+use crate::{
+    controller::backup::{observe::is_finished, report::Own},
+    csi::DeletionPolicy,
+};
+
+impl World {
+    pub(super) fn violated(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(what.into());
+    }
+
+    pub(super) fn require(&mut self, holds: bool, what: &str) {
+        if !holds {
+            self.violated(what);
+        }
+    }
+
+    /// What is left of void attempts.
+    pub fn left_over(&self) -> usize {
+        let number = self.number();
+        let is_void = |attempt: u32| !self.completed() || Some(attempt) != number;
+        self.truths
+            .iter()
+            .filter(|(uid, truth)| is_void(truth.attempt) && self.exists(uid))
+            .count()
+    }
+
+    pub(super) fn left_over_of_deleted(&self) -> usize {
+        self.truths.keys().filter(|uid| self.exists(uid)).count()
+    }
+
+    /// The snapshot or its content is there.
+    pub(super) fn exists(&self, uid: &str) -> bool {
+        self.snapshots
+            .iter()
+            .any(|s| s.metadata.uid.as_deref() == Some(uid))
+            || self
+                .contents
+                .iter()
+                .any(|c| c.spec.volume_snapshot_ref.uid.as_deref() == Some(uid))
+    }
+
+    /// The promise of `Completed`, against the truth.
+    pub(super) fn check_complete(&mut self) {
+        if !self.completed() || self.finished_as.is_some() && self.violation.is_some() {
+            return;
+        }
+        let status = self.status();
+        let number = self.number().unwrap_or_default();
+        let claims: BTreeSet<&str> = status.volumes.iter().map(|v| v.claim.as_str()).collect();
+        self.require(
+            claims == CLAIMS.into(),
+            "a partial set was taken for a whole one",
+        );
+        self.require(self.stopped.contains(&number), "completed without a stop");
+        self.require(status.catalog.is_some(), "completed without a manifest");
+        for volume in &status.volumes {
+            let truth = volume
+                .volume_snapshot_uid
+                .as_ref()
+                .and_then(|uid| self.truths.get(uid))
+                .cloned();
+            let content = self
+                .contents
+                .iter()
+                .find(|c| {
+                    Some(c.name_any()) == volume.content
+                        && c.spec.volume_snapshot_ref.uid == volume.volume_snapshot_uid
+                })
+                .cloned();
+            self.require(
+                truth.is_some_and(|t| t.attempt == number && t.cut_in == Some(number)),
+                "completed with a cut outside its session",
+            );
+            let content_status = content.as_ref().and_then(|c| c.status.as_ref());
+            self.require(
+                content_status.is_some_and(|s| s.ready_to_use == Some(true)),
+                "completed before ready",
+            );
+            self.require(
+                content.is_some_and(|c| c.spec.deletion_policy == DeletionPolicy::Retain),
+                "completed before retained",
+            );
+            self.require(
+                volume.retained && volume.ready,
+                "completed, and the volumes do not say so",
+            );
+        }
+    }
+
+    pub(super) fn check_terminal(&mut self) {
+        let Some(backup) = self.backup.as_ref().filter(|b| is_finished(b)) else {
+            return;
+        };
+        let status =
+            serde_json::to_value(Own::of(&backup.status.clone().unwrap_or_default())).unwrap();
+        match &self.finished_as {
+            Some(first) if *first != status => self.violated("a terminal status changed"),
+            Some(_) => {}
+            None => self.finished_as = Some(status),
+        }
+    }
+
+    pub(super) fn check_scope(&mut self) {
+        let there: BTreeSet<String> = self
+            .contents
+            .iter()
+            .filter(|c| {
+                c.spec.deletion_policy == DeletionPolicy::Retain
+                    && c.metadata.deletion_timestamp.is_none()
+            })
+            .map(ResourceExt::name_any)
+            .collect();
+        let all = self.kept.iter().all(|name| there.contains(name));
+        self.require(all, "a namespace that went took the backup with it");
+    }
+
+    /// From here on nothing goes wrong any more: everybody does what is asked of them until it is over.
+    pub fn settle(&mut self) {
+        for round in 0..400u16 {
+            self.held = None;
+            for action in [
+                Action::Pass(None),
+                Action::Notice,
+                Action::Start,
+                Action::Stop,
+                Action::Archive,
+                Action::Catalogue,
+                Action::Collect,
+            ] {
+                self.step(action);
+            }
+            for n in 0..u8::try_from(self.snapshots.len()).unwrap_or(u8::MAX) {
+                self.step(Action::Driver(n));
+            }
+            self.step(Action::Tick(if round < 40 { 1 } else { 600 }));
+            let removed = self
+                .backup
+                .as_ref()
+                .is_none_or(|b| b.metadata.deletion_timestamp.is_some());
+            if (removed && self.backup.is_none())
+                || (!removed && self.ended() && self.left_over() == 0)
+            {
+                return;
+            }
+        }
+        self.violated(if self.ended() {
+            "a void attempt left snapshots behind"
+        } else {
+            "it does not come to an end"
+        });
+    }
+}

@@ -1,0 +1,186 @@
+//! What a controller does to the cluster, with what it has read, until it dies.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::{Mistake, World};
+use crate::controller::backup::{
+    act::Acted,
+    build,
+    observe::{Observed, Search, content_of, search},
+    plan::{Phase, Plan, Step, plan},
+    report::own_status,
+    sweep::{Removal, orphan_of},
+    validate::validate,
+};
+use crate::{api::annotations, csi::DeletionPolicy};
+
+impl World {
+    /// Reads what the product reads, and no more.
+    pub(super) fn observe(&self) -> Option<Observed> {
+        let backup = self.backup.clone()?;
+        let volumes = backup.status.clone().unwrap_or_default().volumes;
+        let search = search(&backup);
+        let labelled = |labels: &std::collections::BTreeMap<String, String>| {
+            labels.get(annotations::BACKUP_UID_LABEL) == backup.metadata.uid.as_ref()
+        };
+        let snapshots: Vec<_> = self
+            .snapshots
+            .iter()
+            .filter(|snapshot| {
+                volumes
+                    .iter()
+                    .any(|v| v.volume_snapshot == snapshot.name_any())
+                    || search != Search::Names && labelled(snapshot.labels())
+            })
+            .cloned()
+            .collect();
+        let mut names: Vec<_> = snapshots.iter().filter_map(content_of).collect();
+        names.extend(volumes.into_iter().filter_map(|volume| volume.content));
+        let contents = self.contents.iter().filter(|content| {
+            let found = match search {
+                Search::Names => false,
+                Search::Labels => labelled(content.labels()),
+                Search::Everything if self.mistake == Mistake::LabelsOnly => {
+                    labelled(content.labels())
+                }
+                Search::Everything => orphan_of(&backup, content).is_some(),
+            };
+            found || names.contains(&content.name_any())
+        });
+        let contents = contents.cloned().collect();
+        Some(Observed {
+            snapshots,
+            contents,
+            scope_goes: self.scope_goes,
+            backup,
+            ..self.base.clone()
+        })
+    }
+
+    pub(super) fn pass(&mut self, dies_after: Option<u8>) {
+        if let Some(observed) = self.observe() {
+            self.act(observed, self.now, dies_after);
+        }
+    }
+
+    /// What a controller does with what it has read.
+    pub(super) fn act(&mut self, mut observed: Observed, then: Timestamp, dies_after: Option<u8>) {
+        self.mislead(&mut observed);
+        let mut state = validate(&observed, then);
+        match (&mut state.phase, self.mistake) {
+            (Phase::Running(running), Mistake::PartialSet) => running.forget_missing(),
+            (Phase::Running(running), Mistake::IgnoreLoss) => running.ignore_loss(then),
+            (_, Mistake::NoJanitor) => state.leftovers.clear(),
+            _ => {}
+        }
+        let plan = plan(&state, then);
+        let mut left = dies_after.unwrap_or(u8::MAX);
+        let outcome = self.effects(&observed, &plan, &mut left);
+        if left == 0 {
+            return;
+        }
+        left -= 1;
+        let own = own_status(&observed, &state, &plan, &Ok(outcome), then);
+        self.apply(&observed, &plan, own);
+        if matches!(plan.step, Step::Complete(_)) || self.skips_retain(&plan) {
+            self.check_complete();
+        }
+        self.tidy(&observed, &plan, &mut left);
+    }
+
+    pub(super) fn mislead(&self, observed: &mut Observed) {
+        let status = observed.backup.status.as_mut();
+        match (status, self.mistake) {
+            (Some(status), Mistake::AnySession) => {
+                let number = status.attempt.as_ref().map_or(0, |attempt| attempt.number);
+                if let Some(session) = &mut status.session {
+                    session.attempt = number;
+                }
+            }
+            (_, Mistake::IgnoreScope) => observed.scope_goes = false,
+            _ => {}
+        }
+    }
+
+    pub(super) fn skips_retain(&self, plan: &Plan) -> bool {
+        self.mistake == Mistake::SkipRetain && matches!(plan.step, Step::Retain(_))
+    }
+
+    /// One effect less until death.
+    pub(super) fn effects(&mut self, observed: &Observed, plan: &Plan, left: &mut u8) -> Acted {
+        let mut acted = Acted::default();
+        match &plan.step {
+            Step::AddFinalizer => self.finalizer(observed, true),
+            Step::Release => self.finalizer(observed, false),
+            Step::CreateSnapshots(set) => {
+                let number = set.attempt().number;
+                for member in set
+                    .members()
+                    .iter()
+                    .filter(|m| m.volume_snapshot_uid.is_none())
+                {
+                    if *left == 0 {
+                        break;
+                    }
+                    *left -= 1;
+                    let snapshot = build::build_volume_snapshot(&observed.backup, number, member);
+                    acted.snapshots.push(self.create(number, snapshot));
+                }
+            }
+            Step::Retain(contents) if self.mistake != Mistake::SkipRetain => {
+                for content in contents {
+                    if *left == 0 {
+                        break;
+                    }
+                    *left -= 1;
+                    self.patch(observed, &content.uid, DeletionPolicy::Retain);
+                }
+            }
+            _ => {}
+        }
+        acted
+    }
+
+    pub(super) fn tidy(&mut self, observed: &Observed, plan: &Plan, left: &mut u8) {
+        for content in &plan.make_deletable {
+            if *left == 0 {
+                return;
+            }
+            *left -= 1;
+            self.patch(observed, &content.uid, DeletionPolicy::Delete);
+        }
+        let time = Time(self.now);
+        for removal in &plan.sweep {
+            if *left == 0 {
+                return;
+            }
+            *left -= 1;
+            match removal {
+                Removal::MakeDeletable { content, attempt } => {
+                    let marks = build::build_content_patch(
+                        &observed.backup,
+                        *attempt,
+                        content,
+                        DeletionPolicy::Delete,
+                    );
+                    self.set_policy(&content.uid, DeletionPolicy::Delete, Some(&marks));
+                }
+                Removal::DeleteSnapshot { uid, .. } => {
+                    let mut all = self.snapshots.iter_mut();
+                    if let Some(s) = all.find(|s| s.metadata.uid.as_ref() == Some(uid)) {
+                        s.metadata.deletion_timestamp.get_or_insert(time.clone());
+                    }
+                }
+                Removal::DeleteContent(content) => {
+                    let mut all = self.contents.iter_mut();
+                    if let Some(c) = all.find(|c| c.metadata.uid.as_ref() == Some(&content.uid)) {
+                        c.metadata.deletion_timestamp.get_or_insert(time.clone());
+                    }
+                }
+                Removal::Going => {}
+            }
+        }
+    }
+}

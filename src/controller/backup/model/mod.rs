@@ -1,0 +1,202 @@
+//! A cluster in memory for the tests of the decisions: API objects, an agent that keeps to the handshake, a CSI driver
+//! that may fail and cut late, users who delete things, controllers that die between two requests or act on what they
+//! read long ago. Beside the objects it keeps the truth that no controller sees, and checks it at every step.
+
+mod agent;
+mod base;
+mod checks;
+mod controller;
+mod others;
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
+
+use super::observe::{Observed, is_finished};
+use crate::{
+    api::{PgBackup, conditions},
+    csi::{VolumeSnapshot, VolumeSnapshotContent},
+};
+use base::base;
+
+/// The claims of the database's pod.
+pub const CLAIMS: [&str; 2] = ["data-orders-0", "wal-orders-0"];
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// A pass; the controller dies after so many writes, or lives.
+    Pass(Option<u8>),
+    /// A controller reads, and is held up.
+    Read,
+    /// It goes on, with what it read then.
+    ActLate,
+    /// `pg_backup_start` returns, if an attempt asks for it.
+    Start,
+    /// The session is gone; the agent may not know it yet.
+    Break,
+    /// The agent notices.
+    Notice,
+    /// `pg_backup_stop` returns, if every cut is written down.
+    Stop,
+    /// WAL reaches the archive.
+    Archive,
+    /// The manifest reaches the archive.
+    Catalogue,
+    /// The driver gets on with this snapshot: binds, cuts, makes ready.
+    Driver(u8),
+    /// The driver fails with this snapshot.
+    Trouble(u8),
+    /// A user deletes this snapshot.
+    Delete(u8),
+    /// The snapshot controller finishes deletions.
+    Collect,
+    /// Seconds pass.
+    Tick(u16),
+    /// The PgBackup is deleted; with its namespace?
+    Remove(bool),
+}
+
+/// A mistake to plant, so that the checks are seen to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// None.
+    No,
+    /// What the agent said of an earlier attempt counts for this one.
+    AnySession,
+    /// An attempt that was given up keeps its number, and so its names.
+    SameNumber,
+    /// A member that is not there is left out of the expected set.
+    PartialSet,
+    /// Complete without having seen Retain.
+    SkipRetain,
+    /// A deletion destroys data although the namespace goes.
+    IgnoreScope,
+    /// A lost session is not heeded.
+    IgnoreLoss,
+    /// The janitor does not sweep.
+    NoJanitor,
+    /// Contents are looked for by our label alone.
+    LabelsOnly,
+}
+
+/// The truth about one snapshot.
+#[derive(Clone, Debug, Default)]
+struct Truth {
+    attempt: u32,
+    /// The session that was live at the moment of the cut.
+    cut_in: Option<u32>,
+}
+
+/// The cluster.
+pub struct World {
+    /// None: it is gone.
+    pub backup: Option<PgBackup>,
+    base: Observed,
+    snapshots: Vec<VolumeSnapshot>,
+    contents: Vec<VolumeSnapshotContent>,
+    now: Timestamp,
+    uids: u32,
+    held: Option<(Observed, Timestamp)>,
+    mistake: Mistake,
+    scope_goes: bool,
+    // The truth.
+    started: BTreeSet<u32>,
+    live: Option<u32>,
+    stopped: BTreeSet<u32>,
+    truths: BTreeMap<String, Truth>,
+    void: BTreeSet<u32>,
+    names: BTreeMap<String, u32>,
+    finished_as: Option<Value>,
+    kept: Vec<String>,
+    /// The first check that failed.
+    pub violation: Option<String>,
+}
+
+fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+impl World {
+    /// A new PgBackup, and a database that can be backed up.
+    pub fn new(mistake: Mistake) -> Self {
+        let base = base();
+        Self {
+            backup: Some(base.backup.clone()),
+            now: base.backup.metadata.creation_timestamp.as_ref().unwrap().0,
+            base,
+            snapshots: Vec::new(),
+            contents: Vec::new(),
+            uids: 0,
+            held: None,
+            mistake,
+            scope_goes: false,
+            started: BTreeSet::new(),
+            live: None,
+            stopped: BTreeSet::new(),
+            truths: BTreeMap::new(),
+            void: BTreeSet::new(),
+            names: BTreeMap::new(),
+            finished_as: None,
+            kept: Vec::new(),
+            violation: None,
+        }
+    }
+
+    /// Whether `Completed` is `True`.
+    pub fn completed(&self) -> bool {
+        let status = self
+            .backup
+            .as_ref()
+            .and_then(|backup| backup.status.as_ref());
+        status.is_some_and(|s| conditions::is_true(&s.conditions, conditions::COMPLETED))
+    }
+
+    /// Whether `Completed` is decided, or the object gone.
+    pub fn ended(&self) -> bool {
+        self.backup
+            .as_ref()
+            .is_none_or(|b| b.metadata.deletion_timestamp.is_none() && is_finished(b))
+    }
+
+    /// How many attempts there were.
+    pub fn number(&self) -> Option<u32> {
+        let status = self.backup.as_ref()?.status.as_ref()?;
+        Some(status.attempt.as_ref()?.number)
+    }
+
+    /// One thing happens, and the truth is checked.
+    pub fn step(&mut self, action: Action) {
+        match action {
+            Action::Pass(dies_after) => self.pass(dies_after),
+            Action::Read => self.held = self.observe().map(|observed| (observed, self.now)),
+            Action::ActLate => {
+                if let Some((observed, then)) = self.held.take() {
+                    self.act(observed, then, None);
+                }
+            }
+            Action::Start => self.start(),
+            Action::Break => self.live = None,
+            Action::Notice => self.notice(),
+            Action::Stop => self.stop(),
+            Action::Archive => self.say(conditions::STOPPED, conditions::WAL_ARCHIVED),
+            Action::Catalogue => self.catalogue(),
+            Action::Driver(n) => self.driver(n),
+            Action::Trouble(n) => self.trouble(n),
+            Action::Delete(n) => {
+                let at = usize::from(n) % self.snapshots.len().max(1);
+                let time = Time(self.now);
+                if let Some(snapshot) = self.snapshots.get_mut(at) {
+                    snapshot.metadata.deletion_timestamp.get_or_insert(time);
+                }
+            }
+            Action::Collect => self.collect(),
+            Action::Tick(seconds) => self.now += SignedDuration::from_secs(i64::from(seconds)),
+            Action::Remove(with_scope) => self.remove(with_scope),
+        }
+        self.check_scope();
+    }
+}

@@ -1,0 +1,111 @@
+//! Driver, snapshot controller and users.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::{World, object};
+use crate::csi::{DeletionPolicy, VolumeSnapshot};
+
+impl World {
+    /// Also of a snapshot that is being deleted, or of an attempt that is void: a driver knows of neither.
+    pub(super) fn driver(&mut self, n: u8) {
+        let at = usize::from(n) % self.snapshots.len().max(1);
+        let Some(snapshot) = self.snapshots.get_mut(at) else {
+            return;
+        };
+        let uid = snapshot.uid().unwrap();
+        let name = format!("snapcontent-{uid}");
+        let content = self.contents.iter_mut().find(|c| c.name_any() == name);
+        let Some(content) = content else {
+            if snapshot.metadata.deletion_timestamp.is_none() {
+                snapshot
+                    .status
+                    .get_or_insert_default()
+                    .bound_volume_snapshot_content_name = Some(name.clone());
+                self.contents.push(object(json!({
+                    "metadata": {"name": name, "uid": format!("content-{uid}")},
+                    "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": "h"},
+                        "volumeSnapshotRef": {"name": snapshot.name_any(), "namespace": "shop", "uid": uid}},
+                })));
+            }
+            return;
+        };
+        let status = content.status.get_or_insert_default();
+        if status.creation_time.is_none() {
+            status.creation_time = Some(self.now.as_nanosecond().try_into().unwrap());
+            status.snapshot_handle = Some(format!("cut-{uid}"));
+            self.truths.get_mut(&uid).unwrap().cut_in = self.live;
+        } else {
+            status.ready_to_use = Some(true);
+            status.error = None;
+        }
+    }
+
+    pub(super) fn trouble(&mut self, n: u8) {
+        let at = usize::from(n) % self.contents.len().max(1);
+        if let Some(content) = self.contents.get_mut(at) {
+            content.status.get_or_insert_default().error = Some(object(json!({"message": "busy"})));
+        }
+    }
+
+    pub(super) fn collect(&mut self) {
+        let going = |uid: Option<&String>, all: &[VolumeSnapshot]| {
+            all.iter()
+                .all(|s| s.metadata.uid.as_ref() != uid || s.metadata.deletion_timestamp.is_some())
+        };
+        let snapshots = self.snapshots.clone();
+        self.contents.retain(|content| {
+            let delete = content.spec.deletion_policy == DeletionPolicy::Delete;
+            let owner_goes = going(content.spec.volume_snapshot_ref.uid.as_ref(), &snapshots);
+            let asked = content.metadata.deletion_timestamp.is_some();
+            let has_owner = snapshots
+                .iter()
+                .any(|s| s.metadata.uid == content.spec.volume_snapshot_ref.uid);
+            !(delete && owner_goes && (asked || has_owner))
+        });
+        let contents = &self.contents;
+        self.snapshots.retain(|snapshot| {
+            let held = contents.iter().any(|c| {
+                c.spec.volume_snapshot_ref.uid == snapshot.metadata.uid
+                    && c.spec.deletion_policy == DeletionPolicy::Delete
+            });
+            snapshot.metadata.deletion_timestamp.is_none() || held
+        });
+    }
+
+    pub(super) fn remove(&mut self, with_scope: bool) {
+        let time = Time(self.now);
+        let completed = self.completed();
+        let Some(backup) = &mut self.backup else {
+            return;
+        };
+        if backup.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        if backup.finalizers().is_empty() {
+            self.backup = None;
+            return;
+        }
+        backup.metadata.deletion_timestamp = Some(time.clone());
+        if with_scope {
+            self.scope_goes = true;
+            // The namespace takes every VolumeSnapshot in it.
+            for snapshot in &mut self.snapshots {
+                snapshot
+                    .metadata
+                    .deletion_timestamp
+                    .get_or_insert(time.clone());
+            }
+            if completed {
+                self.kept = self
+                    .contents
+                    .iter()
+                    .filter(|c| c.spec.deletion_policy == DeletionPolicy::Retain)
+                    .map(ResourceExt::name_any)
+                    .collect();
+            }
+        }
+        self.touch();
+    }
+}

@@ -1,0 +1,154 @@
+//! The invariants of `docs/design.md` (section 4: 1, 2, 3, 12, 15) as properties of the decisions, over any order of
+//! events; and for each the mistake that must break it, so that the checks are known to see.
+
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+
+use super::model::{Action, Mistake, World};
+
+fn action() -> impl Strategy<Value = Action> {
+    let snapshot = 0..4u8;
+    prop_oneof![
+        16 => Just(Action::Pass(None)),
+        3 => (0..5u8).prop_map(|n| Action::Pass(Some(n))),
+        2 => Just(Action::Read),
+        2 => Just(Action::ActLate),
+        7 => Just(Action::Start),
+        1 => Just(Action::Break),
+        3 => Just(Action::Notice),
+        6 => Just(Action::Stop),
+        5 => Just(Action::Archive),
+        5 => Just(Action::Catalogue),
+        12 => snapshot.clone().prop_map(Action::Driver),
+        2 => snapshot.clone().prop_map(Action::Trouble),
+        1 => snapshot.prop_map(Action::Delete),
+        3 => Just(Action::Collect),
+        3 => (1..120u16).prop_map(Action::Tick),
+        1 => Just(Action::Tick(1000)),
+        1 => any::<bool>().prop_map(Action::Remove),
+    ]
+}
+
+/// What was reached, so that a generator that never gets there is noticed.
+#[derive(Debug, Default)]
+struct Reached {
+    completed: usize,
+    failed: usize,
+    later_attempts: usize,
+    removed: usize,
+}
+
+fn run(mistake: Mistake, cases: u32, reached: &std::cell::RefCell<Reached>) -> Result<(), String> {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 0,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(
+            proptest::test_runner::RngAlgorithm::ChaCha,
+        ),
+    );
+    let outcome = runner.run(&vec(action(), 20..140), |actions| {
+        let mut world = World::new(mistake);
+        for action in &actions {
+            world.step(*action);
+        }
+        world.settle();
+        let mut reached = reached.borrow_mut();
+        reached.completed += usize::from(world.completed());
+        reached.failed += usize::from(world.backup.is_some() && !world.completed());
+        reached.later_attempts += usize::from(world.completed() && world.number() > Some(1));
+        reached.removed += usize::from(world.backup.is_none());
+        match world.violation {
+            None => Ok(()),
+            Some(what) => Err(TestCaseError::fail(what)),
+        }
+    });
+    outcome.map_err(|error| error.to_string())
+}
+
+#[test]
+fn no_order_of_events_breaks_a_promise() {
+    let reached = std::cell::RefCell::new(Reached::default());
+    let outcome = run(Mistake::No, 1500, &reached);
+    let reached = reached.into_inner();
+    assert_eq!(outcome, Ok(()), "{reached:?}");
+    let Reached {
+        completed,
+        failed,
+        later_attempts,
+        removed,
+    } = reached;
+    assert!(
+        completed > 200 && failed > 5 && later_attempts > 50 && removed > 100,
+        "{reached:?}"
+    );
+}
+
+#[test]
+fn every_planted_mistake_is_seen() {
+    for (mistake, seen) in [
+        (
+            Mistake::AnySession,
+            "a snapshot was made before its attempt's start returned",
+        ),
+        (Mistake::SameNumber, "a void attempt came back"),
+        (
+            Mistake::PartialSet,
+            "a partial set was taken for a whole one",
+        ),
+        (Mistake::SkipRetain, "completed before retained"),
+        (
+            Mistake::IgnoreScope,
+            "a namespace that went took the backup with it",
+        ),
+        (Mistake::IgnoreLoss, "it does not come to an end"),
+        (Mistake::NoJanitor, "a deleted backup left snapshots behind"),
+        (Mistake::LabelsOnly, "a void attempt left snapshots behind"),
+    ] {
+        let reached = std::cell::RefCell::new(Reached::default());
+        let outcome = run(mistake, 3000, &reached);
+        let said = outcome
+            .err()
+            .unwrap_or_else(|| format!("nothing ({reached:?})"));
+        println!(
+            "{mistake:?}: {said}",
+            said = said.lines().next().unwrap_or_default()
+        );
+        assert!(said.contains(seen), "{mistake:?}: {said}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_went_before_it_was_written_down_goes_with_its_backup() {
+    for (mistake, expected) in [
+        (Mistake::No, None),
+        (
+            Mistake::LabelsOnly,
+            Some("a deleted backup left snapshots behind"),
+        ),
+    ] {
+        let mut world = World::new(mistake);
+        let accepted = [Action::Pass(None), Action::Pass(None), Action::Start];
+        let made_and_died = Action::Pass(Some(1));
+        let deleted = [Action::Driver(0), Action::Delete(0), Action::Collect];
+        for action in accepted.into_iter().chain([made_and_died]).chain(deleted) {
+            world.step(action);
+        }
+        world.settle();
+        assert!(
+            world.completed() && world.number() == Some(1),
+            "{mistake:?}"
+        );
+        world.step(Action::Remove(false));
+        world.settle();
+        assert!(world.backup.is_none(), "{mistake:?}");
+        assert_eq!(world.violation.as_deref(), expected, "{mistake:?}");
+    }
+}
