@@ -72,7 +72,11 @@ pub async fn run(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { return },
+            changed = wanted.changed() => match changed {
+                // A member came or went: what failed so far says nothing about how long this one takes.
+                Ok(()) => pause.reset(),
+                Err(_) => return,
+            },
             () = rest => {}
             () = shared.stop.cancelled() => {}
         }

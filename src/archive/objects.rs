@@ -202,7 +202,7 @@ fn is_definite(error: &StoreError) -> bool {
         StoreError::Generic { .. } | StoreError::JoinError { .. } => {
             matches!(
                 Fault::of(error),
-                Fault::AccessDenied | Fault::BucketNotFound
+                Fault::AccessDenied | Fault::BucketNotFound | Fault::CertificateNotTrusted
             )
         }
         _ => true,

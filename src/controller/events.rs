@@ -1,4 +1,9 @@
-//! Events: one recorder per process, so that they aggregate; one event per change of a condition, not per pass.
+//! Events: what is told again aggregates, what is new is told; one event per change of a condition, not per pass.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
@@ -21,8 +26,23 @@ const EXPECTED: [&str; 1] = ["Unprotected"];
 /// Publishes events. A failure to publish is logged and nothing else: it must not mask what the event is about.
 #[derive(Clone)]
 pub struct Events {
+    client: Client,
+    reporter: Reporter,
+    told: Arc<Mutex<HashMap<Topic, Told>>>,
+}
+
+/// The UID of what an event is about, and its reason.
+type Topic = (Option<String>, String);
+
+/// The last note on a topic, and the recorder that counts how often it was told. kube's recorder takes events of one reason
+/// for the same whatever their note says, so each note has one of its own.
+struct Told {
+    note: String,
     recorder: Recorder,
 }
+
+/// Topics remembered; beyond it all are forgotten, and an event told again is a new one.
+const TOPICS: usize = 1024;
 
 impl Events {
     /// `program` is the reporting controller, as in `highwater-controller`; `instance` the pod.
@@ -32,8 +52,31 @@ impl Events {
             instance,
         };
         Self {
-            recorder: Recorder::new(client, reporter),
+            client,
+            reporter,
+            told: Arc::default(),
         }
+    }
+
+    fn recorder(&self, about: &ObjectReference, reason: &str, note: &str) -> Recorder {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let topic = (about.uid.clone(), reason.to_owned());
+        if let Some(last) = told.get(&topic).filter(|last| last.note == note) {
+            return last.recorder.clone();
+        }
+        if told.len() >= TOPICS {
+            told.clear();
+        }
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let (note, kept) = (note.to_owned(), recorder.clone());
+        told.insert(
+            topic,
+            Told {
+                note,
+                recorder: kept,
+            },
+        );
+        recorder
     }
 
     /// Something that an admin expects.
@@ -87,6 +130,7 @@ impl Events {
             note.truncate(end);
             note.push_str(" ...");
         }
+        let recorder = self.recorder(about, reason, &note);
         let event = Event {
             type_,
             reason: reason.to_owned(),
@@ -94,7 +138,7 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = request(self.recorder.publish(&event, about)).await {
+        if let Err(error) = request(recorder.publish(&event, about)).await {
             tracing::warn!(reason, error = %Chain(&error), "failed to publish an event");
         }
     }
@@ -114,7 +158,30 @@ fn changed<'a>(
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_told_again_counts_and_what_is_new_is_told() {
+        let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&calls);
+        let server = tower::service_fn(move |request: Request<Body>| {
+            seen.lock().unwrap().push(request.method().to_string());
+            async {
+                Ok::<_, std::convert::Infallible>(Response::new(Body::from(
+                    b"{\"metadata\":{\"name\":\"e\"}}".to_vec(),
+                )))
+            }
+        });
+        let events = Events::new(Client::new(server, "default"), "highwater-agent", None);
+        let about = ObjectReference::default();
+        events.normal(&about, "LineageStarted", "lineage a").await;
+        events.normal(&about, "LineageStarted", "lineage a").await;
+        events.normal(&about, "LineageStarted", "lineage b").await;
+        assert_eq!(*calls.lock().unwrap(), ["POST", "PATCH", "POST"]);
+    }
 
     #[test]
     fn an_event_follows_a_change_of_status_or_reason_only() {

@@ -13,7 +13,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Registry,
+};
 use tokio::net::TcpListener;
 
 /// What is not ready yet, by name. Ready is when nothing is pending.
@@ -64,8 +69,9 @@ struct Shared {
 pub async fn serve(
     address: SocketAddr,
     health: Health,
-    registry: Registry,
+    mut registry: Registry,
 ) -> Result<(), ServeError> {
+    registry.register_collector(Box::new(Memory));
     let failed = |cause| ServeError { address, cause };
     let app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -74,6 +80,31 @@ pub async fn serve(
         .with_state(Arc::new(Shared { health, registry }));
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     axum::serve(listener, app).await.map_err(failed)
+}
+
+/// The memory of this process, under the name that all dashboards know.
+#[derive(Debug)]
+struct Memory;
+
+impl Collector for Memory {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let Some(bytes) = resident(&status) else {
+            return Ok(());
+        };
+        let (name, help) = ("process_resident_memory_bytes", "Resident memory");
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(bytes).encode(metric)
+    }
+}
+
+/// Bytes, from `/proc/PID/status`.
+fn resident(status: &str) -> Option<i64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: i64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
@@ -97,6 +128,20 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_among_the_metrics() {
+        assert_eq!(resident("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
+        assert_eq!(resident("Name:\tx\n"), None);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Memory));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        assert!(value.unwrap().parse::<i64>().unwrap() > 0, "{text}");
+    }
 
     #[test]
     fn news_is_what_changed() {
