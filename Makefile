@@ -46,6 +46,10 @@ unit: tools ## Tests that need no cluster: unit, golden, store contract, Postgre
 e2e: ## Scenarios on the dev cluster: flow, doors, ledger
 	@scripts/test e2e
 
+.PHONY: bench-job
+bench-job: build ## Measure backup, restore and memory on the dev cluster, against their limits
+	@scripts/bench job
+
 .PHONY: tools
 tools: ## Install and build what is missing (cached)
 	@scripts/tools

@@ -1,11 +1,13 @@
 //! Tells the main story on a cluster: protected, backed up under load, disaster, restored.
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use highwater_e2e::harness::{
-    Database, Deployment, Images, Kubectl, Ledger, Writer, program_image, story,
+    Database, Deployment, Kubectl, Ledger, Writer, marks,
+    measure::{Job, Watch, beside_replay},
+    publish, story,
 };
 use serde_json::Value;
 
@@ -40,9 +42,9 @@ async fn tell() -> Result<()> {
     let teller = Teller(Instant::now());
     let kubectl = Kubectl::from_env()?;
     kubectl.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found"])?;
-    load_image()?;
+    let images = publish::load(&publish::programs()?.join("highwater"))?;
     teller.say("deploying Highwater from manifests/ and an S3 server");
-    let deployment = Deployment::apply(kubectl.clone(), Images::loaded()).await?;
+    let deployment = Deployment::apply(kubectl.clone(), images).await?;
     deployment.namespace(NAMESPACE)?;
     teller.say("starting a PostgreSQL StatefulSet \"orders\" with password authentication");
     let orders = Database::create(&deployment, NAMESPACE, "orders", "highwater-btrfs").await?;
@@ -50,10 +52,13 @@ async fn tell() -> Result<()> {
     teller.say("pgbench and a writer of numbered rows begin; every acknowledged row is noted outside the database");
     let pgbench = story::load(&address).await?;
     let writer = Writer::start(&address).await?;
+    let watch = Watch::start(&kubectl, NAMESPACE)?;
     teller.say("kubectl annotate statefulset orders highwater.dev/policy=gold");
     orders.annotate("highwater.dev/policy", "gold")?;
     let backup = story::first_backup(&kubectl, NAMESPACE, "orders").await?;
     teller.say(backup_summary(&backup));
+    let mut job = Job::default();
+    job.backups.push(watch.backup(&backup)?);
     story::commits(&writer, 300).await?;
     teller.say(format!(
         "recoverable:\n{}",
@@ -68,6 +73,7 @@ async fn tell() -> Result<()> {
         "disaster: DELETE without WHERE, {deleted} rows are gone; {last} were there at {target}"
     ));
     let time = format!("{{time: \"{target}\"}}");
+    let begin = Instant::now();
     let restore = story::restore(
         &kubectl,
         NAMESPACE,
@@ -80,34 +86,17 @@ async fn tell() -> Result<()> {
     let restored = Database::existing(&kubectl, NAMESPACE, "orders-restored")
         .connect()
         .await?;
+    restored.query("SELECT 1", &[]).await?;
+    job.restores
+        .push(beside_replay(begin, Instant::now(), &restore)?);
     let found = Ledger::check(&restored, last, last).await?;
     teller.say(format!(
         "compared: rows 1 to {found} are there, every acknowledged one and none committed later"
     ));
     drop(pgbench);
     writer.stop().await?;
-    Ok(())
-}
-
-fn load_image() -> Result<()> {
-    let programs = std::env::current_exe()?
-        .parent()
-        .map(PathBuf::from)
-        .context("the demo has no folder")?;
-    let folder = tempfile::tempdir()?;
-    let image = folder.path().join("highwater.tar");
-    program_image(
-        &programs.join("highwater"),
-        "localhost/highwater:dev",
-        &image,
-    )?;
-    let devcluster =
-        std::env::var_os("HIGHWATER_DEVCLUSTER").context("run this with `make demo`")?;
-    let loaded = std::process::Command::new(devcluster)
-        .arg("load-image")
-        .arg(&image)
-        .status()?;
-    ensure!(loaded.success(), "failed to load the image");
+    job.note_memory(&kubectl, NAMESPACE)?;
+    teller.say(format!("what it reached:\n{}", marks::table(&job.marks()?)));
     Ok(())
 }
 
