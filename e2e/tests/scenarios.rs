@@ -1,6 +1,10 @@
 //! User stories on the dev cluster: run with `devcluster enter -- cargo test -p highwater-e2e --test scenarios`.
 
+#[path = "scenarios/lease.rs"]
+mod lease;
 #[path = "scenarios/ledger.rs"]
 mod ledger;
+#[path = "scenarios/rules.rs"]
+mod rules;
 #[path = "scenarios/setup.rs"]
 mod setup;
