@@ -21,7 +21,6 @@ use crate::{
     },
     controller::context::Chain,
     postgres::{
-        privileges,
         server::ServerFacts,
         session::QueryError,
         slot::{self, Slot},
@@ -89,8 +88,6 @@ enum End {
     Asked,
     /// There is no primary to work with.
     NoPrimary(NoPrimary),
-    /// The role may not do what is needed.
-    Privileges(String),
     /// The session failed.
     Session(wal::Error),
     /// The archive failed.
@@ -124,7 +121,6 @@ impl End {
         let (type_, reason, message) = match self {
             Self::Asked => return Some(Duration::ZERO),
             Self::NoPrimary(error) => (CONNECTED, error.reason(), Chain(&error).to_string()),
-            Self::Privileges(message) => (CONNECTED, "InsufficientPrivileges", message),
             Self::Session(error) => (CONNECTED, error.reason(), Chain(&error).to_string()),
             Self::Archive(trouble) => (WAL_ARCHIVING, trouble.reason, trouble.message),
         };
@@ -164,7 +160,6 @@ async fn serve(
     wanted: &mut watch::Receiver<Wanted>,
 ) -> Result<(), End> {
     let answering = primary::find(&shared.login, &config.members).await?;
-    allowed(&answering).await?;
     // From here on nothing is lost, whatever the archive does.
     let held = hold(shared, &answering).await?;
     tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
@@ -212,22 +207,6 @@ async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     shared.events.warning(&shared.about, "SlotLost", note).await;
     slot::drop(client, name).await.map_err(session)?;
     slot::create(client, name).await.map_err(session)
-}
-
-/// The role has every right that is needed.
-async fn allowed(answering: &Answering) -> Result<(), End> {
-    let missing = privileges::missing(&answering.client)
-        .await
-        .map_err(|error| End::Session(error.into()))?;
-    let Some(first) = missing.first() else {
-        return Ok(());
-    };
-    let statements: Vec<_> = missing.iter().map(|grant| format!("{grant};")).collect();
-    Err(End::Privileges(format!(
-        "the role may not do what Highwater needs; run in database {} as superuser: {}",
-        first.database,
-        statements.join(" ")
-    )))
 }
 
 fn connected(shared: &Shared, answering: &Answering) {

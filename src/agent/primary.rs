@@ -7,6 +7,7 @@ use crate::{
     api::Member,
     postgres::{
         TimelineId,
+        privileges::{self, MissingGrant},
         server::{self, ServerFacts},
         session::{
             Client, ConnectError, ConnectOptions, Credentials, QueryError, Secret, Source, connect,
@@ -104,6 +105,18 @@ pub enum NoPrimary {
         #[source]
         cause: QueryError,
     },
+    /// A session, but the role lacks rights.
+    #[error(
+        "{pod}: the role may not do what Highwater needs; run in database {database} as superuser: {grants}"
+    )]
+    Privileges {
+        /// The member.
+        pod: String,
+        /// Rights on functions are per database.
+        database: String,
+        /// The statements.
+        grants: String,
+    },
     /// A session, but no answer in time.
     #[error("{pod}: no answer within {} s", ASK.as_secs())]
     Silent {
@@ -135,6 +148,7 @@ impl NoPrimary {
             Self::NoMembers | Self::Silent { .. } => "DatabaseUnreachable",
             Self::Connect { cause, .. } => cause.reason(),
             Self::Query { cause, .. } => cause.reason(),
+            Self::Privileges { .. } => "InsufficientPrivileges",
             Self::OnlyStandbys { .. } => "NoPrimary",
             Self::SplitBrain { .. } => "SplitBrain",
         }
@@ -146,7 +160,7 @@ impl NoPrimary {
             Self::NoMembers => 0,
             Self::Silent { .. } => 1,
             Self::Connect { cause, .. } if cause.reason() == "DatabaseUnreachable" => 1,
-            Self::Connect { .. } | Self::Query { .. } => 2,
+            Self::Connect { .. } | Self::Query { .. } | Self::Privileges { .. } => 2,
             Self::OnlyStandbys { .. } | Self::SplitBrain { .. } => 3,
         }
     }
@@ -237,16 +251,35 @@ async fn ask(login: &Login, member: &Member) -> Result<Answering, NoPrimary> {
         .connect(&member.address)
         .await
         .map_err(|cause| NoPrimary::Connect { pod: pod(), cause })?;
-    let questions = async { Ok((server::facts(&client).await?, server::user(&client).await?)) };
+    let query = |cause| NoPrimary::Query { pod: pod(), cause };
+    let questions = async {
+        // First: without them the rest says less of what to do.
+        let missing = privileges::missing(&client).await.map_err(query)?;
+        allowed(pod(), &missing)?;
+        let facts = server::facts(&client).await.map_err(query)?;
+        Ok((facts, server::user(&client).await.map_err(query)?))
+    };
     let (facts, user) = tokio::time::timeout(ASK, questions)
         .await
-        .map_err(|_| NoPrimary::Silent { pod: pod() })?
-        .map_err(|cause| NoPrimary::Query { pod: pod(), cause })?;
+        .map_err(|_| NoPrimary::Silent { pod: pod() })??;
     Ok(Answering {
         member: member.clone(),
         client: Arc::new(client),
         facts,
         user,
+    })
+}
+
+/// The role has every right that is needed.
+fn allowed(pod: String, missing: &[MissingGrant]) -> Result<(), NoPrimary> {
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    let statements: Vec<_> = missing.iter().map(|grant| format!("{grant};")).collect();
+    Err(NoPrimary::Privileges {
+        pod,
+        database: first.database.clone(),
+        grants: statements.join(" "),
     })
 }
 
