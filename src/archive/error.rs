@@ -57,6 +57,16 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Every one.
+    pub const ALL: [Self; 6] = [
+        Self::BucketNotFound,
+        Self::AccessDenied,
+        Self::EndpointUnreachable,
+        Self::CertificateNotTrusted,
+        Self::DirectoryUnusable,
+        Self::Unavailable,
+    ];
+
     /// Of an error that is about the store, not about one object.
     pub fn of(error: &StoreError) -> Self {
         if of_directory(error) {

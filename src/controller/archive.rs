@@ -19,18 +19,15 @@ use crate::{
         conditions::{self, AVAILABLE, Status, WAL_ARCHIVING},
         managers,
     },
+    archive::Fault,
     kubernetes::{RequestError, apply_status, request},
 };
 
-/// Reasons of `WalArchiving=False` that are the store's, not the database's.
-const STORE_REASONS: [&str; 6] = [
-    "AccessDenied",
-    "ArchiveCorrupt",
-    "ArchiveUnavailable",
-    "BucketNotFound",
-    "CredentialsUnreadable",
-    "InvalidArchive",
-];
+/// Whether a reason of `WalArchiving=False` is the store's, not the database's.
+fn is_of_store(reason: &str) -> bool {
+    Fault::ALL.iter().any(|fault| fault.reason() == reason)
+        || ["ArchiveCorrupt", "CredentialsUnreadable", "InvalidArchive"].contains(&reason)
+}
 
 /// A pass that failed.
 #[derive(Debug, thiserror::Error)]
@@ -165,8 +162,7 @@ fn available(protections: &[PgProtection]) -> (Status, String, String) {
         })
         .collect();
     let refused = said.iter().find(|(_, condition)| {
-        condition.status == Status::False.as_str()
-            && STORE_REASONS.contains(&condition.reason.as_str())
+        condition.status == Status::False.as_str() && is_of_store(&condition.reason)
     });
     if let Some((protection, condition)) = refused {
         let message = format!("{}: {}", protection.name_any(), condition.message);
@@ -260,6 +256,7 @@ mod tests {
     fn one_that_fails_counts_more_than_one_that_works() {
         let works = || protection("a", Some(("True", "Archiving")));
         let fails = || protection("b", Some(("False", "BucketNotFound")));
+        let untrusted = || protection("e", Some(("False", "CertificateNotTrusted")));
         let offline = || protection("c", Some(("False", "DatabaseUnreachable")));
         let silent = || protection("d", None);
         for (protections, status, reason) in [
@@ -267,6 +264,11 @@ mod tests {
             (vec![silent(), offline()], Status::Unknown, "NotTried"),
             (vec![works(), offline()], Status::True, "Available"),
             (vec![works(), fails()], Status::False, "BucketNotFound"),
+            (
+                vec![works(), untrusted()],
+                Status::False,
+                "CertificateNotTrusted",
+            ),
         ] {
             let found = available(&protections);
             assert_eq!((found.0, found.1.as_str()), (status, reason));
