@@ -82,7 +82,8 @@ impl Fault {
                     | "ExpiredToken"
                     | "InvalidAccessKeyId"
                     | "InvalidToken"
-                    | "SignatureDoesNotMatch",
+                    | "SignatureDoesNotMatch"
+                    | "XAdminUserNotFound",
                 ),
             )
             | (StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }, _) => {
