@@ -1,5 +1,7 @@
 //! User stories on the dev cluster: run with `devcluster enter -- cargo test -p highwater-e2e --test scenarios`.
 
+#[path = "scenarios/doors.rs"]
+mod doors;
 #[path = "scenarios/lease.rs"]
 mod lease;
 #[path = "scenarios/ledger.rs"]

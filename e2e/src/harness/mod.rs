@@ -18,7 +18,7 @@ pub mod secrets;
 pub mod story;
 mod wait;
 
-pub use database::{Database, connect};
+pub use database::{Database, PASSWORD, connect};
 pub use deploy::{Deployment, Images};
 pub use endpoints::EndpointWatch;
 pub use image::program_image;
