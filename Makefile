@@ -30,6 +30,10 @@ help: ## Say in one line what each target does
 demo: build ## Tell the story on the dev cluster, or with KUBECONFIG=… REGISTRY=… on your own
 	@scripts/demo $(if $(KUBECONFIG),--kubeconfig '$(KUBECONFIG)' --registry '$(REGISTRY)')
 
+.PHONY: demo-remove
+demo-remove: build ## Remove the demo from your own cluster: KUBECONFIG=…
+	@scripts/demo --kubeconfig '$(KUBECONFIG)' --remove
+
 .PHONY: test
 test: ## Everything that CI checks, with seconds per stage
 	@scripts/test

@@ -167,6 +167,8 @@ component external-provisioner "" github.com/kubernetes-csi/external-provisioner
 component versitygw "" github.com/versity/versitygw/cmd/versitygw
 program_image versitygw "$latest/bin/versitygw"
 component csi-sanity "" github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+# Pushes images to a registry of the user; tests run it as a registry as well.
+component crane "" github.com/google/go-containerregistry/cmd/crane
 pause_image
 postgres_image
 

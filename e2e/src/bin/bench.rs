@@ -115,7 +115,7 @@ async fn backup(orders: &Database, watch: &Watch, number: u32, job: &mut Job) ->
     let completed = ("Completed", "True");
     let object = ("pgb", name.as_str());
     let backup = condition(kubectl, NAMESPACE, object, completed, story::LIMIT).await?;
-    let times = watch.backup(&backup)?;
+    let times = watch.backup(&backup).await?;
     println!(
         "backup {number}: cut {:.2} s, {:.2} s beside it in backup mode, {:.2} s beside the checkpoint",
         times.cut, times.beside_cut, times.beside_checkpoint

@@ -1,31 +1,124 @@
 //! Tells the main story on a cluster: protected, backed up under load, disaster, restored.
 
-use std::{process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 use clap::Parser;
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Writer, marks,
+    Database, Deployment, Forward, Kubectl, Ledger, Writer, connect, marks,
     measure::{Job, Watch, beside_replay},
+    own_cluster::{self, Refusal},
     publish, story,
 };
 use serde_json::Value;
 
-/// The demo. Run by `make demo`, inside the dev cluster's network.
+/// The demo. Run by `make demo`: inside the dev cluster's network, or on the cluster that `KUBECONFIG` names.
 #[derive(Parser)]
-struct Args {}
-
-const NAMESPACE: &str = "demo";
+struct Args {
+    /// A cluster of the user's, which pulls its images from here.
+    #[arg(long)]
+    registry: Option<String>,
+    /// Remove the demo from a cluster of the user's.
+    #[arg(long, conflicts_with = "registry")]
+    remove: bool,
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    Args::parse();
-    match tell().await {
+    match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            match error.is::<Refusal>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    let teller = Teller(Instant::now());
+    let kubectl = Kubectl::from_env()?;
+    if args.remove {
+        let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
+        return own_cluster::remove(&kubectl, manifests).await;
+    }
+    let stage = match args.registry {
+        None => Stage::dev(&teller, kubectl).await?,
+        Some(registry) => Stage::own(&teller, kubectl, &registry).await?,
+    };
+    tell(&teller, &stage).await
+}
+
+/// Where the story plays.
+struct Stage {
+    deployment: Deployment,
+    namespace: &'static str,
+    storage_class: String,
+    /// Whether pods are reached by their addresses.
+    inside: bool,
+}
+
+impl Stage {
+    async fn dev(teller: &Teller, kubectl: Kubectl) -> Result<Self> {
+        let namespace = "demo";
+        kubectl.run(&["delete", "namespace", namespace, "--ignore-not-found"])?;
+        let images = publish::load(&publish::programs()?.join("highwater"))?;
+        teller.say("deploying Highwater from manifests/ and an S3 server");
+        let deployment = Deployment::apply(kubectl, images).await?;
+        deployment.namespace(namespace)?;
+        Ok(Self {
+            deployment,
+            namespace,
+            storage_class: "highwater-btrfs".into(),
+            inside: true,
+        })
+    }
+
+    async fn own(teller: &Teller, kubectl: Kubectl, registry: &str) -> Result<Self> {
+        let classes = own_cluster::check(&kubectl)?;
+        let (storage, snapshot) = (&classes.storage, &classes.snapshot);
+        teller.say(format!(
+            "StorageClass {storage}, VolumeSnapshotClass {snapshot}; pushing images to {registry}"
+        ));
+        let toolchain = Path::new(env!("CARGO_MANIFEST_DIR")).join("devcluster/.cache");
+        let program = publish::programs()?.join("highwater");
+        let images = publish::push(&program, &toolchain, registry)?;
+        teller.say("deploying Highwater from manifests/ and an S3 server");
+        own_cluster::claim(&kubectl)?;
+        let namespace = own_cluster::NAMESPACE;
+        let deployment = Deployment::apply_with_store(kubectl, images, own_cluster::STORE).await?;
+        deployment.namespace(namespace)?;
+        let class = format!("{{\"spec\":{{\"snapshot\":{{\"className\":\"{snapshot}\"}}}}}}");
+        let patch = [
+            "patch",
+            "pgbackuppolicy",
+            "gold",
+            "--type=merge",
+            "-p",
+            &class,
+        ];
+        deployment
+            .kubectl
+            .run(&[&["-n", namespace], &patch[..]].concat())?;
+        Ok(Self {
+            deployment,
+            namespace,
+            storage_class: classes.storage,
+            inside: false,
+        })
+    }
+
+    /// How a database is reached, and what must live on meanwhile.
+    async fn reach(&self, database: &Database) -> Result<(String, Option<Forward>)> {
+        if self.inside {
+            return Ok((database.address()?, None));
+        }
+        let pod = format!("{}-0", database.name);
+        let kubectl = &self.deployment.kubectl;
+        let forward = Forward::start(kubectl, self.namespace, &pod, 5432).await?;
+        Ok((forward.address.clone(), Some(forward)))
     }
 }
 
@@ -38,34 +131,30 @@ impl Teller {
     }
 }
 
-async fn tell() -> Result<()> {
-    let teller = Teller(Instant::now());
-    let kubectl = Kubectl::from_env()?;
-    kubectl.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found"])?;
-    let images = publish::load(&publish::programs()?.join("highwater"))?;
-    teller.say("deploying Highwater from manifests/ and an S3 server");
-    let deployment = Deployment::apply(kubectl.clone(), images).await?;
-    deployment.namespace(NAMESPACE)?;
+async fn tell(teller: &Teller, stage: &Stage) -> Result<()> {
+    let (deployment, namespace) = (&stage.deployment, stage.namespace);
+    let kubectl = &deployment.kubectl;
     teller.say("starting a PostgreSQL StatefulSet \"orders\" with password authentication");
-    let orders = Database::create(&deployment, NAMESPACE, "orders", "highwater-btrfs").await?;
-    let address = orders.address()?;
+    let class = &stage.storage_class;
+    let orders = Database::create(deployment, namespace, "orders", class).await?;
+    let (address, _forward) = stage.reach(&orders).await?;
     teller.say("pgbench and a writer of numbered rows begin; every acknowledged row is noted outside the database");
     let pgbench = story::load(&address).await?;
     let writer = Writer::start(&address).await?;
-    let watch = Watch::start(&kubectl, NAMESPACE)?;
+    let watch = Watch::start(kubectl, namespace)?;
     teller.say("kubectl annotate statefulset orders highwater.dev/policy=gold");
     orders.annotate("highwater.dev/policy", "gold")?;
-    let backup = story::first_backup(&kubectl, NAMESPACE, "orders").await?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
     teller.say(backup_summary(&backup));
     let mut job = Job::default();
-    job.backups.push(watch.backup(&backup)?);
+    job.backups.push(watch.backup(&backup).await?);
     story::commits(&writer, 300).await?;
     teller.say(format!(
         "recoverable:\n{}",
-        kubectl.run(&["-n", NAMESPACE, "get", "pgx"])?
+        kubectl.run(&["-n", namespace, "get", "pgx"])?
     ));
 
-    let client = orders.connect().await?;
+    let client = connect(&address).await?;
     let (target, last) = story::between_commits(&writer, &client).await?;
     story::commits(&writer, 100).await?;
     let deleted = client.execute("DELETE FROM ledger", &[]).await?;
@@ -75,17 +164,17 @@ async fn tell() -> Result<()> {
     let time = format!("{{time: \"{target}\"}}");
     let begin = Instant::now();
     let restore = story::restore(
-        &kubectl,
-        NAMESPACE,
+        kubectl,
+        namespace,
         ("before-disaster", "orders"),
         "orders-restored",
         &time,
     )
     .await?;
     teller.say(restore_summary(&restore));
-    let restored = Database::existing(&kubectl, NAMESPACE, "orders-restored")
-        .connect()
-        .await?;
+    let restored = Database::existing(kubectl, namespace, "orders-restored");
+    let (address, _restored) = stage.reach(&restored).await?;
+    let restored = connect(&address).await?;
     restored.query("SELECT 1", &[]).await?;
     job.restores
         .push(beside_replay(begin, Instant::now(), &restore)?);
@@ -95,7 +184,7 @@ async fn tell() -> Result<()> {
     ));
     drop(pgbench);
     writer.stop().await?;
-    job.note_memory(&kubectl, NAMESPACE)?;
+    job.note_memory(kubectl, namespace)?;
     teller.say(format!("what it reached:\n{}", marks::table(&job.marks()?)));
     Ok(())
 }

@@ -182,14 +182,21 @@ impl Database {
     }
 }
 
+/// Host and port of an address that may have one.
+pub(super) fn host_and_port(address: &str) -> (&str, &str) {
+    address.split_once(':').unwrap_or((address, "5432"))
+}
+
 /// A session as the superuser of the database at this address.
 ///
 /// # Errors
 /// It cannot be reached.
 pub async fn connect(address: &str) -> Result<Client> {
+    let (host, port) = host_and_port(address);
     let mut config = tokio_postgres::Config::new();
     config
-        .host(address)
+        .host(host)
+        .port(port.parse()?)
         .user("postgres")
         .password(PASSWORD)
         .dbname("postgres");

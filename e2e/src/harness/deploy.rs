@@ -51,6 +51,18 @@ impl Deployment {
     /// # Errors
     /// Something is not ready in time.
     pub async fn apply(kubectl: Kubectl, images: Images) -> Result<Self> {
+        Self::apply_with_store(kubectl, images, "object-store").await
+    }
+
+    /// As [`Self::apply`], with the object store in this namespace.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn apply_with_store(
+        kubectl: Kubectl,
+        images: Images,
+        namespace: &str,
+    ) -> Result<Self> {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
         let folder = |name: &str| root.join(name).display().to_string();
         kubectl.run(&["apply", "--server-side", "-k", &folder("crds")])?;
@@ -76,14 +88,15 @@ impl Deployment {
         kubectl.apply(&rendered)?;
         let store = include_str!("../../manifests/object-store.yaml");
         let values = [
+            ("NAMESPACE", namespace),
             ("VERSITYGW_IMAGE", images.versitygw.as_str()),
             ("PULL_POLICY", &images.pull_policy),
         ];
         kubectl.apply(&fill(store, &values)?)?;
-        wait_available(&kubectl, "object-store", "versitygw").await?;
+        wait_available(&kubectl, namespace, "versitygw").await?;
         wait_available(&kubectl, "highwater-system", "highwater").await?;
         let service = kubectl
-            .get("object-store", "service", "versitygw")?
+            .get(namespace, "service", "versitygw")?
             .context("the object store has no service")?;
         let object_store = service["spec"]["clusterIP"]
             .as_str()

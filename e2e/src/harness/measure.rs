@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -14,7 +14,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{Kubectl, marks::Mark};
+use super::{Kubectl, marks::Mark, until};
+
+/// The longest that a watch may lag behind.
+const LATE: Duration = Duration::from_secs(10);
 
 /// When each thing was first seen. A watch is told within milliseconds of the write.
 pub struct Watch {
@@ -90,7 +93,15 @@ impl Watch {
     ///
     /// # Errors
     /// One of its steps was not seen.
-    pub fn backup(&self, backup: &Value) -> Result<BackupTimes> {
+    pub async fn backup(&self, backup: &Value) -> Result<BackupTimes> {
+        // The watch may be told a little later than whoever asked.
+        until("every step of the backup seen", LATE, || {
+            self.times(backup).map(Some)
+        })
+        .await
+    }
+
+    fn times(&self, backup: &Value) -> Result<BackupTimes> {
         let name = text(&backup["metadata"]["name"])?;
         let step = |fact: &str| self.at(&format!("pgb {name} {fact}"));
         let snapshots = backup["status"]["volumes"]

@@ -41,6 +41,36 @@ pub fn load(program: &Path) -> Result<Images> {
     })
 }
 
+/// Pushes the images that the demo needs to a registry, named after their content. Who may push is what `docker login` left.
+///
+/// # Errors
+/// One of them cannot be made or pushed.
+pub fn push(program: &Path, toolchain: &Path, registry: &str) -> Result<Images> {
+    let registry = registry.trim_end_matches('/');
+    let push = |tar: &Path, name: &str, tag: &str| {
+        let image = format!("{registry}/{name}:{tag}");
+        let mut crane = Command::new(toolchain.join("bin/crane"));
+        let pushed = crane.arg("push").arg(tar).arg(&image).output();
+        let pushed = pushed.context("failed to start crane: run scripts/tools")?;
+        let said = String::from_utf8_lossy(&pushed.stderr);
+        ensure!(pushed.status.success(), "failed to push {image}: {said}");
+        Ok(image)
+    };
+    let built = |tar: &str, name: &str| {
+        let tar = toolchain.join("images").join(tar);
+        push(&tar, name, &content(&tar)?)
+    };
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("highwater.tar");
+    program_image(program, "highwater:demo", &image)?;
+    Ok(Images {
+        highwater: push(&image, "highwater", &content(program)?)?,
+        postgres: built("postgres-15.tar", "highwater-demo-postgres")?,
+        versitygw: built("versitygw.tar", "highwater-demo-versitygw")?,
+        pull_policy: "IfNotPresent".into(),
+    })
+}
+
 /// The beginning of a file's SHA-256.
 fn content(file: &Path) -> Result<String> {
     let mut hash = Sha256::new();

@@ -7,7 +7,11 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
-use super::{Kubectl, Writer, condition, database::PASSWORD, until};
+use super::{
+    Kubectl, Writer, condition,
+    database::{PASSWORD, host_and_port},
+    until,
+};
 
 /// The longest that any step may take.
 pub const LIMIT: Duration = Duration::from_secs(180);
@@ -17,10 +21,11 @@ pub const LIMIT: Duration = Duration::from_secs(180);
 /// # Errors
 /// pgbench cannot run.
 pub async fn load(address: &str) -> Result<Child> {
+    let (host, port) = host_and_port(address);
     let pgbench = |args: &[&str]| {
         let mut command = Command::new("/usr/lib/postgresql/15/bin/pgbench");
         command
-            .args(["-h", address, "-U", "postgres"])
+            .args(["-h", host, "-p", port, "-U", "postgres"])
             .args(args)
             .arg("postgres");
         command
