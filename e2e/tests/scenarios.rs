@@ -2,6 +2,8 @@
 
 #[path = "scenarios/doors.rs"]
 mod doors;
+#[path = "scenarios/kills.rs"]
+mod kills;
 #[path = "scenarios/lease.rs"]
 mod lease;
 #[path = "scenarios/ledger.rs"]

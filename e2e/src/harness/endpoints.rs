@@ -1,23 +1,14 @@
 //! Watches who a Service sends its clients to.
 
-use std::{
-    process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use anyhow::{Result, ensure};
+use serde_json::Value;
 
-use super::{Kubectl, until};
+use super::{Kubectl, watching::Watching};
 
-/// Notes every EndpointSlice of a Service, from now until it is asked.
-pub struct EndpointWatch {
-    seen: Arc<Mutex<Vec<String>>>,
-    watch: Child,
-}
+/// Notes every pod behind a Service, from now until it is asked.
+pub struct EndpointWatch(Watching);
 
 impl EndpointWatch {
     /// Begins, and waits for the slices that are there.
@@ -26,46 +17,13 @@ impl EndpointWatch {
     /// kubectl cannot run, or the Service has no endpoint.
     pub async fn start(kubectl: &Kubectl, namespace: &str, service: &str) -> Result<Self> {
         let selector = format!("kubernetes.io/service-name={service}");
-        // One line an event: the names of the pods behind the Service.
-        let columns = "jsonpath={range .endpoints[*]}{.targetRef.name}{\" \"}{end}{\"\\n\"}";
-        let mut command = Command::from(kubectl.command(&[
-            "-n",
-            namespace,
-            "get",
-            "endpointslices",
-            "-l",
-            &selector,
-            "--watch",
-            "-o",
-            columns,
-        ]));
-        command.stdout(Stdio::piped()).kill_on_drop(true);
-        let mut watch = command.spawn().context("failed to start kubectl")?;
-        let output = watch.stdout.take().context("kubectl has no output")?;
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let note = Arc::clone(&seen);
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(output).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                let names = line.split_whitespace().map(str::to_owned);
-                note.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .extend(names);
-            }
-        });
-        let this = Self { seen, watch };
-        until("an endpoint", std::time::Duration::from_secs(30), || {
-            Ok((!this.pods().is_empty()).then_some(()))
-        })
-        .await?;
-        Ok(this)
-    }
-
-    fn pods(&self) -> Vec<String> {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let what = ["endpointslices", "-l", &selector];
+        let mut watching = Watching::start(kubectl, namespace, &what)?;
+        let limit = Duration::from_secs(30);
+        watching
+            .wait("an endpoint", limit, |slice| pods(slice).next().is_some())
+            .await?;
+        Ok(Self(watching))
     }
 
     /// Ends it.
@@ -73,12 +31,9 @@ impl EndpointWatch {
     /// # Errors
     /// Another pod than `only` was seen, or the watch broke off.
     pub fn only(mut self, only: &str) -> Result<()> {
-        ensure!(
-            self.watch.try_wait()?.is_none(),
-            "the watch of the EndpointSlices broke off"
-        );
-        let mut others = self.pods();
-        others.retain(|pod| pod != only);
+        let slices = self.0.events()?;
+        let mut others: Vec<&str> = slices.iter().flat_map(pods).collect();
+        others.retain(|pod| *pod != only);
         others.dedup();
         ensure!(
             others.is_empty(),
@@ -86,4 +41,9 @@ impl EndpointWatch {
         );
         Ok(())
     }
+}
+
+fn pods(slice: &Value) -> impl Iterator<Item = &str> {
+    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+    endpoints.filter_map(|endpoint| endpoint["targetRef"]["name"].as_str())
 }

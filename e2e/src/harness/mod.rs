@@ -19,6 +19,7 @@ pub mod publish;
 pub mod secrets;
 pub mod story;
 mod wait;
+mod watching;
 
 pub use database::{Database, PASSWORD, connect};
 pub use deploy::{Deployment, Images};
@@ -27,4 +28,5 @@ pub use forward::Forward;
 pub use image::program_image;
 pub use kubectl::{Kubectl, fill};
 pub use ledger::{Ledger, Writer};
-pub use wait::{condition, until};
+pub use wait::{condition, has, until};
+pub use watching::Watching;

@@ -71,3 +71,8 @@ pub fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
         .into_iter()
         .flatten()
 }
+
+/// Whether a condition of an object has this status.
+pub fn has(object: &Value, type_: &str, status: &str) -> bool {
+    conditions(object).any(|c| c["type"] == type_ && c["status"] == status)
+}

@@ -1,0 +1,249 @@
+//! Controller, agent and recovery are killed with SIGKILL between every two conditions; what was begun completes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{
+    Database, Deployment, Kubectl, Ledger, Watching, Writer, crash, has, story, until,
+};
+use serde_json::Value;
+
+use super::setup::scenario;
+
+/// A backup's way. The first gap begins when the object is there.
+const BACKUP: [&str; 7] = [
+    "",
+    "Accepted",
+    "Session",
+    "Cut",
+    "Stopped",
+    "WalArchived",
+    "Catalogued",
+];
+/// A restore's.
+const RESTORE: [&str; 5] = ["", "Planned", "VolumesReady", "Recovered", "HandedOver"];
+/// The longest that a takeover and the work after it may take.
+const LIMIT: Duration = Duration::from_secs(90);
+const SYSTEM: &str = "highwater-system";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_loses_no_backup() {
+    scenario("kill-agent", async |deployment, namespace| {
+        let (orders, writer) = protected(&deployment, &namespace).await?;
+        let kubectl = &deployment.kubectl;
+        for (count, after) in BACKUP.iter().enumerate() {
+            backup(&orders, count, after, || kill_agent(kubectl, &namespace)).await?;
+        }
+        exactly_these_snapshots(kubectl, &namespace, 1 + BACKUP.len())?;
+        restore_killed(&orders, &writer, Victim::Agent).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_controller_loses_no_backup_and_no_restore() {
+    scenario("kill-controller", async |deployment, namespace| {
+        let (orders, writer) = protected(&deployment, &namespace).await?;
+        let kubectl = &deployment.kubectl;
+        for (count, after) in BACKUP.iter().enumerate() {
+            backup(&orders, count, after, || kill_controller(kubectl)).await?;
+        }
+        exactly_these_snapshots(kubectl, &namespace, 1 + BACKUP.len())?;
+        restore_killed(&orders, &writer, Victim::Controller).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_recovery_goes_on() {
+    scenario("kill-recovery", async |deployment, namespace| {
+        let (orders, writer) = protected(&deployment, &namespace).await?;
+        restore_killed(&orders, &writer, Victim::Recovery).await
+    })
+    .await;
+}
+
+/// A database under the ledger's load with its first backup.
+async fn protected(deployment: &Deployment, namespace: &str) -> Result<(Database, Writer)> {
+    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    story::first_backup(&deployment.kubectl, namespace, "orders").await?;
+    Ok((orders, writer))
+}
+
+/// Asks for a backup, kills once it got as far as `after`, and waits for it to complete.
+async fn backup(
+    orders: &Database,
+    count: usize,
+    after: &str,
+    kill: impl AsyncFnOnce() -> Result<()>,
+) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let known = names(kubectl, namespace, "pgb")?;
+    let mut watching = Watching::start(kubectl, namespace, &["pgb"])?;
+    orders.annotate("highwater.dev/backup-now", &format!("kill-{count}"))?;
+    let new = |backup: &Value| {
+        !known
+            .iter()
+            .any(|name| backup["metadata"]["name"] == **name)
+    };
+    let began = watching
+        .wait("a backup asked for", LIMIT, |backup| {
+            new(backup) && got_to(backup, after)
+        })
+        .await?;
+    kill().await?;
+    let killed = Instant::now();
+    let name = &began["metadata"]["name"];
+    let what = format!("{name} killed after {after:?}");
+    let ended = watching
+        .wait(&what, LIMIT, |backup| {
+            backup["metadata"]["name"] == *name
+                && (has(backup, "Completed", "True") || has(backup, "Completed", "False"))
+        })
+        .await?;
+    ensure!(
+        has(&ended, "Completed", "True"),
+        "{what}: {}",
+        ended["status"]["conditions"]
+    );
+    println!(
+        "{what}: attempt {} completed {:.1} s later",
+        ended["status"]["attempt"]["number"],
+        killed.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn got_to(object: &Value, condition: &str) -> bool {
+    condition.is_empty() || has(object, condition, "True")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Agent,
+    Controller,
+    Recovery,
+}
+
+/// One restore to latest, with a kill in each gap that the victim lives through; then the rows.
+async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let mut watching = Watching::start(kubectl, namespace, &["pgr"])?;
+    let least = writer.ledger.acknowledged();
+    let (name, source) = ("killed", "{protection: orders}");
+    // Everything that was acknowledged is older than the tail interval when the restore is planned.
+    story::commits(writer, 700).await?;
+    story::request_restore(kubectl, namespace, (name, source), "clone", "{latest: {}}")?;
+    match victim {
+        Victim::Agent => kill_agent(kubectl, namespace).await?,
+        Victim::Recovery => kill_recovery(kubectl, namespace, name).await?,
+        Victim::Controller => {
+            for after in RESTORE {
+                let what = format!("the restore at {after:?}");
+                watching
+                    .wait(&what, LIMIT, |restore| got_to(restore, after))
+                    .await?;
+                kill_controller(kubectl).await?;
+            }
+        }
+    }
+    story::completed(kubectl, namespace, name).await?;
+    let clone = Database::existing(kubectl, namespace, "clone")
+        .connect()
+        .await?;
+    let found = Ledger::check(&clone, least, writer.ledger.sent()).await?;
+    println!("{namespace}: rows 1 to {found} after the restore, {least} are owed");
+    Ok(())
+}
+
+/// kill -9, and its pod is removed, so that no growing pause of kubelet's is waited for.
+async fn kill_and_replace(
+    kubectl: &Kubectl,
+    namespace: &str,
+    pod: &str,
+    program: &str,
+) -> Result<()> {
+    crash::kill(kubectl, namespace, pod, program)?;
+    let args = [
+        "-n",
+        namespace,
+        "delete",
+        "pod",
+        pod,
+        "--grace-period=0",
+        "--force",
+    ];
+    kubectl.run(&args).map(|_| ())
+}
+
+async fn kill_agent(kubectl: &Kubectl, namespace: &str) -> Result<()> {
+    let pod = until("a running agent", LIMIT, || {
+        let names = names(kubectl, namespace, "pods")?;
+        let agents = names
+            .into_iter()
+            .filter(|name| name.starts_with("orders-highwater-"));
+        Ok(agents
+            .into_iter()
+            .find(|name| crash::process(kubectl, namespace, name, "agent").is_ok()))
+    })
+    .await?;
+    kill_and_replace(kubectl, namespace, &pod, "agent").await
+}
+
+/// Kills the replica that holds the lease.
+async fn kill_controller(kubectl: &Kubectl) -> Result<()> {
+    let holder = until("a living holder of the lease", LIMIT, || {
+        let leases = kubectl.list(SYSTEM, "leases")?;
+        let holders = leases
+            .iter()
+            .filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
+        let mut pods =
+            holders.map(|holder| holder.split('_').next().unwrap_or_default().to_owned());
+        Ok(pods.find(|pod| crash::process(kubectl, SYSTEM, pod, "controller").is_ok()))
+    })
+    .await?;
+    kill_and_replace(kubectl, SYSTEM, &holder, "controller").await
+}
+
+/// Kills `highwater recover` as soon as it runs, and PostgreSQL under it: they share the container.
+async fn kill_recovery(kubectl: &Kubectl, namespace: &str, restore: &str) -> Result<()> {
+    let pod = format!("{restore}-recovery");
+    let process = until("recovery", LIMIT, || {
+        Ok(crash::process(kubectl, namespace, &pod, "recover").ok())
+    })
+    .await?;
+    highwater_e2e::devcluster::signal(process, "KILL")
+}
+
+/// Nothing is left of what was abandoned: one snapshot and one content a backup, and every content is retained.
+fn exactly_these_snapshots(kubectl: &Kubectl, namespace: &str, backups: usize) -> Result<()> {
+    let snapshots = kubectl.list(namespace, "volumesnapshots")?;
+    ensure!(
+        snapshots.len() == backups,
+        "{} snapshots of {backups} backups",
+        snapshots.len()
+    );
+    let contents = kubectl.list(namespace, "volumesnapshotcontents")?;
+    let mut ours = contents
+        .iter()
+        .filter(|content| content["spec"]["volumeSnapshotRef"]["namespace"] == namespace);
+    ensure!(
+        ours.clone().count() == backups,
+        "{} contents of {backups} backups",
+        ours.count()
+    );
+    let lost = ours.find(|content| content["spec"]["deletionPolicy"] != "Retain");
+    ensure!(lost.is_none(), "a content is not retained: {lost:?}");
+    Ok(())
+}
+
+fn names(kubectl: &Kubectl, namespace: &str, kind: &str) -> Result<Vec<String>> {
+    let objects = kubectl.list(namespace, kind)?;
+    let name = |object: &Value| object["metadata"]["name"].as_str().map(str::to_owned);
+    objects
+        .iter()
+        .map(|object| name(object).context("an object has no name"))
+        .collect()
+}
