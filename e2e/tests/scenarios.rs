@@ -12,3 +12,5 @@ mod ledger;
 mod rules;
 #[path = "scenarios/setup.rs"]
 mod setup;
+#[path = "scenarios/volumes.rs"]
+mod volumes;

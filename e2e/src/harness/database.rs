@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, NoTls};
 
-use super::{Deployment, Kubectl, crash, fill, until};
+use super::{Deployment, Kubectl, Watching, crash, fill, has, until};
 use crate::devcluster::signal;
 
 /// The password of every database under test. It must appear in no log, status or event: scenarios look for it.
 pub const PASSWORD: &str = "the-planted-secret-5c1e";
+
+/// How long a database may take to become ready.
+const READY: Duration = Duration::from_secs(120);
 
 /// A StatefulSet that runs PostgreSQL.
 #[derive(Clone, Debug)]
@@ -33,6 +36,21 @@ impl Database {
         name: &str,
         storage_class: &str,
     ) -> Result<Self> {
+        let shape = include_str!("../../manifests/postgres.yaml");
+        Self::create_as(deployment, namespace, name, storage_class, shape).await
+    }
+
+    /// As [`Self::create`], from a manifest like `manifests/postgres.yaml`.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn create_as(
+        deployment: &Deployment,
+        namespace: &str,
+        name: &str,
+        storage_class: &str,
+        shape: &str,
+    ) -> Result<Self> {
         let images = &deployment.images;
         let values = [
             ("NAME", name),
@@ -42,10 +60,7 @@ impl Database {
             ("PULL_POLICY", &images.pull_policy),
             ("STORAGE_CLASS", storage_class),
         ];
-        deployment.kubectl.apply(&fill(
-            include_str!("../../manifests/postgres.yaml"),
-            &values,
-        )?)?;
+        deployment.kubectl.apply(&fill(shape, &values)?)?;
         let database = Self {
             kubectl: deployment.kubectl.clone(),
             namespace: namespace.into(),
@@ -69,22 +84,14 @@ impl Database {
     /// # Errors
     /// It is not ready in time.
     pub async fn wait_ready(&self) -> Result<()> {
-        until(
-            &format!("pod {}-0 ready", self.name),
-            Duration::from_secs(120),
-            || {
-                let pod = self
-                    .kubectl
-                    .get(&self.namespace, "pod", &format!("{}-0", self.name))?;
-                let ready = |pod: &serde_json::Value| {
-                    pod["metadata"]["deletionTimestamp"].is_null()
-                        && super::wait::conditions(pod)
-                            .any(|c| c["type"] == "Ready" && c["status"] == "True")
-                };
-                Ok(pod.filter(ready).map(|_| ()))
-            },
-        )
-        .await
+        let pod = format!("{}-0", self.name);
+        let ready = |pod: &serde_json::Value| {
+            pod["metadata"]["deletionTimestamp"].is_null() && has(pod, "Ready", "True")
+        };
+        Watching::one(&self.kubectl, &self.namespace, "pod", &pod)?
+            .wait(&format!("pod {pod} ready"), READY, ready)
+            .await
+            .map(|_| ())
     }
 
     /// Sets an annotation on the StatefulSet; an empty value removes it.

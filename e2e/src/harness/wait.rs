@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::Kubectl;
+use super::{Kubectl, Watching};
 
 /// Asks until there is an answer, at most for `limit`. The error says what was waited for.
 ///
@@ -28,7 +28,7 @@ pub async fn until<T>(
                 Ok(_) => bail!("{what}: not within {} s", limit.as_secs()),
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -44,24 +44,19 @@ pub async fn condition(
     limit: Duration,
 ) -> Result<Value> {
     let what = format!("{kind}/{name} {type_}={status}");
-    let mut last = String::new();
-    let found = until(&what, limit, || {
-        let Some(object) = kubectl.get(namespace, kind, name)? else {
-            return Ok(None);
-        };
-        let of = |wanted: &str| conditions(&object).find(|c| c["type"] == wanted).cloned();
-        last = object["status"]["conditions"].to_string();
-        if of(type_).is_some_and(|c| c["status"] == status) {
-            return Ok(Some(Ok(object)));
-        }
-        let failed = of("Completed").filter(|c| c["status"] == "False" && status != "False");
-        Ok(failed.map(|c| Err(format!("{} {}", c["reason"], c["message"]))))
-    });
-    match found.await {
-        Ok(Ok(object)) => Ok(object),
-        Ok(Err(failure)) => bail!("{what}: failed for good: {failure}"),
-        Err(error) => bail!("{error:#}; conditions: {last}"),
+    let failed = |object: &Value| status != "False" && has(object, "Completed", "False");
+    let mut watching = Watching::one(kubectl, namespace, kind, name)?;
+    let found = watching
+        .wait(&what, limit, |object| {
+            has(object, type_, status) || failed(object)
+        })
+        .await?;
+    if failed(&found) {
+        let why = conditions(&found).find(|c| c["type"] == "Completed");
+        let why = why.map(|c| format!("{} {}", c["reason"], c["message"]));
+        bail!("{what}: failed for good: {}", why.unwrap_or_default());
     }
+    Ok(found)
 }
 
 /// The conditions of an object.

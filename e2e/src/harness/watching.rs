@@ -40,6 +40,15 @@ impl Watching {
         Ok(Self { events, process })
     }
 
+    /// One object, whether it is there yet or not.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn one(kubectl: &Kubectl, namespace: &str, kind: &str, name: &str) -> Result<Self> {
+        let name = format!("--field-selector=metadata.name={name}");
+        Self::start(kubectl, namespace, &[kind, &name])
+    }
+
     /// Every state of every object so far, oldest first.
     ///
     /// # Errors

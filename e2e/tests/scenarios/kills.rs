@@ -23,7 +23,7 @@ const BACKUP: [&str; 7] = [
 /// A restore's.
 const RESTORE: [&str; 5] = ["", "Planned", "VolumesReady", "Recovered", "HandedOver"];
 /// The longest that a takeover and the work after it may take.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 const SYSTEM: &str = "highwater-system";
 
 #[tokio::test(flavor = "multi_thread")]

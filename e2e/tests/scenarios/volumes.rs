@@ -1,0 +1,89 @@
+//! A database on several volumes, restored into claims alone and into a StatefulSet.
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{Database, Deployment, Kubectl, Ledger, Writer, integrity, story};
+use serde_json::Value;
+
+use super::setup::scenario;
+
+const CLAIMS: [&str; 3] = ["data", "fast", "wal"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_volumes_are_cut_together_and_come_back_together() {
+    scenario("volumes", async |deployment, namespace| {
+        tell(&deployment, &namespace).await
+    })
+    .await;
+}
+
+async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let shape = include_str!("../../manifests/postgres-volumes.yaml");
+    // Claims of this class are bound before any pod is there.
+    let class = "highwater-btrfs-immediate";
+    let orders = Database::create_as(deployment, namespace, "orders", class, shape).await?;
+    let client = orders.connect().await?;
+    for statement in [
+        "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'",
+        "CREATE TABLE copied (n bigint PRIMARY KEY) TABLESPACE fast",
+        "INSERT INTO copied SELECT generate_series(1, 20000)",
+    ] {
+        client.batch_execute(statement).await?;
+    }
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    three_volumes(&backup)?;
+
+    story::commits(&writer, 200).await?;
+    let (target, last) = story::between_commits(&writer, &client).await?;
+    client.batch_execute("TRUNCATE copied").await?;
+    story::commits(&writer, 50).await?;
+    let time = format!("{{time: \"{target}\"}}");
+    let restore = ("together", "orders");
+    story::restore(kubectl, namespace, restore, "clone", &time).await?;
+    let restored = Database::existing(kubectl, namespace, "clone");
+    let client = restored.connect().await?;
+    Ledger::check(&client, last, last).await?;
+    let row = client
+        .query_one("SELECT count(*), count(DISTINCT n) FROM copied", &[])
+        .await?;
+    let rows: (i64, i64) = (row.get(0), row.get(1));
+    ensure!(rows == (20000, 20000), "the tablespace holds {rows:?}");
+    integrity::amcheck(&restored).await?;
+
+    into_claims(kubectl, namespace, &time).await?;
+    writer.stop().await?;
+    Ok(())
+}
+
+fn three_volumes(backup: &Value) -> Result<()> {
+    let volumes = backup["status"]["volumes"].as_array();
+    let volumes = volumes.context("the backup has no volumes")?;
+    let mut claims: Vec<&str> = volumes.iter().filter_map(|v| v["claim"].as_str()).collect();
+    claims.sort_unstable();
+    let expected = CLAIMS.map(|name| format!("{name}-orders-0"));
+    ensure!(claims == expected, "the backup holds {claims:?}");
+    Ok(())
+}
+
+/// Claims alone: recovered, bound, and no pod or StatefulSet beside them.
+async fn into_claims(kubectl: &Kubectl, namespace: &str, time: &str) -> Result<()> {
+    kubectl.apply(&format!(
+        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: claims, namespace: {namespace}}}\n\
+         spec:\n  source: {{protection: orders}}\n  target: {time}\n  into: {{volumes: {{namePrefix: alone}}}}\n"
+    ))?;
+    story::completed(kubectl, namespace, "claims").await?;
+    for claim in CLAIMS {
+        let name = format!("alone-{claim}");
+        let found = kubectl.get(namespace, "pvc", &name)?;
+        let found = found.with_context(|| format!("there is no claim {name}"))?;
+        ensure!(
+            found["status"]["phase"] == "Bound",
+            "claim {name} is not bound"
+        );
+    }
+    let sets = kubectl.list(namespace, "statefulsets")?;
+    ensure!(sets.len() == 2, "{} StatefulSets", sets.len());
+    Ok(())
+}
