@@ -8,7 +8,7 @@ use highwater_e2e::harness::{
 };
 use serde_json::Value;
 
-use super::setup::scenario;
+use super::setup::{scenario, scenario_alone};
 
 /// A backup's way. The first gap begins when the object is there.
 const BACKUP: [&str; 7] = [
@@ -42,7 +42,7 @@ async fn a_killed_agent_loses_no_backup() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_controller_loses_no_backup_and_no_restore() {
-    scenario("kill-controller", async |deployment, namespace| {
+    scenario_alone("kill-controller", async |deployment, namespace| {
         let (orders, writer) = protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
         for (count, after) in BACKUP.iter().enumerate() {

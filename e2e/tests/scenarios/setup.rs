@@ -4,9 +4,11 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{Deployment, Images, Kubectl, program_image, secrets};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock};
 
 static DEPLOYMENT: OnceCell<Deployment> = OnceCell::const_new();
+/// Who kills the controller, which all scenarios share, does so alone.
+static CONTROLLER: RwLock<()> = RwLock::const_new(());
 
 /// Highwater, built from this checkout, deployed from `manifests/`.
 pub async fn deployment() -> Result<Deployment> {
@@ -50,6 +52,20 @@ fn programs() -> Result<PathBuf> {
 
 /// Runs a scenario in a namespace of its own; where it fails, prints what a person would look at.
 pub async fn scenario(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<()>) {
+    let _shared = CONTROLLER.read().await;
+    run(name, story).await;
+}
+
+/// As [`scenario`], while no other runs.
+pub async fn scenario_alone(
+    name: &str,
+    story: impl AsyncFnOnce(Deployment, String) -> Result<()>,
+) {
+    let _alone = CONTROLLER.write().await;
+    run(name, story).await;
+}
+
+async fn run(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<()>) {
     let deployment = match deployment().await {
         Ok(deployment) => deployment,
         Err(error) => panic!("failed to deploy Highwater: {error:#}"),
