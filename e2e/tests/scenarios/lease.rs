@@ -10,7 +10,7 @@ use highwater::{
 use highwater_e2e::harness::{Deployment, condition, crash, until};
 use kube::Client;
 
-use super::setup::scenario;
+use super::setup::{scenario, scenario_alone};
 
 /// As a killed holder: it neither renews nor releases.
 const TAKEOVER: Duration = Duration::from_secs(15);
@@ -63,7 +63,7 @@ async fn the_lease_of_a_killed_holder_is_taken_and_of_a_living_one_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_other_replica_works_when_the_holder_was_killed() {
-    scenario("takeover", async |deployment, namespace| {
+    scenario_alone("takeover", async |deployment, namespace| {
         let first = holder(&deployment)?;
         let begin = Instant::now();
         // The kubelet starts it again at once and goes on as the holder, which is as good; only one that keeps dying

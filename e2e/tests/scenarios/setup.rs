@@ -57,10 +57,7 @@ pub async fn scenario(name: &str, story: impl AsyncFnOnce(Deployment, String) ->
 }
 
 /// As [`scenario`], while no other runs.
-pub async fn scenario_alone(
-    name: &str,
-    story: impl AsyncFnOnce(Deployment, String) -> Result<()>,
-) {
+pub async fn scenario_alone(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<()>) {
     let _alone = CONTROLLER.write().await;
     run(name, story).await;
 }
