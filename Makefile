@@ -54,6 +54,10 @@ e2e: ## Scenarios on the dev cluster: flow, doors, ledger
 bench-job: build ## Measure backup, restore and memory on the dev cluster, against their limits
 	@scripts/bench job
 
+.PHONY: sweep
+sweep: ## The backup controller killed at each of its writes, before and after: the whole sweep
+	@scripts/test sweep
+
 .PHONY: tools
 tools: ## Install and build what is missing (cached)
 	@scripts/tools

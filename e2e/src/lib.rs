@@ -1,4 +1,5 @@
 //! The dev cluster and the end-to-end tests of Highwater.
 
 pub mod devcluster;
+pub mod flow;
 pub mod harness;

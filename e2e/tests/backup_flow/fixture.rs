@@ -1,0 +1,236 @@
+//! A database's pod, and a controller in this process.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use highwater::{
+    api::{PgBackup, PgBackupPolicy, PgProtection, conditions, crds, managers},
+    clock::SystemClock,
+    controller::{Context, Events, Image, backup},
+    csi::VolumeSnapshotClass,
+    kubernetes::apply_status,
+};
+use highwater_e2e::{devcluster::DRIVER, flow::Lifeline};
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Namespace, Pod},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::{agent::Agent, wait::until};
+
+/// The claims of the pod.
+pub const VOLUMES: usize = 2;
+
+pub async fn apply<K>(api: &Api<K>, name: &str, object: Value) -> Result<K>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api
+        .patch(
+            name,
+            &PatchParams::apply("test").force(),
+            &Patch::Apply(object),
+        )
+        .await?)
+}
+
+pub fn start(client: &Client) -> JoinHandle<()> {
+    let image = Image {
+        name: "none".into(),
+        pull_policy: "Never".into(),
+    };
+    let events = Events::new(client.clone(), managers::CONTROLLER, None);
+    tokio::spawn(backup::run(Arc::new(Context::new(
+        client.clone(),
+        Arc::new(SystemClock),
+        events,
+        image,
+    ))))
+}
+
+/// A pod with two volumes and what the door asks for, in a namespace of its own.
+pub struct Fixture {
+    pub client: Client,
+    pub namespace: String,
+}
+
+impl Fixture {
+    pub async fn new(namespace: &str) -> Result<Self> {
+        let client = Lifeline::endless().client().await?;
+        let kinds = Api::<CustomResourceDefinition>::all(client.clone());
+        for crd in crds::all() {
+            let mut object = serde_json::to_value(&crd)?;
+            object["apiVersion"] = "apiextensions.k8s.io/v1".into();
+            object["kind"] = "CustomResourceDefinition".into();
+            apply(&kinds, &crd.name_any(), object).await?;
+        }
+        let namespaces = Api::<Namespace>::all(client.clone());
+        // An earlier run's backups go only with a controller.
+        let controller = start(&client);
+        until("an old namespace is gone", || async {
+            let old = namespaces.get_opt(namespace).await?;
+            if old
+                .as_ref()
+                .is_some_and(|n| n.metadata.deletion_timestamp.is_none())
+            {
+                namespaces
+                    .delete(namespace, &DeleteParams::default())
+                    .await?;
+            }
+            Ok(old.is_none().then_some(()))
+        })
+        .await?;
+        controller.abort();
+        apply(
+            &namespaces,
+            namespace,
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+        )
+        .await?;
+        let fixture = Self {
+            client,
+            namespace: namespace.to_owned(),
+        };
+        fixture
+            .database()
+            .await
+            .context("failed to make the database's pod")?;
+        Ok(fixture)
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn database(&self) -> Result<()> {
+        let claim = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "storageClassName": "highwater-btrfs", "resources": {"requests": {"storage": "64Mi"}}}})
+        };
+        let env = json!([{"name": "POSTGRES_PASSWORD", "value": "planted-secret"}]);
+        let spec = json!({
+            "serviceName": "orders", "selector": {"matchLabels": {"app": "orders"}},
+            "volumeClaimTemplates": [claim("data"), claim("wal")],
+            "template": {"metadata": {"labels": {"app": "orders"}}, "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "db", "image": "localhost/pause:1", "imagePullPolicy": "Never", "env": env,
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "wal", "mountPath": "/wal"}]}]}},
+        });
+        let object = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "orders"}, "spec": spec});
+        apply(&self.api::<StatefulSet>(), "orders", object).await?;
+        let (uid, address) = until("pod orders-0 runs", || async {
+            let pod = self.api::<Pod>().get_opt("orders-0").await?;
+            let runs = |pod: Pod| {
+                let status = pod.status?;
+                (status.phase? == "Running").then_some((pod.metadata.uid?, status.pod_ip?))
+            };
+            Ok(pod.and_then(runs))
+        })
+        .await?;
+        let api_version = "highwater.dev/v1alpha1";
+        apply(
+            &self.api::<PgBackupPolicy>(),
+            "gold",
+            json!({"apiVersion": api_version, "kind": "PgBackupPolicy",
+            "metadata": {"name": "gold"}, "spec": {"archive": "main"}}),
+        )
+        .await?;
+        apply(
+            &self.api::<PgProtection>(),
+            "orders",
+            json!({"apiVersion": api_version, "kind": "PgProtection",
+            "metadata": {"name": "orders"}, "spec": {"statefulSet": "orders", "policy": "gold"}}),
+        )
+        .await?;
+        let status = json!({
+            "conditions": [condition("Active"), condition("Connected")],
+            "members": [{"pod": "orders-0", "uid": uid, "address": address}],
+            "primary": {"pod": "orders-0", "timeline": 1},
+            "database": {"systemIdentifier": "7391000000000000001", "majorVersion": 15, "segmentSize": 16_777_216,
+                "dataDirectory": "/data/pg"},
+        });
+        apply_status(&self.api::<PgProtection>(), "orders", "test", &status).await?;
+        Ok(())
+    }
+
+    /// From here on the class itself keeps snapshots.
+    pub async fn retain_by_class(&self) -> Result<()> {
+        let object = json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass",
+            "metadata": {"name": "flow-retain"}, "driver": DRIVER, "deletionPolicy": "Retain"});
+        let classes = Api::<VolumeSnapshotClass>::all(self.client.clone());
+        apply(&classes, "flow-retain", object).await?;
+        let object = json!({"apiVersion": "highwater.dev/v1alpha1", "kind": "PgBackupPolicy",
+            "metadata": {"name": "gold"}, "spec": {"archive": "main", "snapshot": {"className": "flow-retain"}}});
+        apply(&self.api::<PgBackupPolicy>(), "gold", object).await?;
+        Ok(())
+    }
+
+    pub async fn ask_for_backup(&self, name: &str, protection: &str) -> Result<PgBackup> {
+        let object = serde_json::from_value(
+            json!({"metadata": {"name": name}, "spec": {"protection": protection}}),
+        )?;
+        Ok(self
+            .api::<PgBackup>()
+            .create(&PostParams::default(), &object)
+            .await?)
+    }
+
+    /// Plays the agent, and the user, until `done`.
+    pub async fn play(
+        &self,
+        name: &str,
+        what: &str,
+        done: impl Fn(&PgBackup) -> bool,
+    ) -> Result<PgBackup> {
+        let agent = &Agent::default();
+        until(what, || async {
+            let backup = self.api::<PgBackup>().get(name).await?;
+            agent.pass(self, &backup).await?;
+            Ok(done(&backup).then_some(backup))
+        })
+        .await
+    }
+
+    pub async fn delete_backup(&self, name: &str) -> Result<()> {
+        self.api::<PgBackup>()
+            .delete(name, &DeleteParams::default())
+            .await?;
+        Ok(())
+    }
+
+    pub async fn gone(&self, name: &str) -> Result<()> {
+        until("the PgBackup is gone", || async {
+            Ok(self
+                .api::<PgBackup>()
+                .get_opt(name)
+                .await?
+                .is_none()
+                .then_some(()))
+        })
+        .await
+    }
+}
+
+pub fn condition(type_: &str) -> Value {
+    json!({"type": type_, "status": "True", "reason": "Test", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"})
+}
+
+pub fn is_completed(backup: &PgBackup) -> bool {
+    backup
+        .status
+        .as_ref()
+        .is_some_and(|s| conditions::is_true(&s.conditions, conditions::COMPLETED))
+}
