@@ -78,7 +78,7 @@ async fn each_grant_that_is_named_is_needed_and_all_are_enough() {
         let error = everything(&client, &database).await.unwrap_err();
         assert_eq!(
             error.reason(),
-            "InsufficientPrivilege",
+            "InsufficientPrivileges",
             "without {statement}: {error}"
         );
         slot::drop(&superuser, "rights").await.unwrap();
@@ -97,7 +97,7 @@ async fn rights_taken_from_everybody_are_named(superuser: &Client, client: &Clie
         };
         assert_eq!(
             server::facts(client).await.unwrap_err().reason(),
-            "InsufficientPrivilege"
+            "InsufficientPrivileges"
         );
         superuser.batch_execute(&grant.statement).await.unwrap();
         server::facts(client).await.unwrap();

@@ -220,7 +220,7 @@ impl QueryError {
     ) -> Self {
         let reason = match error.code() {
             _ if error.is_closed() => "SessionLost",
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => "InsufficientPrivilege",
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => "InsufficientPrivileges",
             Some(&SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN) => "SessionLost",
             Some(&SqlState::IDLE_SESSION_TIMEOUT) => "SessionLost",
             Some(_) => "QueryFailed",
@@ -254,11 +254,11 @@ impl QueryError {
         Self {
             action: action.into(),
             cause: cause.into(),
-            reason: "InsufficientPrivilege",
+            reason: "InsufficientPrivileges",
         }
     }
 
-    /// `SessionLost`, `InsufficientPrivilege` or `QueryFailed`.
+    /// `SessionLost`, `InsufficientPrivileges` or `QueryFailed`.
     pub const fn reason(&self) -> &'static str {
         self.reason
     }
