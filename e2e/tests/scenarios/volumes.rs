@@ -1,7 +1,9 @@
 //! A database on several volumes, restored into claims alone and into a StatefulSet.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Database, Deployment, Kubectl, Ledger, Writer, integrity, story};
+use highwater_e2e::harness::{
+    Database, Deployment, Kubectl, Ledger, Writer, integrity, story, until,
+};
 use serde_json::Value;
 
 use super::setup::scenario;
@@ -54,7 +56,8 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
     into_claims(kubectl, namespace, &time).await?;
     writer.stop().await?;
-    Ok(())
+    a_restore_deleted_on_its_way_leaves_nothing(kubectl, namespace, &time).await?;
+    a_deleted_backup_takes_its_snapshots_along(kubectl, namespace, &backup).await
 }
 
 fn three_volumes(backup: &Value) -> Result<()> {
@@ -86,4 +89,53 @@ async fn into_claims(kubectl: &Kubectl, namespace: &str, time: &str) -> Result<(
     let sets = kubectl.list(namespace, "statefulsets")?;
     ensure!(sets.len() == 2, "{} StatefulSets", sets.len());
     Ok(())
+}
+
+async fn a_restore_deleted_on_its_way_leaves_nothing(
+    kubectl: &Kubectl,
+    namespace: &str,
+    time: &str,
+) -> Result<()> {
+    let name = "regretted";
+    let from = (name, "{protection: orders}");
+    story::request_restore(kubectl, namespace, from, "never", time)?;
+    let claim = "data-never-0";
+    until("a claim of the restore", story::LIMIT, || {
+        kubectl.get(namespace, "pvc", claim)
+    })
+    .await?;
+    kubectl.run(&["-n", namespace, "delete", "pgr", name])?;
+    for (kind, name) in [
+        ("pvc", claim),
+        ("pod", "regretted-recovery"),
+        ("statefulset", "never"),
+        ("service", "never"),
+    ] {
+        gone(kubectl, namespace, kind, name).await?;
+    }
+    Ok(())
+}
+
+async fn a_deleted_backup_takes_its_snapshots_along(
+    kubectl: &Kubectl,
+    namespace: &str,
+    backup: &Value,
+) -> Result<()> {
+    let name = backup["metadata"]["name"].as_str().context("no name")?;
+    kubectl.run(&["-n", namespace, "delete", "pgb", name])?;
+    let volumes = backup["status"]["volumes"].as_array();
+    for volume in volumes.context("the backup has no volumes")? {
+        let snapshot = volume["volumeSnapshot"].as_str().context("no snapshot")?;
+        gone(kubectl, namespace, "volumesnapshot", snapshot).await?;
+        let content = volume["content"].as_str().context("no content")?;
+        gone(kubectl, namespace, "volumesnapshotcontent", content).await?;
+    }
+    Ok(())
+}
+
+async fn gone(kubectl: &Kubectl, namespace: &str, kind: &str, name: &str) -> Result<()> {
+    until(&format!("{kind} {name} gone"), story::LIMIT, || {
+        Ok(kubectl.get(namespace, kind, name)?.is_none().then_some(()))
+    })
+    .await
 }
