@@ -33,7 +33,7 @@ pub struct Database {
 
 /// Where PostgreSQL's programs are.
 pub fn program(name: &str) -> PathBuf {
-    let major = std::env::var("HIGHWATER_TEST_POSTGRES").unwrap_or_else(|_| "15".into());
+    let major = std::env::var("POSTGRES_MAJOR").unwrap_or_else(|_| "15".into());
     let path = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
     assert!(
         path.exists(),

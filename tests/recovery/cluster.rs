@@ -1,4 +1,4 @@
-//! A real PostgreSQL 15 with a base backup and its WAL in a directory archive.
+//! A real PostgreSQL with a base backup and its WAL in a directory archive.
 
 use std::{
     fs,
@@ -18,12 +18,17 @@ use highwater::{
 use jiff::Timestamp;
 use tokio_postgres::{Client, NoTls};
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
 pub const BACKUP: &str = "base-0";
 pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
     Ok(size) => size,
     Err(_) => panic!(),
 };
+
+/// Where a program of PostgreSQL `POSTGRES_MAJOR` is.
+pub fn installed(program: &str) -> String {
+    let major = std::env::var("POSTGRES_MAJOR").unwrap_or_else(|_| "15".to_owned());
+    format!("/usr/lib/postgresql/{major}/bin/{program}")
+}
 
 /// Runs one of PostgreSQL's programs as the user that owns the clusters.
 pub fn run(program: &str, arguments: &[&str]) -> Output {
@@ -35,10 +40,10 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
             "--clear-groups",
             "--",
         ]);
-        command.arg(format!("{BIN}/{program}"));
+        command.arg(installed(program));
         command
     } else {
-        Command::new(format!("{BIN}/{program}"))
+        Command::new(installed(program))
     };
     command.args(arguments).env("LC_ALL", "C").current_dir("/");
     command.stderr(std::process::Stdio::null());

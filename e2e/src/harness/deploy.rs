@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::{Kubectl, fill, until};
+use super::{Kubectl, fill, postgres, until};
 
 /// Which images pods name.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ impl Images {
     pub fn loaded() -> Self {
         Self {
             highwater: "localhost/highwater:dev".into(),
-            postgres: "localhost/postgres:15".into(),
+            postgres: postgres::image(),
             versitygw: "localhost/versitygw:1".into(),
             pull_policy: "Never".into(),
         }

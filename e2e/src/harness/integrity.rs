@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
-use super::{Database, database::PASSWORD, fill, until};
+use super::{Database, database::PASSWORD, fill, postgres, until};
 
 /// How long a check may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// It finds something, or cannot run.
 pub async fn amcheck(database: &Database) -> Result<()> {
     let address = database.address()?;
-    let mut command = Command::new("/usr/lib/postgresql/15/bin/pg_amcheck");
+    let mut command = Command::new(postgres::program("pg_amcheck"));
     command
         .args(["-h", &address, "-U", "postgres", "--install-missing"])
         .args(["--heapallindexed", "--parent-check", "-d", "postgres"])

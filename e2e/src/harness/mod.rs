@@ -15,6 +15,7 @@ mod ledger;
 pub mod marks;
 pub mod measure;
 pub mod own_cluster;
+pub mod postgres;
 pub mod publish;
 pub mod secrets;
 pub mod story;

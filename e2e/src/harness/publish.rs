@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::{Images, program_image};
+use super::{Images, postgres, program_image};
 
 /// The folder of this program: `highwater` is built beside it.
 ///
@@ -65,7 +65,10 @@ pub fn push(program: &Path, toolchain: &Path, registry: &str) -> Result<Images> 
     program_image(program, "highwater:demo", &image)?;
     Ok(Images {
         highwater: push(&image, "highwater", &content(program)?)?,
-        postgres: built("postgres-15.tar", "highwater-demo-postgres")?,
+        postgres: built(
+            &format!("postgres-{}.tar", postgres::major()),
+            "highwater-demo-postgres",
+        )?,
         versitygw: built("versitygw.tar", "highwater-demo-versitygw")?,
         pull_policy: "IfNotPresent".into(),
     })

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::{
     Kubectl, Writer, condition,
     database::{PASSWORD, host_and_port},
-    until,
+    postgres, until,
 };
 
 /// The longest that any step may take.
@@ -23,7 +23,7 @@ pub const LIMIT: Duration = Duration::from_secs(180);
 pub async fn load(address: &str) -> Result<Child> {
     let (host, port) = host_and_port(address);
     let pgbench = |args: &[&str]| {
-        let mut command = Command::new("/usr/lib/postgresql/15/bin/pgbench");
+        let mut command = Command::new(postgres::program("pgbench"));
         command
             .args(["-h", host, "-p", port, "-U", "postgres"])
             .args(args)

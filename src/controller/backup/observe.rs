@@ -74,6 +74,21 @@ pub async fn observe(client: &Client, cached: &PgBackup) -> Result<Option<Observ
     if backup.metadata.uid != cached.metadata.uid {
         return Ok(None);
     }
+    let (mut observed, (snapshots, contents)) = tokio::try_join!(
+        observe_surroundings(client, &namespace, backup.clone()),
+        observe_snapshots(client, &namespace, &backup),
+    )?;
+    observed.snapshots = snapshots;
+    observed.contents = contents;
+    Ok(Some(observed))
+}
+
+/// What the backup is to be judged by, without its snapshots.
+async fn observe_surroundings(
+    client: &Client,
+    namespace: &str,
+    backup: PgBackup,
+) -> Result<Observed, Error> {
     let mut observed = Observed {
         backup,
         protection: None,
@@ -85,16 +100,15 @@ pub async fn observe(client: &Client, cached: &PgBackup) -> Result<Option<Observ
         scope_goes: false,
     };
     if observed.backup.metadata.deletion_timestamp.is_some() {
-        observed.scope_goes = scope_goes(client, &namespace).await?;
+        observed.scope_goes = scope_goes(client, namespace).await?;
     } else if !is_finished(&observed.backup) {
-        observe_policy(client, &namespace, &mut observed).await?;
+        observe_policy(client, namespace, &mut observed).await?;
         if !is_accepted(&observed.backup) {
             observed.ahead = ahead(client, &observed.backup).await?;
-            observe_source(client, &namespace, &mut observed).await?;
+            observe_source(client, namespace, &mut observed).await?;
         }
     }
-    observe_snapshots(client, &namespace, &mut observed).await?;
-    Ok(Some(observed))
+    Ok(observed)
 }
 
 /// Whether `Completed` is decided.
@@ -241,49 +255,48 @@ async fn observe_claims(
 async fn observe_snapshots(
     client: &Client,
     namespace: &str,
-    observed: &mut Observed,
-) -> Result<(), Error> {
-    let backup = &observed.backup;
+    backup: &PgBackup,
+) -> Result<(Vec<VolumeSnapshot>, Vec<VolumeSnapshotContent>), Error> {
     let status = backup.status.clone().unwrap_or_default();
     if status.attempt.is_none() {
-        return Ok(());
+        return Ok((Vec::new(), Vec::new()));
     }
-    let snapshots = Api::<VolumeSnapshot>::namespaced(client.clone(), namespace);
-    let contents = Api::<VolumeSnapshotContent>::all(client.clone());
+    let snapshot_api = Api::<VolumeSnapshot>::namespaced(client.clone(), namespace);
+    let content_api = Api::<VolumeSnapshotContent>::all(client.clone());
     let names = status.volumes.iter().map(|v| v.volume_snapshot.clone());
-    observed.snapshots = get_all(&snapshots, names.collect()).await?;
+    let mut snapshots = get_all(&snapshot_api, names.collect()).await?;
     let search = search(backup);
     let uid = backup.uid().unwrap_or_default();
     let ours = ListParams::default().labels(&format!("{}={uid}", annotations::BACKUP_UID_LABEL));
     if search != Search::Names {
-        merge(&mut observed.snapshots, list(&snapshots, &ours).await?);
+        merge(&mut snapshots, list(&snapshot_api, &ours).await?);
     }
     let mut names: Vec<String> = status
         .volumes
         .iter()
         .filter_map(|v| v.content.clone())
         .collect();
-    names.extend(observed.snapshots.iter().filter_map(content_of));
+    names.extend(snapshots.iter().filter_map(content_of));
     names.sort();
     names.dedup();
-    observed.contents = get_all(&contents, names).await?;
+    let mut contents = get_all(&content_api, names).await?;
     match search {
         Search::Names => {}
-        Search::Labels => merge(&mut observed.contents, list(&contents, &ours).await?),
+        Search::Labels => merge(&mut contents, list(&content_api, &ours).await?),
         Search::Everything => {
-            let orphans = find_orphans(&contents, backup).await?;
+            let orphans = find_orphans(&content_api, backup).await?;
             // A snapshot of theirs that is there without our label is somebody's.
             let unknown = orphans.iter().filter_map(|content| {
                 let name = content.spec.volume_snapshot_ref.name.clone()?;
-                let known = observed.snapshots.iter().any(|s| s.name_any() == name);
+                let known = snapshots.iter().any(|s| s.name_any() == name);
                 (!known).then_some(name)
             });
-            let unknown = get_all(&snapshots, unknown.collect()).await?;
-            merge(&mut observed.contents, orphans);
-            merge(&mut observed.snapshots, unknown);
+            let unknown = get_all(&snapshot_api, unknown.collect()).await?;
+            merge(&mut contents, orphans);
+            merge(&mut snapshots, unknown);
         }
     }
-    Ok(())
+    Ok((snapshots, contents))
 }
 
 /// Where a backup's snapshots are looked for.

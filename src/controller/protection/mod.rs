@@ -19,26 +19,27 @@ mod trouble;
 mod validate;
 
 use std::{
-    collections::hash_map::DefaultHasher,
+    collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::Arc,
 };
 
+use futures::{Stream, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
         Controller, WatchStreamExt,
         controller::Action,
         reflector::{self, ObjectRef, Store},
-        watcher,
+        watcher::{self, Event, watcher},
     },
 };
 
 use super::{Class, Context, PassError, drive, error_policy};
 use crate::{
-    api::{PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations},
+    api::{PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     kubernetes::RequestError,
 };
 
@@ -170,7 +171,7 @@ async fn protections(ctx: Arc<Context>) {
     let any = watcher::Config::default;
     let stream = controller
         .owns(Api::<Deployment>::all(client.clone()), managed)
-        .watches(Api::<PgBackup>::all(client.clone()), any(), |backup| {
+        .watches_stream(decided_backups(client), |backup| {
             let namespace = backup.namespace().unwrap_or_default();
             Some(ObjectRef::new(&backup.spec.protection).within(&namespace))
         })
@@ -179,6 +180,39 @@ async fn protections(ctx: Arc<Context>) {
         .watches(sets, any(), of_set)
         .run(reconcile, error_policy, ctx.clone());
     drive("protection", ctx, stream).await;
+}
+
+/// Backups as they come, are completed and go. What happens between is nothing to a protection, and its reads would only
+/// keep the API server from the backup.
+fn decided_backups(
+    client: &Client,
+) -> impl Stream<Item = Result<PgBackup, watcher::Error>> + Send + use<> {
+    let mut known = HashMap::new();
+    watcher(
+        Api::<PgBackup>::all(client.clone()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .try_filter_map(move |event| future::ready(Ok(news(event, &mut known))))
+}
+
+/// The backup of `event`, if it says what `known`, by UID, does not.
+fn news(event: Event<PgBackup>, known: &mut HashMap<Option<String>, bool>) -> Option<PgBackup> {
+    match event {
+        Event::Init | Event::InitDone => None,
+        Event::Delete(backup) => {
+            known.remove(&backup.metadata.uid);
+            Some(backup)
+        }
+        Event::InitApply(backup) | Event::Apply(backup) => {
+            let status = backup.status.as_ref();
+            let completed = status.is_some_and(|status| {
+                conditions::is_true(&status.conditions, conditions::COMPLETED)
+            });
+            let before = known.insert(backup.metadata.uid.clone(), completed);
+            (before != Some(completed)).then_some(backup)
+        }
+    }
 }
 
 /// Maps another object to the protections of its namespace that `concerns` names.
@@ -220,4 +254,56 @@ fn decisive(protection: &PgProtection) -> Option<u64> {
         }
     }
     Some(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+    use super::*;
+    use crate::api::{PgBackupStatus, conditions::Status};
+
+    fn backup(uid: &str, what: &str, status: Status) -> PgBackup {
+        let mut conditions: Vec<Condition> = Vec::new();
+        conditions::upsert(
+            &mut conditions,
+            what,
+            status,
+            "R",
+            "",
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        let spec = serde_json::from_value(serde_json::json!({"protection": "orders"})).unwrap();
+        let mut backup = PgBackup::new(uid, spec);
+        backup.metadata.uid = Some(uid.to_owned());
+        backup.status = Some(PgBackupStatus {
+            conditions,
+            ..PgBackupStatus::default()
+        });
+        backup
+    }
+
+    #[test]
+    fn a_backup_calls_for_a_pass_when_it_comes_is_completed_and_goes() {
+        let mut known = HashMap::new();
+        let mut calls = |event| news(event, &mut known).is_some();
+        let session = || backup("a", conditions::SESSION, Status::True);
+        let completed = || backup("a", conditions::COMPLETED, Status::True);
+        assert!(!calls(Event::Init));
+        assert!(calls(Event::InitApply(session())));
+        assert!(!calls(Event::Apply(backup(
+            "a",
+            conditions::CUT,
+            Status::True
+        ))));
+        assert!(calls(Event::Apply(completed())));
+        assert!(
+            !calls(Event::InitApply(completed())),
+            "a new watch tells nothing new"
+        );
+        assert!(calls(Event::Delete(completed())));
+        assert!(calls(Event::Apply(session())), "another of the same name");
+    }
 }
