@@ -51,30 +51,50 @@ pub fn content_name(volume_snapshot_uid: &str) -> String {
     format!("snapcontent-{volume_snapshot_uid}")
 }
 
-/// Whether the two point at each other, by name and by UID. Anybody can write one of the pointers.
-pub fn bound(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
-    let back = &content.spec.volume_snapshot_ref;
-    let uid = snapshot
-        .metadata
-        .uid
-        .as_deref()
-        .filter(|uid| !uid.is_empty());
+/// Whether the snapshot controller made the content for the snapshot: it has the name that only that UID gives, points at
+/// the snapshot by UID, and the snapshot points at no other. The controller writes the snapshot's own pointer last, and
+/// later than the cut where it is busy: backup mode need not wait for it, readiness does.
+pub fn made_for(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
     let there = snapshot
         .status
         .as_ref()
-        .and_then(|status| status.bound_volume_snapshot_content_name.as_deref());
+        .and_then(|status| status.bound_volume_snapshot_content_name.as_ref());
+    let name = content.metadata.name.as_ref();
+    let named = snapshot.metadata.uid.as_deref().map(content_name);
+    points_back(snapshot, content)
+        && content.spec.source.volume_handle.is_some()
+        && named.as_ref() == name
+        && (there.is_none() || there == name)
+}
+
+/// Whether the two point at each other, by name and by UID. Anybody can write one of the pointers.
+pub fn bound(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
+    let there = snapshot
+        .status
+        .as_ref()
+        .and_then(|status| status.bound_volume_snapshot_content_name.as_ref());
+    there.is_some() && there == content.metadata.name.as_ref() && points_back(snapshot, content)
+}
+
+/// Whether what `content` says is about `snapshot`.
+pub fn is_content_of(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
+    bound(snapshot, content) || made_for(snapshot, content)
+}
+
+fn points_back(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
+    let back = &content.spec.volume_snapshot_ref;
+    let uid = snapshot.metadata.uid.as_ref().filter(|uid| !uid.is_empty());
     uid.is_some()
-        && there.is_some()
-        && there == content.metadata.name.as_deref()
-        && back.uid.as_deref() == uid
+        && back.uid.as_ref() == uid
         && back.name == snapshot.metadata.name
         && back.namespace == snapshot.metadata.namespace
 }
 
-/// Reads both. A content that is not bound both ways counts as none, and so does a cut without a time or a handle: a
-/// driver that gives no time yields 1970, and nothing can be restored without a handle.
+/// Reads both. A content that is neither bound both ways nor [`made_for`] the snapshot counts as none, and so does a cut
+/// without a time or a handle: a driver that gives no time yields 1970, and nothing can be restored without a handle.
+/// Ready is only what is bound both ways.
 pub fn reading(snapshot: &VolumeSnapshot, content: Option<&VolumeSnapshotContent>) -> Reading {
-    let content = content.filter(|content| bound(snapshot, content));
+    let content = content.filter(|content| is_content_of(snapshot, content));
     let status = content.and_then(|content| content.status.as_ref());
     let content_error = status.and_then(|status| text(status.error.as_ref()));
     let cut = content.zip(status).and_then(|(content, status)| {
@@ -89,7 +109,8 @@ pub fn reading(snapshot: &VolumeSnapshot, content: Option<&VolumeSnapshotContent
             trouble: content_error.clone(),
         })
     });
-    let ready = status.is_some_and(|status| status.ready_to_use == Some(true));
+    let ready = status.is_some_and(|status| status.ready_to_use == Some(true))
+        && content.is_some_and(|content| bound(snapshot, content));
     match cut {
         Some(cut) if ready => Reading::Ready(cut),
         Some(cut) => Reading::Cut(cut),
@@ -239,7 +260,7 @@ mod tests {
         let good = content(json!({"creationTime": AT, "snapshotHandle": "h", "readyToUse": true}));
         assert!(bound(&snapshot(), &good));
         type Change = fn(&mut VolumeSnapshot, &mut VolumeSnapshotContent);
-        let changes: [(&str, Change); 7] = [
+        let changes: [(&str, Change); 8] = [
             ("other UID", |_, c| {
                 c.spec.volume_snapshot_ref.uid = Some("u2".into())
             }),
@@ -260,7 +281,17 @@ mod tests {
                     .unwrap()
                     .bound_volume_snapshot_content_name = Some("other".into());
             }),
-            ("the snapshot names none", |s, _| s.status = None),
+            (
+                "it names none, and the content is not named after it",
+                |s, c| {
+                    s.status = None;
+                    c.metadata.name = Some("snapcontent-u2".into());
+                },
+            ),
+            ("it names none, and the content was taken over", |s, c| {
+                s.status = None;
+                c.spec.source.volume_handle = None;
+            }),
         ];
         for (name, change) in changes {
             let (mut snapshot, mut content) = (snapshot(), good.clone());
@@ -272,6 +303,15 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_cut_need_not_wait_for_the_snapshots_own_pointer_but_readiness_does() {
+        let ready = content(json!({"creationTime": AT, "snapshotHandle": "h", "readyToUse": true}));
+        let mut snapshot = snapshot();
+        assert_eq!(word(&reading(&snapshot, Some(&ready))), "ready");
+        snapshot.status = None;
+        assert_eq!(word(&reading(&snapshot, Some(&ready))), "cut");
     }
 
     #[test]

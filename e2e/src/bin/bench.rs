@@ -144,8 +144,12 @@ async fn restore(orders: &Database, number: u32, job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-/// Samples, a second apart: nobody writes any more.
+/// How long nobody has written when memory is measured.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Samples, a second apart, of programs that have nothing to do.
 async fn memory(kubectl: &Kubectl, samples: u32, job: &mut Job) -> Result<()> {
+    tokio::time::sleep(IDLE).await;
     for _ in 0..samples {
         tokio::time::sleep(Duration::from_secs(1)).await;
         job.note_memory(kubectl, NAMESPACE)?;

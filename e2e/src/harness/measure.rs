@@ -261,7 +261,7 @@ impl Job {
             Mark::of(
                 ("agent, resident, idle", "MB"),
                 Some(20.0),
-                "process_resident_memory_bytes of the agent without load on its database",
+                "process_resident_memory_bytes of the agent, 30 s after the last write to its database",
                 &self.agent,
             )?,
             Mark::of(

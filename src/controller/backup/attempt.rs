@@ -93,7 +93,7 @@ pub struct There {
     pub made_at: Option<Timestamp>,
     /// How far it is.
     pub reading: Reading,
-    /// Its content, if bound both ways.
+    /// Its content.
     pub content: Option<Content>,
 }
 
@@ -222,7 +222,7 @@ fn see(
         None => {
             let content = contents
                 .iter()
-                .find(|content| csi::bound(snapshot, content));
+                .find(|content| csi::is_content_of(snapshot, content));
             Seen::There(Box::new(There {
                 uid: snapshot.uid().unwrap_or_default(),
                 made_at: snapshot.creation_timestamp().map(|time| time.0),
@@ -280,7 +280,7 @@ fn lost_content(
 ) -> Option<String> {
     let content = contents
         .iter()
-        .find(|content| csi::bound(snapshot, content));
+        .find(|content| csi::is_content_of(snapshot, content));
     if let Some(content) = content.filter(|c| c.metadata.deletion_timestamp.is_some()) {
         let name = content.name_any();
         return Some(format!("VolumeSnapshotContent {name} is being deleted"));

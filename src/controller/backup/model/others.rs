@@ -7,6 +7,16 @@ use serde_json::json;
 use super::{World, object};
 use crate::csi::{DeletionPolicy, VolumeSnapshot};
 
+fn pointed(snapshot: &VolumeSnapshot) -> bool {
+    let status = snapshot.status.as_ref();
+    status.is_some_and(|status| status.bound_volume_snapshot_content_name.is_some())
+}
+
+fn point(snapshot: &mut VolumeSnapshot, content: &str) {
+    let status = snapshot.status.get_or_insert_default();
+    status.bound_volume_snapshot_content_name = Some(content.to_owned());
+}
+
 impl World {
     /// Also of a snapshot that is being deleted, or of an attempt that is void: a driver knows of neither.
     pub(super) fn driver(&mut self, n: u8) {
@@ -19,10 +29,10 @@ impl World {
         let content = self.contents.iter_mut().find(|c| c.name_any() == name);
         let Some(content) = content else {
             if snapshot.metadata.deletion_timestamp.is_none() {
-                snapshot
-                    .status
-                    .get_or_insert_default()
-                    .bound_volume_snapshot_content_name = Some(name.clone());
+                // The snapshot controller writes the snapshot's own pointer when it comes to it.
+                if n >= 128 {
+                    point(snapshot, &name);
+                }
                 self.contents.push(object(json!({
                     "metadata": {"name": name, "uid": format!("content-{uid}")},
                     "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": "h"},
@@ -36,9 +46,13 @@ impl World {
             status.creation_time = Some(self.now.as_nanosecond().try_into().unwrap());
             status.snapshot_handle = Some(format!("cut-{uid}"));
             self.truths.get_mut(&uid).unwrap().cut_in = self.live;
-        } else {
+        } else if pointed(snapshot) {
             status.ready_to_use = Some(true);
             status.error = None;
+        } else {
+            // Ready for the driver, and not yet for who may read it only when bound.
+            status.ready_to_use = Some(n >= 128);
+            point(snapshot, &name);
         }
     }
 
