@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use highwater_e2e::harness::{
     Database, Deployment, Kubectl, Writer, condition, marks,
-    measure::{Job, Watch, beside_replay},
+    measure::{self, Job, Watch, beside_replay},
     publish, story, until,
 };
 
@@ -144,12 +144,9 @@ async fn restore(orders: &Database, number: u32, job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-/// How long nobody has written when memory is measured.
-const IDLE: Duration = Duration::from_secs(30);
-
 /// Samples, a second apart, of programs that have nothing to do.
 async fn memory(kubectl: &Kubectl, samples: u32, job: &mut Job) -> Result<()> {
-    tokio::time::sleep(IDLE).await;
+    tokio::time::sleep(measure::IDLE).await;
     for _ in 0..samples {
         tokio::time::sleep(Duration::from_secs(1)).await;
         job.note_memory(kubectl, NAMESPACE)?;

@@ -16,6 +16,9 @@ use tokio::{
 
 use super::{Kubectl, marks::Mark, until};
 
+/// How long nobody has written when memory is measured: by then the agent counts its database as idle.
+pub const IDLE: Duration = Duration::from_secs(30);
+
 /// The longest that a watch may lag behind.
 const LATE: Duration = Duration::from_secs(10);
 
