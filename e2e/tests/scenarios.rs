@@ -10,6 +10,8 @@ mod lease;
 mod ledger;
 #[path = "scenarios/rules.rs"]
 mod rules;
+#[path = "scenarios/session.rs"]
+mod session;
 #[path = "scenarios/setup.rs"]
 mod setup;
 #[path = "scenarios/volumes.rs"]

@@ -1,0 +1,165 @@
+//! Backup mode ends by itself, and what ends it early costs an attempt, not the backup.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{
+    Database, Deployment, Faults, Kubectl, Watching, Writer, has, story, until,
+};
+use serde_json::{Value, json};
+
+use super::setup::scenario_alone;
+
+const CLAIM: &str = "data-orders-0";
+/// The policy's ceiling.
+const CEILING: Duration = Duration::from_secs(15);
+/// How long the agent may take to notice and to say so.
+const LATE: Duration = Duration::from_secs(5);
+/// When the driver cuts, in milliseconds after it was asked: too late for everybody, and nobody can stop it.
+const TOO_LATE: u64 = 25_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_mode_ends_by_itself_and_a_lost_session_costs_an_attempt() {
+    scenario_alone("session", async |deployment, namespace| {
+        tell(&deployment, &namespace).await
+    })
+    .await;
+}
+
+async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let patch = format!(
+        "{{\"spec\":{{\"deadlines\":{{\"backupMode\":\"{}s\"}}}}}}",
+        CEILING.as_secs()
+    );
+    let policy = ["patch", "pgp", "gold", "--type=merge", "-p", &patch];
+    kubectl.run(&[&["-n", namespace], &policy[..]].concat())?;
+    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    story::first_backup(kubectl, namespace, "orders").await?;
+    terminated(&orders).await?;
+    too_long(&orders).await?;
+    writer.stop().await?;
+    Ok(())
+}
+
+/// Somebody terminates the session while the snapshot is being cut.
+async fn terminated(orders: &Database) -> Result<()> {
+    let faults = Faults::set(&orders.namespace, CLAIM, json!({"delayBeforeCut": TOO_LATE}))?;
+    let (mut watching, name) = in_backup_mode(orders, "terminated").await?;
+    drop(faults);
+    let client = orders.connect().await?;
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'highwater'";
+    let ended: i64 = client.query_one(ended, &[]).await?.get(0);
+    ensure!(ended >= 2, "{ended} sessions of the agent");
+    second_attempt(&mut watching, &name, "SessionLost").await?;
+    only_snapshots_that_count(&orders.kubectl, &orders.namespace, 2).await
+}
+
+/// Nobody cuts, and no controller is there: the agent itself leaves backup mode, at the ceiling and not before.
+async fn too_long(orders: &Database) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, &orders.namespace);
+    let faults = Faults::set(namespace, CLAIM, json!({"delayBeforeCut": TOO_LATE}))?;
+    let (mut watching, name) = in_backup_mode(orders, "too-long").await?;
+    let begin = Instant::now();
+    scale_controller(kubectl, 0)?;
+    let client = orders.connect().await?;
+    let sessions = async || -> Result<i64> {
+        let ask = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'highwater'";
+        Ok(client.query_one(ask, &[]).await?.get(0))
+    };
+    let open = sessions().await?;
+    let ended = watching
+        .wait("the end of backup mode", CEILING + LATE, |backup| {
+            backup["metadata"]["name"] == *name && has(backup, "Session", "False")
+        })
+        .await?;
+    let took = begin.elapsed();
+    ensure!(
+        reason(&ended, "Session") == Some("BackupModeTooLong"),
+        "{}",
+        ended["status"]["conditions"]
+    );
+    ensure!(
+        took + LATE > CEILING,
+        "backup mode ended after {took:?}, before the ceiling"
+    );
+    let left = sessions().await?;
+    ensure!(
+        left == open - 1,
+        "{open} sessions of the agent became {left}"
+    );
+    println!("backup mode ended by itself after {took:.1?}, the ceiling is {CEILING:?}");
+    drop(faults);
+    scale_controller(kubectl, 2)?;
+    second_attempt(&mut watching, &name, "BackupModeTooLong").await?;
+    only_snapshots_that_count(kubectl, namespace, 3).await
+}
+
+/// Asks for a backup and waits until it is in backup mode, with its snapshot made and not cut.
+async fn in_backup_mode(orders: &Database, value: &str) -> Result<(Watching, String)> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let mut watching = Watching::start(kubectl, namespace, &["pgb"])?;
+    orders.annotate("highwater.dev/backup-now", value)?;
+    let begun = watching
+        .wait("backup mode", story::LIMIT, |backup| {
+            has(backup, "Session", "True") && !has(backup, "Stopped", "True")
+        })
+        .await?;
+    let name = begun["metadata"]["name"].as_str().context("no name")?;
+    until("its snapshot", story::LIMIT, || {
+        let snapshots = kubectl.list(namespace, "volumesnapshots")?;
+        let ours = |snapshot: &Value| {
+            let of = snapshot["metadata"]["name"].as_str().unwrap_or_default();
+            of.starts_with(name)
+        };
+        Ok(snapshots.iter().any(ours).then_some(()))
+    })
+    .await?;
+    Ok((watching, name.to_owned()))
+}
+
+/// The first attempt is void for `why`, and the second completes the backup.
+async fn second_attempt(watching: &mut Watching, name: &str, why: &str) -> Result<()> {
+    let ended = watching
+        .wait("the backup's end", story::LIMIT, |backup| {
+            backup["metadata"]["name"] == *name
+                && (has(backup, "Completed", "True") || has(backup, "Completed", "False"))
+        })
+        .await?;
+    let attempt = &ended["status"]["attempt"]["number"];
+    println!("{name}: {why}, then attempt {attempt} completed it");
+    ensure!(
+        has(&ended, "Completed", "True") && *attempt == 2,
+        "attempt {attempt}: {}",
+        ended["status"]["conditions"]
+    );
+    Ok(())
+}
+
+fn reason<'a>(object: &'a Value, condition: &str) -> Option<&'a str> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    let found = conditions.iter().find(|it| it["type"] == condition)?;
+    found["reason"].as_str()
+}
+
+/// What was cut for a void attempt goes, however late it was cut.
+async fn only_snapshots_that_count(kubectl: &Kubectl, namespace: &str, count: usize) -> Result<()> {
+    until("only the snapshots that count", story::LIMIT, || {
+        let contents = kubectl.list(namespace, "volumesnapshotcontents")?;
+        let ours =
+            |content: &&Value| content["spec"]["volumeSnapshotRef"]["namespace"] == namespace;
+        let left = contents.iter().filter(ours).count();
+        let snapshots = kubectl.list(namespace, "volumesnapshots")?.len();
+        Ok((left == count && snapshots == count).then_some(()))
+    })
+    .await
+}
+
+fn scale_controller(kubectl: &Kubectl, replicas: u8) -> Result<()> {
+    let replicas = format!("--replicas={replicas}");
+    let scale = ["scale", "deployment", "highwater", &replicas];
+    kubectl.run(&[&["-n", "highwater-system"], &scale[..]].concat())?;
+    Ok(())
+}
