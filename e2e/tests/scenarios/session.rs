@@ -46,7 +46,11 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
 /// Somebody terminates the session while the snapshot is being cut.
 async fn terminated(orders: &Database) -> Result<()> {
-    let faults = Faults::set(&orders.namespace, CLAIM, json!({"delayBeforeCut": TOO_LATE}))?;
+    let faults = Faults::set(
+        &orders.namespace,
+        CLAIM,
+        json!({"delayBeforeCut": TOO_LATE}),
+    )?;
     let (mut watching, name) = in_backup_mode(orders, "terminated").await?;
     drop(faults);
     let client = orders.connect().await?;
