@@ -16,8 +16,9 @@ use tokio::{
 
 use super::{Kubectl, marks::Mark, until};
 
-/// How long nobody has written when memory is measured: by then the agent counts its database as idle.
-pub const IDLE: Duration = Duration::from_secs(30);
+/// How long nobody has written when memory is measured: PostgreSQL's background writer has its last word within 15 s, and
+/// 20 s later the agent counts the database as idle.
+pub const IDLE: Duration = Duration::from_secs(45);
 
 /// The longest that a watch may lag behind.
 const LATE: Duration = Duration::from_secs(10);
@@ -264,7 +265,7 @@ impl Job {
             Mark::of(
                 ("agent, resident, idle", "MB"),
                 Some(20.0),
-                "process_resident_memory_bytes of the agent, 30 s after the last write to its database",
+                "process_resident_memory_bytes of the agent, 45 s after the last write to its database",
                 &self.agent,
             )?,
             Mark::of(
