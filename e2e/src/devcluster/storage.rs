@@ -115,6 +115,8 @@ fn start_sidecars(names: &Names) -> Result<()> {
             "retry-interval-max=10s".into(),
             "extra-create-metadata".into(),
             "default-fstype=btrfs".into(),
+            // It tries only once to take its finalizer off a VolumeSnapshot, and sweeps what it left every five minutes.
+            "snapshot-orphan-sweep-interval=5s".into(),
         ]);
         Daemon::new(names, daemon).start(&names.bin("csi-provisioner"), &provisioner, &[])?;
     }

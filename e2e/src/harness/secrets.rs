@@ -1,17 +1,27 @@
 //! Looks for passwords and keys where they must never be.
 
-use anyhow::{Result, bail};
+use std::{
+    process::Command,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
-use super::{Kubectl, database::PASSWORD};
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Kubectl, crash, database::PASSWORD};
 
 /// The object store's secret key, as `manifests/policy.yaml` has it.
 pub const SECRET_KEY: &str = "highwater-secret-key";
 
-/// What an admin, a log shipper or a metrics scraper can read: objects that are no Secrets, events, logs.
-const KINDS: &str =
-    "pgx,pgb,pgr,pga,pgp,sts,deploy,pod,job,pvc,configmap,lease,event,volumesnapshot";
+/// A literal of the database's pod template, as `manifests/postgres.yaml` has it: who may read StatefulSets and pods may
+/// read it, and nobody else.
+pub const LITERAL: &str = "the-literal-secret-40b7";
+const TEMPLATES: &str = "sts,pod";
 
-/// Looks for the planted secrets in every object, event and log of a namespace and of Highwater's own.
+/// What an admin, a log shipper or a metrics scraper can read: objects that are no Secrets, events, logs.
+const KINDS: &str = "pgx,pgb,pgr,pga,pgp,deploy,job,pvc,configmap,lease,event,volumesnapshot";
+
+/// Looks for the planted secrets in every object, event and log of a namespace and of Highwater's own, and in the bucket.
 ///
 /// # Errors
 /// One was found; the error says where.
@@ -20,6 +30,11 @@ pub fn none_told(kubectl: &Kubectl, namespace: &str) -> Result<()> {
         look(
             &format!("the objects of {namespace}"),
             &kubectl.run(&["-n", namespace, "get", KINDS, "-o", "json"])?,
+        )?;
+        let templates = kubectl.run(&["-n", namespace, "get", TEMPLATES, "-o", "json"])?;
+        look(
+            &format!("a StatefulSet or pod of {namespace}"),
+            &templates.replace(LITERAL, ""),
         )?;
         for pod in kubectl.list(namespace, "pods")? {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default();
@@ -34,11 +49,55 @@ pub fn none_told(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     look(
         "VolumeSnapshotContents",
         &kubectl.run(&["get", "volumesnapshotcontents", "-o", "json"])?,
-    )
+    )?;
+    look_into_bucket(kubectl)
 }
 
+/// Manifests, labels, index and identity, as they lie on the object store's disk.
+fn look_into_bucket(kubectl: &Kubectl) -> Result<()> {
+    let (namespace, found) = ("object-store", "the object store's pod");
+    let pods = kubectl.list(namespace, "pods")?;
+    let pod = pods.iter().find_map(|pod| pod["metadata"]["name"].as_str());
+    let process = crash::process(kubectl, namespace, pod.context(found)?, "posix")?;
+    let mut grep = Command::new("grep");
+    grep.args(["--recursive", "--fixed-strings", "--files-with-matches"])
+        .args(["--include=*.json", "--include=backup_label"]);
+    for secret in PLANTED {
+        grep.args(["-e", secret]);
+    }
+    let folder = format!("/proc/{process}/root/data/highwater");
+    let found = grep.arg(folder).output().context("failed to run grep")?;
+    ensure!(
+        found.status.code() == Some(1),
+        "a secret is in the bucket: {}{}",
+        String::from_utf8_lossy(&found.stdout),
+        String::from_utf8_lossy(&found.stderr)
+    );
+    Ok(())
+}
+
+/// Follows the log of a pod that comes and goes; joined, it looks for the secrets in all that the pod said.
+pub fn follow(kubectl: &Kubectl, namespace: &str, pod: &str) -> JoinHandle<Result<()>> {
+    let (kubectl, namespace, pod) = (kubectl.clone(), namespace.to_owned(), pod.to_owned());
+    thread::spawn(move || {
+        let begin = Instant::now();
+        loop {
+            match kubectl.run(&["-n", &namespace, "logs", "--follow", &pod]) {
+                Ok(log) if !log.is_empty() => return look(&format!("the log of {pod}"), &log),
+                // It is not there yet, or has not begun.
+                Ok(_) => {}
+                Err(error) if begin.elapsed() > Duration::from_secs(60) => return Err(error),
+                Err(_) => {}
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
+const PLANTED: [&str; 3] = [PASSWORD, SECRET_KEY, LITERAL];
+
 fn look(place: &str, text: &str) -> Result<()> {
-    for secret in [PASSWORD, SECRET_KEY] {
+    for secret in PLANTED {
         if let Some(line) = text.lines().find(|line| line.contains(secret)) {
             bail!("a secret is in {place}: {}", line.trim());
         }

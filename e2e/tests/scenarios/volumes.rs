@@ -1,8 +1,8 @@
 //! A database on several volumes, restored into claims alone and into a StatefulSet.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Writer, integrity, story, until,
+    Database, Deployment, Kubectl, Ledger, Writer, integrity, secrets, story, until,
 };
 use serde_json::Value;
 
@@ -76,7 +76,12 @@ async fn into_claims(kubectl: &Kubectl, namespace: &str, time: &str) -> Result<(
         "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: claims, namespace: {namespace}}}\n\
          spec:\n  source: {{protection: orders}}\n  target: {time}\n  into: {{volumes: {{namePrefix: alone}}}}\n"
     ))?;
+    let log = secrets::follow(kubectl, namespace, "claims-recovery");
     story::completed(kubectl, namespace, "claims").await?;
+    let Ok(told) = log.join() else {
+        bail!("the log of the recovery could not be followed")
+    };
+    told?;
     for claim in CLAIMS {
         let name = format!("alone-{claim}");
         let found = kubectl.get(namespace, "pvc", &name)?;
@@ -104,7 +109,7 @@ async fn a_restore_deleted_on_its_way_leaves_nothing(
         kubectl.get(namespace, "pvc", claim)
     })
     .await?;
-    kubectl.run(&["-n", namespace, "delete", "pgr", name])?;
+    kubectl.run(&["-n", namespace, "delete", "--wait=false", "pgr", name])?;
     for (kind, name) in [
         ("pvc", claim),
         ("pod", "regretted-recovery"),
@@ -122,7 +127,7 @@ async fn a_deleted_backup_takes_its_snapshots_along(
     backup: &Value,
 ) -> Result<()> {
     let name = backup["metadata"]["name"].as_str().context("no name")?;
-    kubectl.run(&["-n", namespace, "delete", "pgb", name])?;
+    kubectl.run(&["-n", namespace, "delete", "--wait=false", "pgb", name])?;
     let volumes = backup["status"]["volumes"].as_array();
     for volume in volumes.context("the backup has no volumes")? {
         let snapshot = volume["volumeSnapshot"].as_str().context("no snapshot")?;
