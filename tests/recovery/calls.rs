@@ -70,6 +70,8 @@ async fn nothing_is_called_before_subscriptions_are_disabled() {
     let pgdata = root.join("data");
     cluster::copy(&fixture.snapshot(), &pgdata);
     std::fs::write(pgdata.join("standby.signal"), "").unwrap();
+    // In a pod of its own no process has the source's number.
+    std::fs::remove_file(pgdata.join("postmaster.pid")).unwrap();
     let running = Running::start(
         &pgdata,
         "-c max_prepared_transactions=5 -c wal_level=logical -c recovery_target_time='' \
