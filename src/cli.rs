@@ -104,9 +104,7 @@ impl Command {
             Self::Controller(args) => single_threaded()?.block_on(controller::run(args))?,
             Self::Agent(args) => single_threaded()?.block_on(agent::run(args))?,
             Self::Recover(args) => single_threaded()?.block_on(recovery::run(args))?,
-            Self::Wal(Wal::Fetch(args)) => {
-                return Ok(single_threaded()?.block_on(recovery::fetch::run(args)));
-            }
+            Self::Wal(Wal::Fetch(args)) => return Ok(recovery::fetch::run(args)),
             Self::Crds => print!("{}", crds::yaml()?),
             Self::Install { destination } => {
                 install(&destination).map_err(|cause| Failure::Install {

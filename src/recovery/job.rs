@@ -94,6 +94,16 @@ pub enum JobError {
         /// What the manifest says.
         expected: SystemIdentifier,
     },
+    /// It took something for the end of the log that is not. What it was promoted with lacks commits.
+    #[error(
+        "PostgreSQL ended recovery after WAL up to {reached} was handed out, and the restore needs it up to {expected}: the database is promoted too early and not to be used; restore again"
+    )]
+    EndedEarly {
+        /// Up to where WAL was handed out.
+        reached: Lsn,
+        /// The plan's end.
+        expected: Lsn,
+    },
     /// PostgreSQL was stopped, but not in order.
     #[error("PostgreSQL was stopped, but pg_control says {0:?}")]
     NotShutDown(String),
@@ -121,6 +131,7 @@ impl JobError {
             }
             Self::Fetch(failure) => &failure.reason,
             Self::OtherCluster { .. } => "OtherCluster",
+            Self::EndedEarly { .. } => "EndedEarly",
             Self::Work { .. } => "DiskFailed",
             Self::Terminated => "Terminated",
         }
@@ -164,13 +175,8 @@ pub async fn run(
     let source = &job.source;
     let directory = DataDirectory::open(&source.data_directory, source.major)?;
     let marker = Marker::read(&directory.path, &job.restore).map_err(work(&directory.path))?;
-    if let Some(Marker {
-        step: Step::Done,
-        result: Some(result),
-        ..
-    }) = marker
-    {
-        return Ok(result);
+    if let Some(outcome) = marker.as_ref().and_then(|marker| decided(job, marker)) {
+        return outcome;
     }
     let programs = Programs::find(source.major, directory.owner).await?;
     let mut marker = marker.unwrap_or_else(|| Marker::new(&job.restore));
@@ -193,20 +199,53 @@ pub async fn run(
     };
     let promoted =
         promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
-    server.stop(&programs, &directory.path).await?;
-    let control = programs.control_data(&directory.path).await?;
-    if !control.is_shut_down() {
-        return Err(JobError::NotShutDown(control.state));
-    }
-    directory.clear()?;
+    shut_down(server, &programs, &directory).await?;
     let fetched = FetchProgress::read(&job.fetch.progress);
+    if replay {
+        marker.ended_early = ended_early(&job.fetch.plan, fetched.reached);
+    }
     let mut result = finished(&fetched, promoted, &marker);
     result.replay_seconds = Some(replay_time.as_secs_f64());
     result.total_seconds = Some(started.elapsed().as_secs_f64());
     marker.step = Step::Done;
     marker.result = Some(result.clone());
     directory.write(&marker)?;
-    Ok(result)
+    decided(job, &marker).unwrap_or(Ok(result))
+}
+
+async fn shut_down(
+    server: Server,
+    programs: &Programs,
+    directory: &DataDirectory,
+) -> Result<(), JobError> {
+    server.stop(programs, &directory.path).await?;
+    let control = programs.control_data(&directory.path).await?;
+    if !control.is_shut_down() {
+        return Err(JobError::NotShutDown(control.state));
+    }
+    Ok(directory.clear()?)
+}
+
+/// What a try came to: another one says the same.
+fn decided(job: &Job, marker: &Marker) -> Option<Result<RestoreProgress, JobError>> {
+    let result = marker
+        .result
+        .as_ref()
+        .filter(|_| marker.step == Step::Done)?;
+    Some(match marker.ended_early {
+        Some(reached) => Err(JobError::EndedEarly {
+            reached,
+            expected: job.fetch.plan.wal_to,
+        }),
+        None => Ok(result.clone()),
+    })
+}
+
+/// Without a target of its own PostgreSQL promotes wherever it believes the log to end, and calls that success: so it must
+/// have asked for all WAL of the plan. With a target it makes sure itself.
+fn ended_early(plan: &RestorePlan, reached: Option<Lsn>) -> Option<Lsn> {
+    let reached = reached.unwrap_or(plan.wal_from);
+    (plan.stop_at.is_none() && reached < plan.wal_to).then_some(reached)
 }
 
 /// Makes directory and working directory ready for a start.
@@ -429,6 +468,23 @@ mod tests {
                 "{marker:?} {timeline:?}"
             );
         }
+    }
+
+    #[test]
+    fn without_a_target_all_wal_must_have_been_asked_for() {
+        let mut plan = plan();
+        let at = |lsn: u64| Some(Lsn::new(lsn));
+        for (reached, expected) in [
+            (None, at(0x1000)),
+            (at(0x1fff), at(0x1fff)),
+            (at(0x2000), None),
+        ] {
+            assert_eq!(ended_early(&plan, reached), expected, "{reached:?}");
+        }
+        plan.stop_at =
+            serde_json::from_value(serde_json::json!({"lsn": "0/1800", "inclusive": true}))
+                .unwrap();
+        assert_eq!(ended_early(&plan, at(0x1900)), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Owner};
-use crate::api::RestoreProgress;
+use crate::{api::RestoreProgress, postgres::Lsn};
 
 /// In PGDATA. Another restore's marker, which came with the snapshot, counts as none.
 const NAME: &str = "highwater-recovery.json";
@@ -25,6 +25,9 @@ pub struct Marker {
     /// Libraries that could not be loaded.
     #[serde(default)]
     pub left_out: Vec<String>,
+    /// How far WAL was handed out when PostgreSQL promoted, if that is before the plan's end.
+    #[serde(default)]
+    pub ended_early: Option<Lsn>,
     /// What is to be reported, once PostgreSQL was stopped.
     #[serde(default)]
     pub result: Option<RestoreProgress>,
@@ -49,6 +52,7 @@ impl Marker {
             step: Step::Preparing,
             dropped_slots: Vec::new(),
             left_out: Vec::new(),
+            ended_early: None,
             result: None,
         }
     }

@@ -204,30 +204,35 @@ pub fn preload_libraries(recorded: &BTreeMap<String, String>) -> Vec<String> {
         .map_or("", String::as_str);
     list.split(',')
         .map(|name| name.trim().trim_matches('"').to_owned())
-        .filter(|name| {
-            let base = name.rsplit('/').next().unwrap_or(name);
-            !name.is_empty() && !JOB_RUNNERS.contains(&base.trim_end_matches(".so"))
-        })
+        .filter(|name| !name.is_empty() && !JOB_RUNNERS.contains(&library_name(name)))
         .collect()
 }
 
 /// The library that could not be loaded, if that is why PostgreSQL did not start.
 pub fn missing_library<'a>(preload: &'a [String], log: &[String]) -> Option<&'a String> {
-    let failed = log.iter().filter(|line| {
-        line.contains("could not access file") || line.contains("could not load library")
-    });
-    failed
-        .flat_map(|line| {
-            preload
-                .iter()
-                .filter(move |name| line.contains(name.as_str()))
-        })
-        .next()
+    log.iter().find_map(|line| {
+        let failed = library_name(failed_file(line)?);
+        preload.iter().find(|name| library_name(name) == failed)
+    })
+}
+
+/// PostgreSQL names the file first, in quotes; the loader's own words follow, and may name others.
+fn failed_file(line: &str) -> Option<&str> {
+    let said = [r#"could not access file ""#, r#"could not load library ""#];
+    let (_, rest) = said.iter().find_map(|said| line.split_once(said))?;
+    rest.split_once('"').map(|(file, _)| file)
+}
+
+/// What is left of a library's path without directory and ending.
+fn library_name(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.strip_suffix(".so").unwrap_or(file)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::server::RECORDED_SETTINGS;
 
     fn plan(stop_at: serde_json::Value) -> RestorePlan {
         serde_json::from_value(serde_json::json!({
@@ -291,6 +296,62 @@ mod tests {
         assert!(!settings.iter().any(|s| s.starts_with("work_mem")));
     }
 
+    /// Literally, so that one that is taken out of a list above is missed here.
+    #[test]
+    fn each_setting_of_the_design_is_there() {
+        let settings = settings(
+            &plan(serde_json::json!({"time": "2026-11-20T14:03:12Z", "inclusive": true})),
+            true,
+        );
+        let at = |wanted: &str| settings.iter().position(|setting| setting == wanted);
+        let ours = at("recovery_target_time=2026-11-20 14:03:12.000000+00");
+        for wanted in [
+            // A value of the user's beside ours would be one target too many.
+            "recovery_target=",
+            "recovery_target_lsn=",
+            "recovery_target_name=",
+            "recovery_target_time=",
+            "recovery_target_xid=",
+            // It would stream from the source, in a real standby's slot.
+            "primary_conninfo=",
+            "primary_slot_name=",
+            // The user's commands act on the user's archive.
+            "archive_cleanup_command=",
+            "recovery_end_command=",
+            "listen_addresses=",
+            "synchronous_standby_names=",
+            "session_preload_libraries=",
+            "local_preload_libraries=",
+        ] {
+            let position = at(wanted);
+            assert!(position.is_some() && position < ours, "{wanted}");
+        }
+        for wanted in [
+            "recovery_min_apply_delay=0",
+            "recovery_target_action=promote",
+            "recovery_target_timeline=3",
+            "archive_mode=off",
+            "hot_standby=off",
+            // A started copy of a subscriber would take its place at the publisher.
+            "max_logical_replication_workers=0",
+            "autovacuum=off",
+            "fsync=on",
+            "unix_socket_directories=/highwater/run",
+            "unix_socket_permissions=0700",
+            "hba_file=/highwater/run/pg_hba.conf",
+            "config_file=/highwater/run/postgresql.conf",
+        ] {
+            assert!(at(wanted).is_some(), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn what_recovery_needs_is_recorded() {
+        for needed in RECORDED.iter().chain(&["shared_preload_libraries"]) {
+            assert!(RECORDED_SETTINGS.contains(needed), "{needed}");
+        }
+    }
+
     #[test]
     fn an_lsn_and_no_stop_at_all() {
         let lsn = settings(
@@ -326,6 +387,45 @@ mod tests {
         ];
         assert_eq!(missing_library(&preload, &log).unwrap(), "auto_explain");
         assert_eq!(missing_library(&preload, &[]), None);
+    }
+
+    #[test]
+    fn a_library_is_not_blamed_for_another() {
+        let preload = ["pg_stat", "/opt/lib/mine.so", "pg_stat_x"].map(str::to_owned);
+        let blamed = |line: &str| {
+            let log = ["LOG:  starting PostgreSQL".to_owned(), line.to_owned()];
+            missing_library(&preload, &log).map(String::as_str)
+        };
+        for (line, expected) in [
+            (
+                r#"FATAL:  could not access file "pg_stat_x": No such file or directory"#,
+                Some("pg_stat_x"),
+            ),
+            (
+                r#"FATAL:  could not access file "pg_stat": No such file or directory"#,
+                Some("pg_stat"),
+            ),
+            (
+                r#"FATAL:  could not access file "$libdir/pg_stat_x": No such file or directory"#,
+                Some("pg_stat_x"),
+            ),
+            (
+                r#"FATAL:  could not load library "/opt/lib/mine.so": libpg_stat.so.1: cannot open shared object file"#,
+                Some("/opt/lib/mine.so"),
+            ),
+            (
+                r#"FATAL:  could not load library "/usr/lib/pg_stat_x.so": /usr/lib/pg_stat_x.so: undefined symbol: pg_stat"#,
+                Some("pg_stat_x"),
+            ),
+            // Neither a library of ours nor a failed one.
+            (
+                r#"FATAL:  could not access file "pg_stat_y": No such file or directory"#,
+                None,
+            ),
+            (r#"LOG:  loaded library "pg_stat""#, None),
+        ] {
+            assert_eq!(blamed(line), expected, "{line}");
+        }
     }
 
     #[test]

@@ -10,13 +10,18 @@ use std::{
 use highwater::{
     api::PgArchiveSpec,
     archive::{
-        Archive, BACKUP_LABEL, FORMAT, Identity, IndexEntry, Lineage, LineageId, Manifest,
-        MountedSecrets, sha256, store,
+        Archive, BACKUP_LABEL, ClockPair, FORMAT, Identity, IndexEntry, Lineage, LineageId,
+        Manifest, MountedSecrets, sha256, store,
     },
-    postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId},
+    postgres::{
+        Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId,
+        wal::{self, Carry},
+    },
 };
 use jiff::Timestamp;
 use tokio_postgres::{Client, NoTls};
+
+use crate::calls::Callee;
 
 pub const BACKUP: &str = "base-0";
 pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
@@ -126,10 +131,15 @@ pub struct Fixture {
     pub root: PathBuf,
     /// A point between two commits, in time and in the log.
     pub before_drop: (Timestamp, Lsn),
+    /// Where the record begins with which the last hundred rows before that are committed.
+    pub commit: Lsn,
+    /// After the last commit.
+    pub quiet: Timestamp,
     /// The end of the log.
     pub end: Lsn,
     pub start: Lsn,
     pub spec: PgArchiveSpec,
+    pub callee: Callee,
 }
 
 pub const LINEAGE: &str = "0123456789";
@@ -166,13 +176,15 @@ impl Fixture {
             ],
         );
         assert!(made.status.success());
-        poison(&pgdata);
+        let callee = Callee::listen();
+        poison(&pgdata, callee.port);
         let source = Running::start(
             &pgdata,
-            "-c wal_level=logical -c max_prepared_transactions=5",
+            "-c wal_level=logical -c max_prepared_transactions=5 -c archive_mode=off -c autovacuum=off \
+             -c max_logical_replication_workers=0",
         );
         let sql = source.connect().await;
-        populate(&sql).await;
+        populate(&sql, callee.port).await;
 
         let start = sql
             .query_one("SELECT pg_backup_start('base', true)::text", &[])
@@ -191,7 +203,11 @@ impl Fixture {
             .unwrap();
         let (stop, label): (String, String) = (stopped.get(0), stopped.get(1));
 
-        insert(&sql, 3000..4000).await;
+        insert(&sql, 3000..3900).await;
+        sql.batch_execute("BEGIN").await.unwrap();
+        insert(&sql, 3900..4000).await;
+        let (_, commit) = position(&sql, "pg_current_wal_insert_lsn()").await;
+        sql.batch_execute("COMMIT").await.unwrap();
         let before_drop = now(&sql).await;
         sql.batch_execute("DELETE FROM ledger").await.unwrap();
         insert(&sql, 4000..9000).await;
@@ -199,7 +215,7 @@ impl Fixture {
         sql.batch_execute("BEGIN; INSERT INTO ledger VALUES (-1, ''); PREPARE TRANSACTION 'open'")
             .await
             .unwrap();
-        let (_, end) = now(&sql).await;
+        let (quiet, end) = now(&sql).await;
 
         let spec: PgArchiveSpec = serde_json::from_value(serde_json::json!({
             "directory": {"persistentVolumeClaim": "archive"},
@@ -208,9 +224,12 @@ impl Fixture {
         let fixture = Self {
             root,
             before_drop,
+            commit,
+            quiet,
             end,
             start,
             spec,
+            callee,
         };
         fixture
             .archive_all(&sql, &pgdata, &label, stop.parse().unwrap())
@@ -220,7 +239,7 @@ impl Fixture {
         fixture
     }
 
-    fn lineage(&self) -> Lineage {
+    pub fn lineage(&self) -> Lineage {
         fs::create_dir_all(self.archive()).unwrap();
         hand_over(&self.archive());
         let mounted = MountedSecrets {
@@ -252,11 +271,24 @@ impl Fixture {
             created_at: Timestamp::UNIX_EPOCH,
         };
         lineage.create_identity(&identity).await.unwrap();
+        self.archive_wal(&lineage, identifier, pgdata).await;
+        let text = label.as_bytes().to_vec();
+        lineage
+            .put_backup_file(BACKUP, BACKUP_LABEL, text.clone().into())
+            .await
+            .unwrap();
+        let manifest = self.manifest(identifier, stop, sha256(&text), pgdata);
+        lineage.put_manifest(BACKUP, &manifest).await.unwrap();
+    }
+
+    async fn archive_wal(&self, lineage: &Lineage, identifier: SystemIdentifier, pgdata: &Path) {
         let mut name = SegmentName::containing(TimelineId::FIRST, self.start, SIZE);
+        let mut carry = None;
         while name.start(SIZE) < self.end {
             let bytes = fs::read(pgdata.join("pg_wal").join(name.to_string())).unwrap();
             if name.end(SIZE) <= self.end {
-                let entry = IndexEntry::of(name, SIZE, &bytes);
+                let (entry, next) = entry(name, identifier, &bytes, carry.as_ref());
+                carry = next;
                 lineage
                     .push_segment(name, bytes.into(), &entry)
                     .await
@@ -270,13 +302,12 @@ impl Fixture {
             }
             name = name.next(SIZE);
         }
-        let text = label.as_bytes().to_vec();
-        lineage
-            .put_backup_file(BACKUP, BACKUP_LABEL, text.clone().into())
-            .await
-            .unwrap();
-        let manifest = self.manifest(identifier, stop, sha256(&text), pgdata);
-        lineage.put_manifest(BACKUP, &manifest).await.unwrap();
+        let covered = ClockPair {
+            lsn: self.end,
+            at: self.quiet,
+            timeline: TimelineId::FIRST,
+        };
+        lineage.write_clock(covered).await.unwrap();
     }
 
     fn manifest(
@@ -303,22 +334,50 @@ impl Fixture {
     }
 }
 
-/// What a standby of an earlier recovery left, and what would make the copy act as the original.
-fn poison(pgdata: &Path) {
-    fs::write(
-        pgdata.join("postgresql.auto.conf"),
+/// What the planner must know of a segment, and what cuts into the next.
+fn entry(
+    name: SegmentName,
+    identifier: SystemIdentifier,
+    bytes: &[u8],
+    carry: Option<&Carry>,
+) -> (IndexEntry, Option<Carry>) {
+    let scan = wal::scan(bytes, name, SIZE, Some(identifier), carry).unwrap();
+    assert!(scan.complete, "{scan:?}");
+    let entry = IndexEntry {
+        valid_end: scan.valid_end,
+        sha256_valid: Some(sha256(bytes)),
+        last_record: scan.last_record_start,
+        first_commit: scan.first_commit,
+        last_commit: scan.last_commit,
+        ..IndexEntry::of(name, SIZE, bytes)
+    };
+    (entry, scan.carry)
+}
+
+/// What a standby of an earlier recovery left, and what would make the copy act as the original. Commands run in PGDATA.
+fn poison(pgdata: &Path, port: u16) {
+    let mut settings = format!(
         "recovery_target_time = '2020-01-01 00:00:00+00'\n\
-         primary_conninfo = 'host=127.0.0.1 port=1 password=hunter2'\n\
+         recovery_min_apply_delay = '60s'\n\
+         primary_conninfo = 'host=127.0.0.1 port={port} password=hunter2'\n\
          primary_slot_name = 'standby_1'\n\
          max_connections = 20\n\
          listen_addresses = '*'\n\
-         synchronous_standby_names = ''\n",
-    )
-    .unwrap();
+         synchronous_standby_names = ''\n\
+         archive_mode = on\n"
+    );
+    for command in [
+        "archive_command",
+        "archive_cleanup_command",
+        "recovery_end_command",
+    ] {
+        settings += &format!("{command} = 'touch {command}.called'\n");
+    }
+    fs::write(pgdata.join("postgresql.auto.conf"), settings).unwrap();
     hand_over(&pgdata.join("postgresql.auto.conf"));
 }
 
-async fn populate(sql: &Client) {
+async fn populate(sql: &Client, port: u16) {
     sql.batch_execute(
         "CREATE TABLE ledger (n int PRIMARY KEY, filler text);
          SELECT pg_create_physical_replication_slot('standby_1');",
@@ -331,10 +390,10 @@ async fn populate(sql: &Client) {
         &[],
     )
     .await
-    .ok();
-    sql.batch_execute(
-        "CREATE SUBSCRIPTION feed CONNECTION 'host=/nowhere' PUBLICATION p WITH (connect = false)",
-    )
+    .unwrap();
+    sql.batch_execute(&format!(
+        "CREATE SUBSCRIPTION feed CONNECTION 'host=127.0.0.1 port={port}' PUBLICATION p WITH (connect = false)",
+    ))
     .await
     .unwrap();
     sql.batch_execute("ALTER SUBSCRIPTION feed ENABLE")
@@ -355,13 +414,12 @@ pub async fn insert(sql: &Client, rows: std::ops::Range<i32>) {
 }
 
 async fn now(sql: &Client) -> (Timestamp, Lsn) {
-    let row = sql
-        .query_one(
-            "SELECT clock_timestamp(), pg_current_wal_flush_lsn()::text",
-            &[],
-        )
-        .await
-        .unwrap();
+    position(sql, "pg_current_wal_flush_lsn()").await
+}
+
+async fn position(sql: &Client, function: &str) -> (Timestamp, Lsn) {
+    let query = format!("SELECT clock_timestamp(), {function}::text");
+    let row = sql.query_one(&query, &[]).await.unwrap();
     (row.get(0), row.get::<_, String>(1).parse().unwrap())
 }
 

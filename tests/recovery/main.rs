@@ -1,7 +1,11 @@
 //! Recovery against a real PostgreSQL, without Kubernetes: a copy taken in backup mode, WAL in a directory archive.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod calls;
 mod cluster;
+mod exit_codes;
+mod refusals;
+mod targets;
 
 use std::{
     fs,
@@ -39,15 +43,24 @@ struct Restore {
 impl Drop for Restore {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            let root = self.pgdata().parent().unwrap();
-            fs::remove_dir_all(root).unwrap();
+            fs::remove_dir_all(self.root()).unwrap();
         }
     }
 }
 
 impl Restore {
-    /// Restores a fresh copy of the snapshot, from a copy of the archive.
+    /// Restores up to `wal_to`.
     async fn new(name: &str, wal_to: Lsn, stop_at: serde_json::Value) -> Self {
+        let plan = json!({
+            "summary": "", "backup": "base", "backupKey": BACKUP, "archive": "main", "archiveName": "shop-orders",
+            "lineage": LINEAGE, "timeline": 1, "walFrom": fixture().await.start, "walTo": wal_to, "bytes": 1,
+            "stopAt": stop_at,
+        });
+        Self::planned(name, serde_json::from_value(plan).unwrap()).await
+    }
+
+    /// Restores a fresh copy of the snapshot, from a copy of the archive.
+    async fn planned(name: &str, plan: RestorePlan) -> Self {
         let fixture = fixture().await;
         let root = fixture.root.join(name);
         fs::create_dir(&root).unwrap();
@@ -62,11 +75,6 @@ impl Restore {
             ca: None,
             directory: archive,
         };
-        let plan: RestorePlan = serde_json::from_value(json!({
-            "summary": "", "backup": "base", "backupKey": BACKUP, "archive": "main", "archiveName": "shop-orders",
-            "lineage": LINEAGE, "timeline": 1, "walFrom": fixture.start, "walTo": wal_to, "bytes": 1, "stopAt": stop_at,
-        }))
-        .unwrap();
         let mut base = base(&fixture.spec, &mounted, &plan).await.unwrap();
         base.source.data_directory = pgdata;
         let work = root.join("run");
@@ -96,6 +104,21 @@ impl Restore {
 
     fn pgdata(&self) -> &Path {
         &self.job.source.data_directory
+    }
+
+    fn root(&self) -> &Path {
+        self.pgdata().parent().unwrap()
+    }
+
+    /// Removes the segment that holds `lsn` from the archive.
+    fn lose_segment_of(&self, lsn: Lsn) -> SegmentName {
+        let name = SegmentName::containing(TimelineId::FIRST, lsn, cluster::SIZE);
+        let objects = files(&self.job.fetch.mounted.directory, &name.to_string());
+        assert!(!objects.is_empty());
+        for object in objects {
+            fs::remove_file(object).unwrap();
+        }
+        name
     }
 
     async fn run(&self) -> Result<RestoreProgress, JobError> {
@@ -134,10 +157,8 @@ async fn latest_brings_everything_and_acts_as_nobody() {
     assert_eq!(result.new_timeline.map(TimelineId::get), Some(2));
     assert_eq!(result.end_lsn, Some(fixture().await.end));
     assert_eq!(result.disabled_subscriptions, ["postgres/feed"]);
-    assert!(
-        result.dropped_slots.contains(&"standby_1".to_owned()),
-        "{result:?}"
-    );
+    assert_eq!(result.dropped_slots, ["audit", "standby_1"]);
+    assert!(result.replay_seconds < Some(45.0), "{result:?}");
     assert!(
         restore.control().contains("shut down\n"),
         "{}",
@@ -150,6 +171,10 @@ async fn latest_brings_everything_and_acts_as_nobody() {
         "backup_label.old",
         "postmaster.pid",
         "postmaster.opts",
+        // What the user's commands would have made.
+        "archive_command.called",
+        "archive_cleanup_command.called",
+        "recovery_end_command.called",
     ] {
         assert!(!restore.pgdata().join(gone).exists(), "{gone}");
     }
@@ -163,6 +188,10 @@ async fn latest_brings_everything_and_acts_as_nobody() {
         one("SELECT count(*) FROM pg_subscription WHERE subenabled").await,
         0
     );
+    // The user's own command does run where nothing forbids it.
+    sql.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    let called = restore.pgdata().join("archive_command.called");
+    calls::wait_for("archived segment", || called.exists()).await;
     // A second run only says again what the first one said.
     drop(running);
     assert_eq!(restore.run().await.unwrap(), result);
@@ -191,9 +220,7 @@ async fn a_gap_ends_recovery_loudly_and_nothing_is_promoted() {
     let end = fixture().await.end;
     let restore = Restore::new("gap", end, json!(null)).await;
     let (_, lsn) = fixture().await.before_drop;
-    let missing = SegmentName::containing(TimelineId::FIRST, lsn, cluster::SIZE);
-    let removed = remove_from(&restore.job.fetch.mounted.directory, &missing.to_string());
-    assert!(removed > 0);
+    let missing = restore.lose_segment_of(lsn);
     let error = restore.run().await.unwrap_err();
     assert_eq!(error.reason(), "Gap", "{error}");
     assert!(error.to_string().contains(&missing.to_string()), "{error}");
@@ -249,19 +276,17 @@ async fn told_to_stop_it_stops_postgresql_and_can_go_on() {
     assert_eq!(restore.rows().await.0, 5000);
 }
 
-/// Removes every file whose name contains `name`.
-fn remove_from(directory: &Path, name: &str) -> usize {
-    let mut removed = 0;
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            removed += remove_from(&path, name);
-        } else if path.to_string_lossy().contains(name) {
-            fs::remove_file(&path).unwrap();
-            removed += 1;
-        }
-    }
-    removed
+/// Every file whose path holds `name`.
+fn files(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files(&path, name),
+            false => vec![path],
+        })
+        .filter(|path| path.to_string_lossy().contains(name))
+        .collect()
 }
 
 /// PostgreSQL's children notice that their parent is gone and end by themselves.

@@ -10,6 +10,7 @@
 mod faults;
 mod faulty;
 mod refusals;
+mod rest;
 mod server;
 mod suite;
 

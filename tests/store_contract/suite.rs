@@ -16,6 +16,8 @@ use highwater::{
 use jiff::Timestamp;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
+use crate::rest;
+
 pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
     Ok(size) => size,
     Err(_) => panic!(),
@@ -64,7 +66,7 @@ async fn keys(store: &dyn ObjectStore, lineage: &Lineage, below: &str) -> Vec<Pa
     objects.into_iter().map(|object| object.location).collect()
 }
 
-fn is_conflict(result: Result<PushOutcome, PushError>, ours: &[u8], theirs: &[u8]) {
+pub fn is_conflict(result: Result<PushOutcome, PushError>, ours: &[u8], theirs: &[u8]) {
     let error = result.unwrap_err();
     assert_eq!(error.reason(), "ContentConflict");
     let text = error.to_string();
@@ -80,6 +82,7 @@ pub async fn all(archive: &Archive, store: &dyn ObjectStore) {
     identities(archive, &lineage).await;
     segments(&lineage, store).await;
     one_writer_wins(&lineage).await;
+    rest::the_unused_rest_may_differ(archive).await;
     tails(&lineage, store).await;
     others(&lineage).await;
     backups(&lineage).await;

@@ -174,3 +174,82 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{archive::sha256, postgres::TimelineId};
+
+    const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
+        Ok(size) => size,
+        Err(_) => panic!(),
+    };
+
+    fn at(second: i64) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn scan(valid_end: Lsn) -> SegmentScan {
+        SegmentScan {
+            major: 15,
+            valid_end,
+            end: wal::ScanEnd::Data,
+            complete: false,
+            last_record_start: Some(Lsn::new(0x20_0100)),
+            first_commit: Some(at(1)),
+            last_commit: Some(at(2)),
+            first_xid: Some(700),
+            last_xid: Some(800),
+            restore_points: vec![wal::RestorePoint {
+                name: "before the upgrade".to_owned(),
+                lsn: Lsn::new(0x20_0080),
+                at: at(3),
+            }],
+            unchecked_until: None,
+            carry: None,
+        }
+    }
+
+    /// Once it is encrypted, nobody but a reader with the key can find any of this out.
+    #[test]
+    fn an_entry_says_all_that_the_scan_found() {
+        let name = SegmentName::containing(TimelineId::FIRST, Lsn::new(0x20_0000), SIZE);
+        let mut plain = vec![7; 1 << 20];
+        plain[0x200..].fill(9);
+        let entry_of = |plain: &[u8], scan| serde_json::to_value(entry(name, SIZE, plain, scan));
+        let found = scan(Lsn::new(0x20_0200));
+        let said = entry_of(&plain, Some(&found)).unwrap();
+        let whole = serde_json::json!({
+            "segment": name,
+            "validEnd": "0/200200",
+            "sha256": sha256(&plain),
+            "sha256Valid": sha256(&[7; 0x200]),
+            "lastRecord": "0/200100",
+            "firstCommit": at(1),
+            "lastCommit": at(2),
+            "firstXid": 700,
+            "lastXid": 800,
+            "restorePoints": [{"name": "before the upgrade", "lsn": "0/200080", "at": at(3)}],
+        });
+        assert_eq!(said, whole);
+        // What lies behind the valid end is not in the hash of what lies before it.
+        plain[0x200] = 0;
+        let other = entry_of(&plain, Some(&found)).unwrap();
+        assert_eq!(other["sha256Valid"], said["sha256Valid"]);
+        assert_ne!(other["sha256"], said["sha256"]);
+        let full = scan(name.end(SIZE));
+        let full = entry_of(&plain, Some(&full)).unwrap();
+        assert_eq!(full["sha256Valid"], full["sha256"]);
+    }
+
+    #[test]
+    fn an_entry_without_a_scan_says_only_what_is_there() {
+        let name = SegmentName::containing(TimelineId::FIRST, Lsn::new(0x20_0000), SIZE);
+        let plain = vec![7; 1 << 20];
+        let said = serde_json::to_value(entry(name, SIZE, &plain, None)).unwrap();
+        assert_eq!(
+            said,
+            serde_json::json!({"segment": name, "validEnd": "0/300000", "sha256": sha256(&plain)})
+        );
+    }
+}

@@ -88,6 +88,18 @@ fn io_error<'a>(
     }
 }
 
+/// As whom PostgreSQL must be run: it wants to be the owner of its directory, and never root.
+fn run_as(ours: u32, owner: Owner) -> Result<Option<Owner>, DirectoryError> {
+    match ours {
+        0 => Ok(Some(owner)),
+        ours if ours == owner.uid => Ok(None),
+        ours => Err(DirectoryError::OtherOwner {
+            owner: owner.uid,
+            ours,
+        }),
+    }
+}
+
 /// A data directory that is what the backup says.
 #[derive(Clone, Debug)]
 pub struct DataDirectory {
@@ -120,17 +132,13 @@ impl DataDirectory {
         let metadata = fs::metadata(path).map_err(io_error("stat", path))?;
         let ours = Path::new("/proc/self");
         let ours = fs::metadata(ours).map_err(io_error("stat", ours))?.uid();
-        let owner = match (ours, metadata.uid()) {
-            (0, uid) => Some(Owner {
-                uid,
-                gid: metadata.gid(),
-            }),
-            (ours, owner) if ours == owner => None,
-            (ours, owner) => return Err(DirectoryError::OtherOwner { owner, ours }),
+        let owner = Owner {
+            uid: metadata.uid(),
+            gid: metadata.gid(),
         };
         Ok(Self {
             path: path.to_owned(),
-            owner,
+            owner: run_as(ours, owner)?,
         })
     }
 

@@ -156,3 +156,23 @@ fn what_is_not_the_backups_database_is_refused() {
     assert_eq!(refused.unwrap_err().reason(), "TablespaceNotFound");
     assert_eq!(Marker::read(root.path(), "uid").unwrap(), None);
 }
+
+#[test]
+fn another_owner_is_refused_unless_we_are_root() {
+    let theirs = Owner { uid: 999, gid: 998 };
+    assert_eq!(run_as(0, theirs).unwrap(), Some(theirs));
+    assert_eq!(run_as(999, theirs).unwrap(), None);
+    let refused = run_as(1000, theirs).unwrap_err();
+    assert_eq!(refused.reason(), "OtherOwner");
+    let text = refused.to_string();
+    assert!(text.contains("999") && text.contains("1000"), "{text}");
+    // Of a real directory.
+    let root = tempfile::tempdir().unwrap();
+    snapshot(root.path());
+    let metadata = fs::metadata(root.path()).unwrap();
+    let owner = (metadata.uid() == 0).then_some(Owner {
+        uid: 0,
+        gid: metadata.gid(),
+    });
+    assert_eq!(open(root.path()).owner, owner);
+}

@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{runtime::Builder, time::Instant};
 
 pub use decide::{Part, Stretch, Wanted, must_exist, part, reached};
 pub use progress::{FetchFailure, FetchProgress};
@@ -152,6 +152,12 @@ pub enum FetchError {
         /// Why.
         cause: io::Error,
     },
+    /// A bug of ours.
+    #[error("failed to fetch: this program panicked: {0}")]
+    Panicked(tokio::task::JoinError),
+    /// No memory, no file descriptors.
+    #[error("failed to start the runtime: {0}")]
+    Runtime(io::Error),
 }
 
 impl FetchError {
@@ -166,6 +172,8 @@ impl FetchError {
             Self::Write { .. } => 204,
             Self::Config { .. } => 205,
             Self::Open(_) => 206,
+            Self::Panicked(_) => 207,
+            Self::Runtime(_) => 208,
         }
     }
 
@@ -178,13 +186,19 @@ impl FetchError {
             Self::OffPlan(_) => Some("OffPlan"),
             Self::Write { .. } | Self::Config { .. } => Some("DiskFailed"),
             Self::Open(error) => Some(error.reason()),
+            Self::Panicked(_) => Some("Panicked"),
+            Self::Runtime(_) => Some("OutOfResources"),
         }
     }
 }
 
 /// Runs one fetch. Errors go to stderr, which is PostgreSQL's log, and to the progress file.
-pub async fn run(args: Args) -> ExitCode {
-    match fetch_with_config(&args).await {
+pub fn run(args: Args) -> ExitCode {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(FetchError::Runtime).and_then(|runtime| {
+        runtime.block_on(guarded(async move { fetch_with_config(&args).await }))
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if error.exit_code() > 1 {
@@ -195,6 +209,14 @@ pub async fn run(args: Args) -> ExitCode {
             ExitCode::from(if standby { 1 } else { error.exit_code() })
         }
     }
+}
+
+/// A program that panics exits with 101: PostgreSQL would take that for the end of the log.
+async fn guarded(
+    fetch: impl Future<Output = Result<(), FetchError>> + Send + 'static,
+) -> Result<(), FetchError> {
+    let outcome = tokio::spawn(fetch).await;
+    outcome.unwrap_or_else(|panic| Err(FetchError::Panicked(panic)))
 }
 
 async fn fetch_with_config(args: &Args) -> Result<(), FetchError> {

@@ -147,3 +147,12 @@ async fn a_history_file_exists_or_does_not() {
     let other = ask("000000010000000000000002.partial", Ok(vec![])).await;
     assert_eq!(code(&other), 1);
 }
+
+/// The exit code of a program that panics is 101, which PostgreSQL takes for the end of the log.
+#[tokio::test]
+async fn a_panic_is_no_end() {
+    let outcome = guarded(async { panic!("a bug") }).await;
+    assert!(outcome.unwrap_err().exit_code() > 125);
+    let ended = guarded(async { Err(FetchError::End("x".to_owned())) }).await;
+    assert_eq!(ended.unwrap_err().exit_code(), 1);
+}

@@ -1,0 +1,52 @@
+//! What does not belong together is not started.
+
+use std::fs;
+
+use highwater::{
+    postgres::SystemIdentifier,
+    recovery::{ArchiveError, base, job::JobError},
+};
+use serde_json::json;
+
+use crate::{Restore, files, fixture};
+
+#[tokio::test]
+async fn another_label_than_the_manifests_is_refused() {
+    let fixture = fixture().await;
+    let restore = Restore::new("label", fixture.end, json!(null)).await;
+    let fetch = &restore.job.fetch;
+    let read = async || base(&fixture.spec, &fetch.mounted, &fetch.plan).await;
+    let [label] = files(&fetch.mounted.directory, "backup_label")
+        .try_into()
+        .unwrap();
+    let whole = fs::read(&label).unwrap();
+    for at in [0, whole.len() / 2, whole.len() - 1] {
+        read().await.unwrap();
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        fs::write(&label, changed).unwrap();
+        let error = read().await.unwrap_err();
+        assert_eq!(error.reason(), "ArchiveCorrupt", "{error}");
+        assert!(matches!(error, ArchiveError::OtherContent(_)), "{error}");
+        assert!(error.to_string().contains("backup_label"), "{error}");
+        fs::write(&label, &whole).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_clusters_volumes_are_refused() {
+    let end = fixture().await.end;
+    let mut restore = Restore::new("other", end, json!(null)).await;
+    let right = restore.job.source.system_identifier;
+    restore.job.source.system_identifier = SystemIdentifier::new(1);
+    let error = restore.run().await.unwrap_err();
+    assert!(
+        matches!(error, JobError::OtherCluster { found, .. } if found == right),
+        "{error}"
+    );
+    assert!(!restore.pgdata().join("postmaster.opts").exists());
+    // It is only the identifier: with the right one the same directory is recovered.
+    restore.job.source.system_identifier = right;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await.0, 5000);
+}

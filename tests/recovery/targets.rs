@@ -1,0 +1,70 @@
+//! Targets as the planner gives them to PostgreSQL, from what the archive really holds.
+
+use highwater::{
+    api::{RestorePlan, StopAt},
+    archive::{Request, plan::plan},
+    recovery::job::JobError,
+};
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use serde_json::json;
+
+use crate::{Restore, fixture};
+
+async fn planned(target: serde_json::Value) -> RestorePlan {
+    let contents = fixture().await.lineage().contents().await.unwrap();
+    let request = Request {
+        backup: None,
+        target: Some(serde_json::from_value(target).unwrap()),
+        archive: "main".to_owned(),
+        archive_name: "shop-orders".to_owned(),
+    };
+    plan(&request, &contents).unwrap()
+}
+
+#[tokio::test]
+async fn a_target_after_the_last_commit_is_the_end() {
+    let fixture = fixture().await;
+    let mut plan = planned(json!({"time": fixture.quiet})).await;
+    assert_eq!((&plan.stop_at, plan.wal_to), (&None, fixture.end));
+    let restore = Restore::planned("quiet", plan.clone()).await;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await.0, 5000);
+
+    // PostgreSQL itself calls it an error that nothing was committed after the target.
+    let later = fixture.quiet + SignedDuration::from_hours(1);
+    plan.stop_at = Some(StopAt {
+        time: Some(MicroTime(later)),
+        lsn: None,
+        inclusive: true,
+    });
+    let naive = Restore::planned("naive", plan).await;
+    let error = naive.run().await.unwrap_err();
+    assert!(matches!(error, JobError::Exited { .. }), "{error}");
+    let said = "recovery ended before configured recovery target was reached";
+    assert!(error.to_string().contains(said), "{error}");
+}
+
+#[tokio::test]
+async fn a_time_is_planned_and_stops_between_two_commits() {
+    let (time, lsn) = fixture().await.before_drop;
+    let plan = planned(json!({"time": time})).await;
+    // Up to the end of the segment that holds the first commit after it.
+    assert!(lsn < plan.wal_to && plan.wal_to < fixture().await.end);
+    let restore = Restore::planned("planned-time", plan).await;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await, (4000, Some(0), Some(3999)));
+}
+
+#[tokio::test]
+async fn an_lsn_target_stops_at_its_record() {
+    let lsn = fixture().await.commit;
+    for (inclusive, rows) in [(true, 4000), (false, 3900)] {
+        let plan = planned(json!({"lsn": lsn, "inclusive": inclusive})).await;
+        assert_eq!(plan.stop_at.as_ref().unwrap().lsn, Some(lsn));
+        assert!(lsn < plan.wal_to && plan.wal_to < fixture().await.end);
+        let restore = Restore::planned(&format!("lsn-{inclusive}"), plan).await;
+        restore.run().await.unwrap();
+        assert_eq!(restore.rows().await.0, rows, "{inclusive}");
+    }
+}
