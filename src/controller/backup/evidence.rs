@@ -112,6 +112,10 @@ mod tests {
     use super::*;
     use crate::controller::backup::{model::base::proved, observe::Observed};
 
+    type Clear = fn(&mut Proofs);
+    type Change = fn(&mut Observed);
+    type IsMissing = fn(&Proofs) -> bool;
+
     fn proofs(observed: &Observed) -> Proofs {
         let Observed {
             backup,
@@ -127,7 +131,7 @@ mod tests {
         let complete = proofs(&proved());
         let evidence = Evidence::collect(&complete).expect("everything is proved");
         assert_eq!(evidence.snapshots(), 2);
-        let without: [(&str, fn(&mut Proofs)); 8] = [
+        let without: [(&str, Clear); 8] = [
             ("session", |p| p.session = None),
             ("cuts", |p| p.cuts = None),
             ("stop", |p| p.stop = None),
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_not_observed_is_not_proved() {
-        let unobserved: [(&str, fn(&mut Observed), fn(&Proofs) -> bool); 4] = [
+        let unobserved: [(&str, Change, IsMissing); 4] = [
             (
                 "a snapshot is not ready",
                 |o| {
