@@ -5,7 +5,7 @@
 use std::{fs, path::PathBuf};
 
 use highwater::api::crds;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn committed(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -124,6 +124,119 @@ fn no_role_reads_secrets_or_runs_commands_in_pods() {
         }
     }
     assert!(rules > 15, "found {rules} rules only");
+}
+
+/// The ClusterRoles that agents and recovery pods are bound to.
+fn shipped_roles() -> Vec<String> {
+    let name = |file: &str| {
+        let role = documents(file).remove(0);
+        role["metadata"]["name"].as_str().unwrap().to_owned()
+    };
+    ["manifests/agent-role.yaml", "manifests/recovery-role.yaml"]
+        .map(name)
+        .to_vec()
+}
+
+fn strings<'a>(rule: &'a Value, field: &str) -> Vec<&'a str> {
+    let values = rule[field].as_array().into_iter().flatten();
+    values.filter_map(Value::as_str).collect()
+}
+
+/// Whether a rule lets its holder give away more rights than the shipped ones.
+fn grants_more_than(shipped: &[String], rule: &Value) -> bool {
+    let groups = strings(rule, "apiGroups");
+    if !groups.contains(&"rbac.authorization.k8s.io") && !groups.contains(&"*") {
+        return false;
+    }
+    let verbs = strings(rule, "verbs");
+    strings(rule, "resources")
+        .into_iter()
+        .any(|resource| match resource {
+            "clusterroles" => verbs != ["bind"] || strings(rule, "resourceNames") != shipped,
+            // Whoever makes a binding needs `bind` for what it binds.
+            "rolebindings" => verbs.iter().any(|v| ["*", "bind", "escalate"].contains(v)),
+            _ => true,
+        })
+}
+
+#[test]
+fn only_the_shipped_roles_can_be_bound() {
+    let shipped = shipped_roles();
+    let mut bound = 0;
+    for file in ["controller-role", "agent-role", "recovery-role"] {
+        for document in documents(&format!("manifests/{file}.yaml")) {
+            for rule in document["rules"].as_array().into_iter().flatten() {
+                assert!(!grants_more_than(&shipped, rule), "{file}: {rule}");
+                bound += usize::from(strings(rule, "verbs").contains(&"bind"));
+            }
+        }
+    }
+    assert_eq!(bound, 1);
+}
+
+#[test]
+fn a_rule_that_grants_more_is_seen() {
+    let shipped = shipped_roles();
+    let rule = |resource: &str, names: &[String], verbs: &[&str]| {
+        json!({"apiGroups": ["rbac.authorization.k8s.io"], "resources": [resource], "resourceNames": names,
+            "verbs": verbs})
+    };
+    let more = [shipped.as_slice(), &["cluster-admin".to_owned()]].concat();
+    for rule in [
+        rule("clusterroles", &[], &["bind"]),
+        rule("clusterroles", &more, &["bind"]),
+        rule("clusterroles", &shipped, &["bind", "escalate"]),
+        rule("clusterroles", &shipped, &["bind", "create"]),
+        rule("clusterroles", &shipped, &["*"]),
+        rule("clusterrolebindings", &[], &["create"]),
+        rule("roles", &[], &["create"]),
+        rule("roles", &[], &["escalate"]),
+        rule("rolebindings", &[], &["create", "bind"]),
+        rule("*", &[], &["get"]),
+    ] {
+        assert!(grants_more_than(&shipped, &rule), "{rule}");
+    }
+    let allowed = rule("clusterroles", &shipped, &["bind"]);
+    assert!(!grants_more_than(&shipped, &allowed));
+}
+
+/// Whether anything can be written into it that the schema does not list.
+fn is_free(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => {
+            let free = [
+                "x-kubernetes-preserve-unknown-fields",
+                "x-kubernetes-embedded-resource",
+            ];
+            free.iter()
+                .any(|mark| fields.get(*mark) == Some(&true.into()))
+                || fields.get("additionalProperties") == Some(&true.into())
+                || fields.values().any(is_free)
+        }
+        Value::Array(items) => items.iter().any(is_free),
+        _ => false,
+    }
+}
+
+/// Whoever may create a PgRestore must not get any pod by it.
+#[test]
+fn a_restore_has_no_free_field() {
+    let (_, definition) = definitions()
+        .into_iter()
+        .find(|(name, _)| name.starts_with("pgrestores."))
+        .unwrap();
+    let spec = &schema(&definition)["properties"]["spec"];
+    assert!(spec["properties"]["into"].is_object());
+    assert!(!is_free(spec), "{spec:#}");
+
+    let free = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let mut patched = spec.clone();
+    patched["properties"]["into"]["properties"]["patch"] = free;
+    assert!(is_free(&patched));
+    let mut labelled = spec.clone();
+    labelled["properties"]["into"]["properties"]["any"] =
+        json!({"type": "object", "additionalProperties": true});
+    assert!(is_free(&labelled));
 }
 
 #[test]

@@ -7,8 +7,12 @@
 mod agent;
 #[path = "backup_flow/fixture.rs"]
 mod fixture;
+#[path = "backup_flow/late.rs"]
+mod late;
 #[path = "backup_flow/oracle.rs"]
 mod oracle;
+#[path = "backup_flow/scope.rs"]
+mod scope;
 #[path = "backup_flow/wait.rs"]
 mod wait;
 
@@ -17,10 +21,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use highwater::{
     api::{PgBackup, conditions},
-    csi::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
+    csi::{VolumeSnapshot, VolumeSnapshotContent},
 };
 use highwater_e2e::flow::{Death, Lifeline};
-use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -275,52 +278,6 @@ async fn a_lost_session_costs_an_attempt_and_its_snapshots() -> Result<()> {
     })
     .await?;
     fixture.require_complete(&backup).await?;
-    controller.abort();
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_namespace_that_goes_does_not_take_the_snapshots() -> Result<()> {
-    let _alone = ALONE.lock().await;
-    let fixture = Fixture::new("flow-namespace").await?;
-    let controller = start(&Lifeline::endless().client().await?);
-    fixture.ask_for_backup("kept", "orders").await?;
-    let backup = fixture
-        .play("kept", "the backup completes", is_completed)
-        .await?;
-    let namespaces = Api::<Namespace>::all(fixture.client.clone());
-    namespaces
-        .delete(&fixture.namespace, &DeleteParams::default())
-        .await?;
-    until("the namespace is gone", || async {
-        Ok(namespaces
-            .get_opt(&fixture.namespace)
-            .await?
-            .is_none()
-            .then_some(()))
-    })
-    .await?;
-    let contents = fixture.snapshots(&backup).await.map(|found| found.1)?;
-    ensure!(
-        contents.len() == VOLUMES,
-        "{} contents left",
-        contents.len()
-    );
-    for content in &contents {
-        ensure!(content.metadata.deletion_timestamp.is_none());
-        ensure!(content.spec.deletion_policy == DeletionPolicy::Retain);
-        // Leave nothing behind.
-        let api = Api::<VolumeSnapshotContent>::all(fixture.client.clone());
-        let patch = json!({"spec": {"deletionPolicy": "Delete"}});
-        api.patch(
-            &content.name_any(),
-            &PatchParams::default(),
-            &Patch::Merge(patch),
-        )
-        .await?;
-        api.delete(&content.name_any(), &DeleteParams::default())
-            .await?;
-    }
     controller.abort();
     Ok(())
 }

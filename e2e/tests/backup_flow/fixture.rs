@@ -58,6 +58,28 @@ pub fn start(client: &Client) -> JoinHandle<()> {
     ))))
 }
 
+/// Applies the CRDs, and waits until the API server serves them.
+pub async fn define_kinds(client: &Client) -> Result<()> {
+    let kinds = Api::<CustomResourceDefinition>::all(client.clone());
+    for crd in crds::all() {
+        let mut object = serde_json::to_value(&crd)?;
+        object["apiVersion"] = "apiextensions.k8s.io/v1".into();
+        object["kind"] = "CustomResourceDefinition".into();
+        apply(&kinds, &crd.name_any(), object).await?;
+    }
+    for crd in crds::all() {
+        until("a CRD is served", || async {
+            let crd = kinds.get(&crd.name_any()).await?;
+            let conditions = crd.status.and_then(|status| status.conditions);
+            let mut conditions = conditions.into_iter().flatten();
+            let is_served = conditions.any(|c| c.type_ == "Established" && c.status == "True");
+            Ok(is_served.then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// A pod with two volumes and what the door asks for, in a namespace of its own.
 pub struct Fixture {
     pub client: Client,
@@ -67,13 +89,7 @@ pub struct Fixture {
 impl Fixture {
     pub async fn new(namespace: &str) -> Result<Self> {
         let client = Lifeline::endless().client().await?;
-        let kinds = Api::<CustomResourceDefinition>::all(client.clone());
-        for crd in crds::all() {
-            let mut object = serde_json::to_value(&crd)?;
-            object["apiVersion"] = "apiextensions.k8s.io/v1".into();
-            object["kind"] = "CustomResourceDefinition".into();
-            apply(&kinds, &crd.name_any(), object).await?;
-        }
+        define_kinds(&client).await?;
         let namespaces = Api::<Namespace>::all(client.clone());
         // An earlier run's backups go only with a controller.
         let controller = start(&client);

@@ -5,11 +5,15 @@ use highwater::{
     api::{PgBackup, annotations},
     csi::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 
 use super::{
     fixture::{Fixture, VOLUMES},
-    wait::Violation,
+    wait::{Violation, until},
 };
 
 impl Fixture {
@@ -62,6 +66,43 @@ impl Fixture {
             snapshots.len(),
         );
         Ok(())
+    }
+
+    /// Every snapshot is still known to the cluster, and stays with its content.
+    pub async fn require_kept(&self, backup: &PgBackup) -> Result<()> {
+        let contents = self.snapshots(backup).await?.1;
+        ensure!(
+            contents.len() == VOLUMES,
+            "{} contents left",
+            contents.len()
+        );
+        for content in &contents {
+            ensure!(content.metadata.deletion_timestamp.is_none());
+            ensure!(content.spec.deletion_policy == DeletionPolicy::Retain);
+        }
+        Ok(())
+    }
+
+    /// Removes what a test has kept.
+    pub async fn discard(&self, backup: &PgBackup) -> Result<()> {
+        let (snapshots, contents) = self.snapshots(backup).await?;
+        let api = Api::<VolumeSnapshotContent>::all(self.client.clone());
+        let patch = json!({"spec": {"deletionPolicy": "Delete"}});
+        for content in &contents {
+            let name = content.name_any();
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await?;
+            api.delete(&name, &DeleteParams::default()).await?;
+        }
+        for snapshot in &snapshots {
+            self.api::<VolumeSnapshot>()
+                .delete(&snapshot.name_any(), &DeleteParams::default())
+                .await?;
+        }
+        until("what was kept is gone", || async {
+            Ok(self.require_nothing_left(backup).await.ok())
+        })
+        .await
     }
 
     /// One snapshot and one content for each volume, of the attempt that counts, ready, Retain, and nothing else.

@@ -375,3 +375,7 @@ fn sentence(condition: &Condition) -> String {
         format!("{}: {}", condition.reason, condition.message)
     }
 }
+
+#[cfg(test)]
+#[path = "attempt_tests.rs"]
+mod tests;

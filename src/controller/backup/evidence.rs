@@ -106,3 +106,84 @@ impl Evidence {
         self.ready.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::backup::{model::base::proved, observe::Observed};
+
+    type Clear = fn(&mut Proofs);
+    type Change = fn(&mut Observed);
+    type IsMissing = fn(&Proofs) -> bool;
+
+    fn proofs(observed: &Observed) -> Proofs {
+        let Observed {
+            backup,
+            snapshots,
+            contents,
+            ..
+        } = observed;
+        Proofs::of(&Running::read(backup, snapshots, contents).unwrap())
+    }
+
+    #[test]
+    fn each_proof_is_needed() {
+        let complete = proofs(&proved());
+        let evidence = Evidence::collect(&complete).expect("everything is proved");
+        assert_eq!(evidence.snapshots(), 2);
+        let without: [(&str, Clear); 8] = [
+            ("session", |p| p.session = None),
+            ("cuts", |p| p.cuts = None),
+            ("stop", |p| p.stop = None),
+            ("archived", |p| p.archived = None),
+            ("ready", |p| p.ready = None),
+            ("a snapshot", |p| p.ready = Some(Vec::new())),
+            ("catalogued", |p| p.catalogued = None),
+            ("retained", |p| p.retained = None),
+        ];
+        for (what, clear) in without {
+            let mut proofs = complete.clone();
+            clear(&mut proofs);
+            assert_eq!(Evidence::collect(&proofs), None, "without {what}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_observed_is_not_proved() {
+        let unobserved: [(&str, Change, IsMissing); 4] = [
+            (
+                "a snapshot is not ready",
+                |o| {
+                    let status = o.contents[1].status.as_mut().unwrap();
+                    status.ready_to_use = Some(false);
+                },
+                |p| p.ready.is_none(),
+            ),
+            (
+                "a content goes with its snapshot",
+                |o| o.contents[1].spec.deletion_policy = DeletionPolicy::Delete,
+                |p| p.retained.is_none(),
+            ),
+            (
+                "the manifest has no key",
+                |o| o.backup.status.as_mut().unwrap().catalog = None,
+                |p| p.catalogued.is_none(),
+            ),
+            (
+                "the agent speaks of another attempt",
+                |o| {
+                    let status = o.backup.status.as_mut().unwrap();
+                    status.session.as_mut().unwrap().attempt = 2;
+                },
+                |p| p.session.is_none() && p.stop.is_none() && p.archived.is_none(),
+            ),
+        ];
+        for (what, change, is_missing) in unobserved {
+            let mut observed = proved();
+            change(&mut observed);
+            let proofs = proofs(&observed);
+            assert!(is_missing(&proofs), "{what}: {proofs:?}");
+            assert_eq!(Evidence::collect(&proofs), None, "{what}");
+        }
+    }
+}

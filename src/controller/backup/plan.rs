@@ -400,3 +400,7 @@ fn give_up(state: &State, setback: Setback, now: Timestamp) -> Step {
         Step::Abandon(setback)
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -152,3 +152,39 @@ fn a_snapshot_that_went_before_it_was_written_down_goes_with_its_backup() {
         assert_eq!(world.violation.as_deref(), expected, "{mistake:?}");
     }
 }
+
+#[test]
+fn a_snapshot_that_was_made_anew_is_not_taken_for_the_one_that_was_cut() {
+    for (mistake, attempt, expected) in [
+        (Mistake::No, 2, None),
+        (
+            Mistake::AnyUid,
+            1,
+            Some("completed with a cut outside its session"),
+        ),
+    ] {
+        let mut world = World::new(mistake);
+        let accepted = [Action::Pass(None), Action::Pass(None), Action::Start];
+        // A controller that is held up while another one does the work.
+        let cut = [
+            [Action::Read, Action::Pass(None)],
+            [Action::Driver(0), Action::Driver(1)],
+            [Action::Driver(0), Action::Driver(1)],
+            [Action::Pass(None), Action::Pass(None)],
+        ];
+        let replaced = [
+            Action::Stop,
+            Action::Delete(0),
+            Action::Collect,
+            Action::ActLate,
+        ];
+        let cut = cut.into_iter().flatten();
+        for action in accepted.into_iter().chain(cut).chain(replaced) {
+            world.step(action);
+        }
+        world.settle();
+        assert_eq!(world.violation.as_deref(), expected, "{mistake:?}");
+        assert!(world.completed(), "{mistake:?}");
+        assert_eq!(world.number(), Some(attempt), "{mistake:?}");
+    }
+}

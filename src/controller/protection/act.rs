@@ -167,13 +167,7 @@ where
 }
 
 /// No owner: the backup outlives the protection.
-async fn take(
-    protection: &PgProtection,
-    name: &str,
-    reason: BackupReason,
-    ctx: &Context,
-) -> Result<(), ActError> {
-    let api: Api<PgBackup> = Api::namespaced(ctx.client.clone(), &namespace(protection));
+fn build_backup(protection: &PgProtection, name: &str, reason: BackupReason) -> PgBackup {
     let spec = PgBackupSpec {
         protection: protection.name_any(),
         reason,
@@ -189,6 +183,17 @@ async fn take(
             annotations::MANAGED_BY.to_owned(),
         ),
     ]);
+    backup
+}
+
+async fn take(
+    protection: &PgProtection,
+    name: &str,
+    reason: BackupReason,
+    ctx: &Context,
+) -> Result<(), ActError> {
+    let api: Api<PgBackup> = Api::namespaced(ctx.client.clone(), &namespace(protection));
+    let backup = build_backup(protection, name, reason);
     match request(api.create(&PostParams::default(), &backup)).await {
         Ok(_) => {
             tracing::info!(backup = name, ?reason, "backup asked for");
@@ -197,5 +202,24 @@ async fn take(
         // The name says what it is for: it is the same one.
         Err(error) if error.is_conflict() => Ok(()),
         Err(cause) => Err(failed("create", format!("PgBackup {name}"))(cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An owner would take every backup with it, by the garbage collector, whatever the finalizer decides.
+    #[test]
+    fn a_backup_has_no_owner() {
+        let protection: PgProtection = serde_json::from_value(json!({
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u"},
+            "spec": {"statefulSet": "orders", "policy": "gold"},
+        }))
+        .unwrap();
+        let backup = build_backup(&protection, "orders-1", BackupReason::default());
+        assert_eq!(backup.metadata.owner_references, None);
+        assert_eq!(backup.spec.protection, "orders");
+        assert_eq!(backup.labels()[annotations::PROTECTION_LABEL], "orders");
     }
 }

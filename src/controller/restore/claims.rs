@@ -132,9 +132,10 @@ fn snapshot_name(
     Err(Rejection::new(
         "SnapshotGone",
         format!(
-            "neither VolumeSnapshot {} nor the content of backup {} is there any more: restore from another backup, or import the snapshot with kubectl highwater import",
+            "neither VolumeSnapshot {} nor the content of backup {} is there any more: restore from another backup, or, if the storage still has snapshot {}, have a cluster admin make the content again (docs/runbooks/restore.md, \"Import a snapshot\")",
             volume.volume_snapshot,
             backup.metadata.name.as_deref().unwrap_or_default(),
+            volume.handle.as_deref().unwrap_or_default(),
         ),
     ))
 }

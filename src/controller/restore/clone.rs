@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSetSpec,
-        core::v1::{Container, EmptyDirVolumeSource, PodSpec},
+        core::v1::{Container, EmptyDirVolumeSource, PersistentVolumeClaim, PodSpec},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
@@ -48,7 +48,8 @@ impl Selecting {
         })
     }
 
-    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether it selects a pod with these labels.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         let equal = self
             .selector
             .match_labels
@@ -125,23 +126,11 @@ pub fn stateful_set(
         ..ObjectMeta::default()
     });
     for template in spec.volume_claim_templates.iter_mut().flatten() {
-        let name = template.metadata.name.clone();
-        template.metadata = ObjectMeta {
-            name,
-            ..ObjectMeta::default()
-        };
-        template.status = None;
-        if let Some(claim) = &mut template.spec {
-            claim.data_source = None;
-            claim.data_source_ref = None;
-            claim.volume_name = None;
-            if let Some(class) = storage_class {
-                claim.storage_class_name = Some(class.to_owned());
-            }
-        }
+        own_template(template, storage_class);
     }
     if let Some(pod) = &mut spec.template.spec {
         own_claims(pod, restored);
+        without_rights(pod);
     }
     json!({
         "apiVersion": "apps/v1",
@@ -149,6 +138,24 @@ pub fn stateful_set(
         "metadata": {"name": clone, "namespace": identity.namespace, "labels": identity.labels()},
         "spec": spec,
     })
+}
+
+/// A claim template of the clone's own: empty volumes, not the source's.
+fn own_template(template: &mut PersistentVolumeClaim, storage_class: Option<&str>) {
+    let name = template.metadata.name.clone();
+    template.metadata = ObjectMeta {
+        name,
+        ..ObjectMeta::default()
+    };
+    template.status = None;
+    if let Some(claim) = &mut template.spec {
+        claim.data_source = None;
+        claim.data_source_ref = None;
+        claim.volume_name = None;
+        if let Some(class) = storage_class {
+            claim.storage_class_name = Some(class.to_owned());
+        }
+    }
 }
 
 fn without_ours(annotations: Option<BTreeMap<String, String>>) -> Option<BTreeMap<String, String>> {
@@ -171,6 +178,13 @@ fn own_claims(pod: &mut PodSpec, restored: &[RestoredVolume]) {
             }
         }
     }
+}
+
+/// With the source's rights the clone could act as the source: take its lease, write where it writes.
+fn without_rights(pod: &mut PodSpec) {
+    pod.service_account_name = None;
+    pod.service_account = None;
+    pod.automount_service_account_token = Some(false);
 }
 
 /// The Service: the StatefulSet's governing one, and the clone's name.

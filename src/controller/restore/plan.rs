@@ -293,6 +293,15 @@ fn make_clone(observed: &Observed, clone: &str, has_set: bool) -> Step {
         .backup
         .as_ref()
         .and_then(|backup| Some((backup, Source::of(observed.live.as_ref(), backup)?)));
+    // What was recovered is kept, and goes on when the selector is narrowed.
+    let by_others = clone::refuse_labels(&observed.identity, clone, &observed.selecting);
+    if let Some(refused) = by_others.filter(|_| !has_set) {
+        return Step::Wait(Waiting {
+            phase: Phase::HandingOver,
+            message: refused.message,
+            remove: Vec::new(),
+        });
+    }
     let Some((backup, source)) = source else {
         let message = "the backup and the source's StatefulSet went during the restore: use the new claims with a StatefulSet of your own";
         return Step::Fail(Rejection::new("StatefulSetUnknown", message));
@@ -375,5 +384,5 @@ fn trouble(pod: &Pod) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
+#[path = "plan_tests/mod.rs"]
 mod tests;

@@ -24,11 +24,16 @@ pub struct Source {
 }
 
 /// Variables that name a cluster in a store of shared state: a copy that has them joins the original.
-const SHARED_NAMES: [&str; 4] = [
-    "PATRONI_SCOPE",
-    "PATRONI_NAME",
-    "REPMGR_PARTNER_NODES",
-    "STOLON_CLUSTER_NAME",
+const SHARED_NAMES: [&str; 1] = ["SCOPE"];
+
+/// The same, by the program that reads them: whoever runs it shares state, whatever the variable says.
+const SHARED_PREFIXES: [&str; 6] = [
+    "PATRONI_",
+    "PG_AUTOCTL_",
+    "REPMGR_",
+    "SPILO_",
+    "STKEEPER_",
+    "STOLON_",
 ];
 
 impl Source {
@@ -97,11 +102,7 @@ impl Source {
                 ),
             ));
         }
-        if let Some(name) = self.variables().find_map(|variable| {
-            SHARED_NAMES
-                .contains(&variable.name.as_str())
-                .then_some(&variable.name)
-        }) {
+        if let Some(name) = self.shared_name() {
             return Some(Rejection::new(
                 "SharedClusterName",
                 format!(
@@ -136,15 +137,32 @@ impl Source {
         names
     }
 
+    /// Only names count, wherever the value comes from: values may lie in Secrets, which are never read. For the same
+    /// reason the names that `envFrom` brings are unknown, but for their prefix.
+    fn shared_name(&self) -> Option<&str> {
+        let is_shared = |name: &&str| {
+            SHARED_NAMES.contains(name)
+                || SHARED_PREFIXES
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+        };
+        let sources = self.containers().flat_map(|c| c.env_from.iter().flatten());
+        let prefixes = sources.filter_map(|from| from.prefix.as_deref());
+        let names = self.variables().map(|variable| variable.name.as_str());
+        names.chain(prefixes).find(is_shared)
+    }
+
     fn variables(&self) -> impl Iterator<Item = &EnvVar> {
+        self.containers()
+            .flat_map(|container| container.env.iter().flatten())
+    }
+
+    fn containers(&self) -> impl Iterator<Item = &Container> {
         let pod = self.pod();
         let containers = pod.map(|pod| pod.containers.as_slice()).unwrap_or_default();
         let init = pod
             .and_then(|pod| pod.init_containers.as_deref())
             .unwrap_or_default();
-        containers
-            .iter()
-            .chain(init)
-            .flat_map(|container| container.env.iter().flatten())
+        containers.iter().chain(init)
     }
 }

@@ -3,7 +3,11 @@
 use serde_json::json;
 
 use super::{CLAIMS, object};
-use crate::controller::backup::observe::{Observed, Source};
+use crate::api::annotations;
+use crate::controller::backup::{
+    door::door,
+    observe::{Observed, Source},
+};
 
 /// Everything that the door asks for.
 pub fn base() -> Observed {
@@ -73,4 +77,53 @@ pub fn base() -> Observed {
         contents: Vec::new(),
         scope_goes: false,
     }
+}
+
+/// A first attempt of which everything is proved; only `Completed` is not written yet.
+pub fn proved() -> Observed {
+    let mut observed = base();
+    let now = "2026-01-01T00:01:00Z".parse().unwrap();
+    let proposal = door(&observed, 1, now).unwrap();
+    let mut volumes = proposal.set.members().to_vec();
+    for volume in &mut volumes {
+        let claim = volume.claim.clone();
+        let (uid, name) = (format!("uid-{claim}"), volume.volume_snapshot.clone());
+        let content = format!("snapcontent-{uid}");
+        volume.volume_snapshot_uid = Some(uid.clone());
+        volume.content = Some(content.clone());
+        volume.handle = Some(format!("handle-{claim}"));
+        observed.snapshots.push(object(json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": uid, "creationTimestamp": "2026-01-01T00:01:10Z",
+                "labels": {annotations::BACKUP_UID_LABEL: "backup-uid", annotations::ATTEMPT_LABEL: "1"}},
+            "spec": {"source": {"persistentVolumeClaimName": claim}},
+            "status": {"boundVolumeSnapshotContentName": content},
+        })));
+        observed.contents.push(object(json!({
+            "metadata": {"name": content, "uid": format!("content-{uid}")},
+            "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": "h"},
+                "volumeSnapshotRef": {"name": name, "namespace": "shop", "uid": uid}},
+            "status": {"snapshotHandle": format!("handle-{claim}"), "creationTime": 1_767_225_680_000_000_000_u64,
+                "readyToUse": true},
+        })));
+    }
+    let condition = |type_: &str| json!({"type": type_, "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:02:00Z"});
+    let conditions = [
+        "Accepted",
+        "Session",
+        "Cut",
+        "Stopped",
+        "WalArchived",
+        "Ready",
+        "Catalogued",
+    ]
+    .map(condition);
+    observed.backup.metadata.finalizers = Some(vec![annotations::BACKUP_FINALIZER.to_owned()]);
+    observed.backup.status = Some(object(json!({
+        "attempt": proposal.set.attempt(),
+        "volumes": volumes,
+        "session": {"attempt": 1, "startLsn": "0/2000028", "stopLsn": "0/2000138", "timeline": 1},
+        "catalog": {"manifest": "k", "sha256": "s"},
+        "conditions": conditions,
+    })));
+    observed
 }

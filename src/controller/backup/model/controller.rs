@@ -14,7 +14,10 @@ use crate::controller::backup::{
     sweep::{Removal, orphan_of},
     validate::validate,
 };
-use crate::{api::annotations, csi::DeletionPolicy};
+use crate::{
+    api::annotations,
+    csi::{self, DeletionPolicy},
+};
 
 impl World {
     /// Reads what the product reads, and no more.
@@ -97,6 +100,20 @@ impl World {
                 let number = status.attempt.as_ref().map_or(0, |attempt| attempt.number);
                 if let Some(session) = &mut status.session {
                     session.attempt = number;
+                }
+            }
+            (Some(status), Mistake::AnyUid) => {
+                for volume in &mut status.volumes {
+                    let mut all = observed.snapshots.iter();
+                    let Some(there) = all.find(|s| s.name_any() == volume.volume_snapshot) else {
+                        continue;
+                    };
+                    let mut contents = observed.contents.iter();
+                    let content = contents.find(|c| csi::is_content_of(there, c));
+                    volume.volume_snapshot_uid = there.uid();
+                    volume.content = content.map(ResourceExt::name_any);
+                    volume.handle =
+                        content.and_then(|c| c.status.as_ref()?.snapshot_handle.clone());
                 }
             }
             (_, Mistake::IgnoreScope) => observed.scope_goes = false,

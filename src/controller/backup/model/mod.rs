@@ -3,7 +3,7 @@
 //! read long ago. Beside the objects it keeps the truth that no controller sees, and checks it at every step.
 
 mod agent;
-mod base;
+pub mod base;
 mod checks;
 mod controller;
 mod others;
@@ -81,6 +81,8 @@ pub enum Mistake {
     NoJanitor,
     /// Contents are looked for by our label alone.
     LabelsOnly,
+    /// What has a recorded name counts, whatever was written down of it.
+    AnyUid,
 }
 
 /// The truth about one snapshot.

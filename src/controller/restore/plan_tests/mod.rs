@@ -1,3 +1,9 @@
+//! What a restore does next, on observations made by hand.
+
+mod clone_tests;
+mod import_tests;
+mod reach_tests;
+
 use serde_json::json;
 
 use super::*;
@@ -32,6 +38,7 @@ fn set_spec() -> Json {
             "metadata": {"labels": {"app": "orders"}, "annotations": {"highwater.dev/policy": "gold", "team": "a"}},
             "spec": {
                 "securityContext": {"fsGroup": 999},
+                "serviceAccountName": "orders", "serviceAccount": "orders", "automountServiceAccountToken": true,
                 "containers": [
                     {"name": "exporter", "image": "e"},
                     {"name": "db", "image": "pg:15", "ports": [{"containerPort": 5432}],
@@ -44,8 +51,9 @@ fn set_spec() -> Json {
                 ],
             },
         },
-        "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": {"app": "orders"}},
-            "spec": {"accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": "1Gi"}}}}],
+        "volumeClaimTemplates": [{"metadata": {"name": "data", "namespace": "theirs", "labels": {"app": "orders"}},
+            "spec": {"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "seed", "namespace": "theirs"},
+                "accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": "1Gi"}}}}],
     })
 }
 
@@ -158,6 +166,21 @@ fn done(mut observed: Observed, step: &Step) -> Observed {
     observed
 }
 
+/// The objects of the next step, which makes some.
+fn made_by(observed: &Observed) -> Vec<(Kind, Json)> {
+    match plan(observed, &image()) {
+        Step::Make(_, objects) => objects,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// When the WAL was replayed and the recovery pod is gone.
+fn recovered() -> Observed {
+    let mut observed = written();
+    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
+    observed
+}
+
 fn condition_added(observed: &mut Observed, condition: Json) {
     let status = observed.restore.status.as_mut().unwrap();
     status
@@ -261,60 +284,6 @@ fn doors() {
 }
 
 #[test]
-fn a_snapshot_of_another_namespace_or_backup_is_not_imported() {
-    for change in [
-        (|o: &mut Observed| {
-            let content = o.snapshots[0].content.as_mut().unwrap();
-            content.spec.volume_snapshot_ref.namespace = Some("other".into());
-        }) as fn(&mut Observed),
-        |o| o.snapshots[0].content.as_mut().unwrap().metadata.labels = None,
-        |o| {
-            let status = o.snapshots[0]
-                .content
-                .as_mut()
-                .unwrap()
-                .status
-                .as_mut()
-                .unwrap();
-            status.snapshot_handle = Some("another's".into());
-        },
-    ] {
-        let mut observed = observed(into_set(), planned());
-        observed.snapshots[0].snapshot = None;
-        change(&mut observed);
-        assert_eq!(refused(&observed), "SnapshotGone");
-    }
-}
-
-#[test]
-fn a_snapshot_that_is_gone_is_imported_by_its_handle() {
-    let mut observed = observed(into_set(), planned());
-    observed.snapshots[0].snapshot = None;
-    let Step::WriteDown(volumes) = plan(&observed, &image()) else {
-        panic!()
-    };
-    observed.restore.status.as_mut().unwrap().volumes = volumes;
-    let Step::Make(_, objects) = plan(&observed, &image()) else {
-        panic!()
-    };
-    let (_, content) = objects
-        .iter()
-        .find(|(kind, _)| *kind == Kind::VolumeSnapshotContent)
-        .unwrap();
-    assert_eq!(content["spec"]["deletionPolicy"], "Retain");
-    assert_eq!(content["spec"]["source"]["snapshotHandle"], "handle-data");
-    assert_eq!(content["spec"]["volumeSnapshotRef"]["namespace"], "shop");
-    let (_, claim) = objects
-        .iter()
-        .find(|(kind, _)| *kind == Kind::Claim)
-        .unwrap();
-    assert_eq!(
-        claim["spec"]["dataSource"]["name"],
-        content["metadata"]["name"]
-    );
-}
-
-#[test]
 fn claims_and_pod_are_made_at_once_and_only_what_is_missing() {
     let observed = written();
     let step = plan(&observed, &image());
@@ -372,109 +341,6 @@ fn claims_and_pod_are_made_at_once_and_only_what_is_missing() {
         plan(&evicted, &image()),
         Step::Remove(vec![(Kind::Pod, "r-recovery".into())])
     );
-}
-
-#[test]
-fn the_clone_waits_for_the_recovery_pods_end() {
-    let observed = written();
-    let step = plan(&observed, &image());
-    let mut observed = done(observed, &step);
-    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
-    let pod = |terminated: Json| {
-        serde_json::from_value(json!({
-            "metadata": {"name": "r-recovery"},
-            "status": {"phase": "Running", "containerStatuses": [{
-                "name": "recovery", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": terminated,
-            }]},
-        }))
-        .unwrap()
-    };
-    observed.pod = Some(pod(json!({"running": {}})));
-    assert!(matches!(plan(&observed, &image()), Step::Wait(_)));
-    observed.pod = Some(pod(json!({"terminated": {"exitCode": 1}})));
-    assert!(
-        matches!(plan(&observed, &image()), Step::Wait(_)),
-        "it will be started again"
-    );
-    observed.pod = Some(pod(json!({"terminated": {"exitCode": 0}})));
-    let step = plan(&observed, &image());
-    let Step::Make(Phase::HandingOver, objects) = &step else {
-        panic!("{step:?}")
-    };
-    let kinds: Vec<Kind> = objects.iter().map(|(kind, _)| *kind).collect();
-    assert_eq!(kinds, [Kind::Service, Kind::StatefulSet]);
-
-    let mut observed = done(observed, &step);
-    let Step::Wait(waiting) = plan(&observed, &image()) else {
-        panic!()
-    };
-    assert_eq!(waiting.remove, [(Kind::Pod, "r-recovery".to_owned())]);
-    observed.clone_pod = serde_json::from_value(json!({
-        "metadata": {"name": "copy-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-    }))
-    .unwrap();
-    assert!(matches!(plan(&observed, &image()), Step::Complete(_)));
-}
-
-#[test]
-fn the_clone_is_like_the_source_and_selected_by_nothing_of_it() {
-    let mut observed = written();
-    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
-    let Step::Make(_, objects) = plan(&observed, &image()) else {
-        panic!()
-    };
-    let (service, set) = (&objects[0].1, &objects[1].1);
-    let spec = &set["spec"];
-    assert_eq!(spec["replicas"], 1);
-    assert_eq!(spec["serviceName"], "copy");
-    let labels = spec["template"]["metadata"]["labels"].as_object().unwrap();
-    assert!(
-        labels
-            .keys()
-            .all(|label| label.starts_with("highwater.dev/")),
-        "{labels:?}"
-    );
-    for (key, value) in service["spec"]["selector"].as_object().unwrap() {
-        assert_eq!(labels.get(key), Some(value));
-    }
-    assert_eq!(spec["selector"]["matchLabels"], service["spec"]["selector"]);
-    assert_eq!(
-        spec["template"]["metadata"]["annotations"],
-        json!({"team": "a"})
-    );
-    assert_eq!(spec["volumeClaimTemplates"][0]["metadata"]["name"], "data");
-    let volumes = spec["template"]["spec"]["volumes"].as_array().unwrap();
-    assert_eq!(
-        volumes[0]["persistentVolumeClaim"]["claimName"],
-        "wal-copy-0"
-    );
-    assert_eq!(
-        volumes[1].get("persistentVolumeClaim"),
-        None,
-        "the source's claim is never mounted"
-    );
-    assert_eq!(service["spec"]["ports"][0]["port"], 5432);
-}
-
-#[test]
-fn literals_that_the_backup_left_out_are_asked_for() {
-    let mut observed = observed(into_set(), planned());
-    observed.live = None;
-    let status = observed.backup.as_mut().unwrap().status.as_mut().unwrap();
-    let env = status
-        .stateful_set
-        .as_mut()
-        .unwrap()
-        .pointer_mut("/template/spec/containers/1/env")
-        .unwrap();
-    *env = json!([{"name": "POSTGRES_PASSWORD"}]);
-    let Step::Fail(rejection) = plan(&observed, &image()) else {
-        panic!()
-    };
-    assert_eq!(rejection.reason, "EnvironmentUnknown");
-    assert!(rejection.message.contains("POSTGRES_PASSWORD"));
-    observed.restore = restore(json!({"volumes": {"namePrefix": "p"}}), planned());
-    assert!(matches!(plan(&observed, &image()), Step::WriteDown(_)));
 }
 
 #[test]
