@@ -1,6 +1,7 @@
 //! Arguments, and which part of the program they start.
 
 use std::{
+    ffi::OsString,
     fs::Permissions,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -84,7 +85,31 @@ enum Failure {
     },
 }
 
+/// How `wal fetch` ends if it is called wrongly: PostgreSQL would take clap's 2 for the end of the log.
+const FETCH_USAGE: u8 = 209;
+
 impl Cli {
+    /// From the process's arguments. `Err`: there is nothing to run, what there was to say is said, and the process is to
+    /// end so.
+    ///
+    /// # Errors
+    /// Help, a version, or a wrong argument.
+    pub fn read<A: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, ExitCode> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let fetches = arguments.windows(2).any(|pair| pair == ["wal", "fetch"]);
+        Self::try_parse_from(arguments).map_err(|error| {
+            // Where it cannot be printed nobody listens.
+            let _ = error.print();
+            match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if fetches => ExitCode::from(FETCH_USAGE),
+                _ => ExitCode::from(2),
+            }
+        })
+    }
+
     /// Runs to the end of the command.
     pub fn run(self) -> ExitCode {
         telemetry::init(&self.log, self.log_format);
@@ -130,4 +155,19 @@ fn install(destination: &Path) -> std::io::Result<()> {
     std::fs::copy(std::env::current_exe()?, &partial)?;
     std::fs::set_permissions(&partial, Permissions::from_mode(0o755))?;
     std::fs::rename(&partial, destination)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_call_of_fetch_is_no_end_of_the_log() {
+        let code = |arguments: &[&str]| Cli::read(arguments).err();
+        let fetch = code(&["highwater", "wal", "fetch", "--no-such-option"]);
+        assert_eq!(fetch, Some(ExitCode::from(FETCH_USAGE)));
+        let other = code(&["highwater", "controller", "--no-such-option"]);
+        assert_eq!(other, Some(ExitCode::from(2)));
+        assert_eq!(code(&["highwater", "--version"]), Some(ExitCode::SUCCESS));
+    }
 }
