@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs::Permissions,
     os::unix::fs::PermissionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -112,6 +113,15 @@ impl Cli {
 
     /// Runs to the end of the command.
     pub fn run(self) -> ExitCode {
+        if !matches!(self.command, Command::Wal(Wal::Fetch(_))) {
+            return self.run_to_the_end();
+        }
+        // PostgreSQL would take the exit code of a panic for the end of the log.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run_to_the_end()));
+        ended.unwrap_or_else(|_| ExitCode::from(recovery::fetch::PANICKED))
+    }
+
+    fn run_to_the_end(self) -> ExitCode {
         telemetry::init(&self.log, self.log_format);
         match self.command.run() {
             Ok(code) => code,

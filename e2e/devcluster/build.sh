@@ -14,7 +14,7 @@ say() { printf '%-22s %s\n' "$1" "$2"; }
 
 packages() {
   local missing=()
-  for package in runc btrfs-progs nftables conntrack mmdebstrap iproute2 openssl musl-tools "postgresql-$POSTGRES_MAJOR" util-linux zstd; do
+  for package in ca-certificates gcc libc6-dev runc btrfs-progs nftables conntrack mmdebstrap iproute2 openssl musl-tools "postgresql-$POSTGRES_MAJOR" util-linux zstd; do
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0

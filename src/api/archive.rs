@@ -39,7 +39,11 @@ use serde::{Deserialize, Serialize};
 pub struct PgArchiveSpec {
     /// Put before every key, as in `prod/`. Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), regex(pattern = r"^([A-Za-z0-9!_.*'()-]+/)*$"))]
+    #[schemars(length(max = 256))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches(\"^([A-Za-z0-9!_.*'()-]+/)*$\")",
+        "message": "prefix must be empty or end in /, as in prod/, and hold only A-Z, a-z, 0-9, /, and !_.*'()-",
+    }]))]
     pub prefix: Option<String>,
     /// A bucket of S3 or of a store that speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +73,11 @@ pub struct S3 {
     pub region: Option<String>,
     /// The URL of the store, for stores that are not AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512), regex(pattern = r"^https?://[^/]+"))]
+    #[schemars(length(max = 512))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^https?://[^/]+')",
+        "message": "endpoint must be a URL, as in https://s3.example.com",
+    }]))]
     pub endpoint: Option<String>,
     /// Allow an endpoint without TLS. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]

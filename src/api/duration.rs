@@ -99,7 +99,14 @@ impl JsonSchema for DurationText {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "maxLength": 7 })
+        json_schema!({
+            "type": "string",
+            "maxLength": 7,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{DURATION_PATTERN}')"),
+                "message": "want a whole number and one of s, m, h, d, as in 5s or 14d",
+            }],
+        })
     }
 }
 

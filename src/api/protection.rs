@@ -88,10 +88,11 @@ pub struct PgProtectionSpec {
     pub policy: String,
     /// The database's name in the archive. Default: `<namespace>-<statefulset>`. Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+        "message": "archiveName must begin and end with a letter or digit, and hold only a-z, 0-9, . and -: it is a folder in the bucket",
+    }]))]
     pub archive_name: Option<String>,
     /// What cannot be found out from the pod template.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -119,8 +119,11 @@ impl JsonSchema for TargetTime {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})$",
             "maxLength": 32,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})$')",
+                "message": "want a date and time with a zone (RFC 3339), as in 2026-11-20T14:03:12Z or 2026-11-20T15:03:12.5+01:00",
+            }],
         })
     }
 }
@@ -132,10 +135,11 @@ impl JsonSchema for TargetTime {
 pub struct RestoreInto {
     /// The name of a new StatefulSet like the source's, with a Service of the same name. Must not exist yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 52),
-        regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 52))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')",
+        "message": "statefulSet must begin with a letter, end with a letter or digit, and hold only a-z, 0-9 and -: a Service gets the same name",
+    }]))]
     pub stateful_set: Option<String>,
     /// Claims alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,10 +158,11 @@ pub struct RestoreInto {
 #[serde(rename_all = "camelCase")]
 pub struct IntoVolumes {
     /// Each claim is named by this prefix, a hyphen and the volume's name in the source's pod.
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 63))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+        "message": "namePrefix must begin and end with a letter or digit, and hold only a-z, 0-9 and -",
+    }]))]
     pub name_prefix: String,
 }
 

@@ -197,13 +197,15 @@ pub async fn run(
         server = run.until_promoted(&mut marker, stop) => (server?, started_replay.elapsed()),
         never = follow_fetch(job, progress) => match never {},
     };
-    let promoted =
-        promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
-    shut_down(server, &programs, &directory).await?;
     let fetched = FetchProgress::read(&job.fetch.progress);
     if replay {
         marker.ended_early = ended_early(&job.fetch.plan, fetched.reached);
+        // Before anything that takes time: a try that finds PostgreSQL promoted cannot find it out any more.
+        directory.write(&marker)?;
     }
+    let promoted =
+        promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
+    shut_down(server, &programs, &directory).await?;
     let mut result = finished(&fetched, promoted, &marker);
     result.replay_seconds = Some(replay_time.as_secs_f64());
     result.total_seconds = Some(started.elapsed().as_secs_f64());

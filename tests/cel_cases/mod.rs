@@ -39,9 +39,80 @@ pub fn rules() -> Vec<Case> {
     let [archives, changes, restores] = [archive_rules(), change_rules(), restore_rules()];
     archives
         .into_iter()
+        .chain(texts())
         .chain(changes)
         .chain(restores)
         .collect()
+}
+
+/// What a text must look like.
+fn texts() -> Vec<Case> {
+    let case = |kind, good, bad, message| Case {
+        kind,
+        before: None,
+        good,
+        bad,
+        message,
+    };
+    let policy = |more: Value| {
+        let mut policy = json!({"archive": "main"});
+        merge(&mut policy, more);
+        policy
+    };
+    let protection =
+        |name: &str| json!({"statefulSet": "orders", "policy": "gold", "archiveName": name});
+    let into = |into: Value| json!({"source": {"protection": "orders"}, "target": {"latest": {}}, "into": into});
+    let duration = "want a whole number and one of s, m, h, d, as in 5s or 14d";
+    vec![
+        case(
+            "PgBackupPolicy",
+            policy(json!({"deadlines": {"cut": "10m"}})),
+            policy(json!({"deadlines": {"cut": "ten"}})),
+            duration,
+        ),
+        case(
+            "PgBackupPolicy",
+            policy(json!({"wal": {"tailInterval": "5s"}})),
+            policy(json!({"wal": {"tailInterval": "5 s"}})),
+            duration,
+        ),
+        case(
+            "PgArchive",
+            json!({"s3": {"bucket": "backups"}, "prefix": "prod/eu/"}),
+            json!({"s3": {"bucket": "backups"}, "prefix": "prod"}),
+            "prefix must be empty or end in /, as in prod/, and hold only A-Z, a-z, 0-9, /, and !_.*'()-",
+        ),
+        case(
+            "PgArchive",
+            s3(json!({"endpoint": "https://s3.example.com"})),
+            s3(json!({"endpoint": "s3.example.com"})),
+            "endpoint must be a URL, as in https://s3.example.com",
+        ),
+        case(
+            "PgProtection",
+            protection("shop.orders"),
+            protection("shop/orders"),
+            "archiveName must begin and end with a letter or digit, and hold only a-z, 0-9, . and -: it is a folder in the bucket",
+        ),
+        case(
+            "PgRestore",
+            into(json!({"statefulSet": "orders-2"})),
+            into(json!({"statefulSet": "2-orders"})),
+            "statefulSet must begin with a letter, end with a letter or digit, and hold only a-z, 0-9 and -: a Service gets the same name",
+        ),
+        case(
+            "PgRestore",
+            into(json!({"volumes": {"namePrefix": "orders-2"}})),
+            into(json!({"volumes": {"namePrefix": "orders-"}})),
+            "namePrefix must begin and end with a letter or digit, and hold only a-z, 0-9 and -",
+        ),
+        case(
+            "PgRestore",
+            restore(json!({"time": "2026-11-20T15:03:12.5+01:00"})),
+            restore(json!({"time": "2026-11-20 15:03:12"})),
+            "want a date and time with a zone (RFC 3339), as in 2026-11-20T14:03:12Z or 2026-11-20T15:03:12.5+01:00",
+        ),
+    ]
 }
 
 fn archive_rules() -> Vec<Case> {

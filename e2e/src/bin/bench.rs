@@ -79,7 +79,7 @@ async fn job(args: &Args) -> Result<Job> {
     deployment.namespace(NAMESPACE)?;
     let orders = Database::create(&deployment, NAMESPACE, "orders", "highwater-btrfs").await?;
     let address = orders.address()?;
-    let pgbench = story::load(&address).await?;
+    let mut pgbench = story::load(&address).await?;
     let writer = Writer::start(&address).await?;
     let watch = Watch::start(&kubectl, NAMESPACE)?;
     orders.annotate("highwater.dev/policy", "gold")?;
@@ -91,6 +91,7 @@ async fn job(args: &Args) -> Result<Job> {
     for number in 1..=args.repeat {
         restore(&orders, number, &mut job).await?;
     }
+    story::still_loads(&mut pgbench)?;
     drop(pgbench);
     writer.stop().await?;
     memory(&kubectl, args.repeat, &mut job).await?;

@@ -1,11 +1,11 @@
 //! Tells the main story on a cluster: protected, backed up under load, disaster, restored.
 
-use std::{path::Path, process::ExitCode, time::Instant};
+use std::{collections::HashSet, path::Path, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 use clap::Parser;
 use highwater_e2e::harness::{
-    Database, Deployment, Forward, Kubectl, Ledger, Writer, connect, marks,
+    Database, Deployment, Forward, Kubectl, Ledger, Watching, Writer, connect, marks,
     measure::{self, Job, Watch, beside_replay},
     own_cluster::{self, Refusal},
     publish, story,
@@ -139,9 +139,10 @@ async fn tell(teller: &Teller, stage: &Stage) -> Result<()> {
     let orders = Database::create(deployment, namespace, "orders", class).await?;
     let (address, _forward) = stage.reach(&orders).await?;
     teller.say("pgbench and a writer of numbered rows begin; every acknowledged row is noted outside the database");
-    let pgbench = story::load(&address).await?;
+    let mut pgbench = story::load(&address).await?;
     let writer = Writer::start(&address).await?;
     let watch = Watch::start(kubectl, namespace)?;
+    let _steps = steps(teller, kubectl, namespace)?;
     teller.say("kubectl annotate statefulset orders highwater.dev/policy=gold");
     orders.annotate("highwater.dev/policy", "gold")?;
     let backup = story::first_backup(kubectl, namespace, "orders").await?;
@@ -182,6 +183,7 @@ async fn tell(teller: &Teller, stage: &Stage) -> Result<()> {
     teller.say(format!(
         "compared: rows 1 to {found} are there, every acknowledged one and none committed later"
     ));
+    story::still_loads(&mut pgbench)?;
     drop(pgbench);
     writer.stop().await?;
     teller.say(format!(
@@ -195,6 +197,34 @@ async fn tell(teller: &Teller, stage: &Stage) -> Result<()> {
         marks::table(&job.marks()?)
     ));
     Ok(())
+}
+
+/// Tells each condition of a backup or restore as it comes true, and how far a replay is.
+fn steps(teller: &Teller, kubectl: &Kubectl, namespace: &str) -> Result<[Watching; 2]> {
+    let begin = teller.0;
+    let tell = move |kind: &'static str| {
+        let mut told = HashSet::new();
+        move |object: &Value| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let conditions = object["status"]["conditions"].as_array();
+            let holding = conditions
+                .into_iter()
+                .flatten()
+                .filter(|condition| condition["status"] == "True");
+            for condition in holding {
+                let type_ = condition["type"].as_str().unwrap_or_default();
+                if told.insert(format!("{name} {type_}")) {
+                    let message = condition["message"].as_str().unwrap_or_default();
+                    Teller(begin).say(format!("  {kind} {name}: {type_}: {message}"));
+                }
+            }
+        }
+    };
+    let watch = |kind: &str, tell| Watching::telling(kubectl, namespace, &[kind], tell);
+    Ok([
+        watch("pgb", tell("backup"))?,
+        watch("pgr", tell("restore"))?,
+    ])
 }
 
 fn backup_summary(backup: &Value) -> String {

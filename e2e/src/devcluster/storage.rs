@@ -125,6 +125,8 @@ fn start_sidecars(names: &Names) -> Result<()> {
         kubeconfig.clone(),
         "timeout=60s".into(),
         "retry-interval-max=5s".into(),
+        // A cut that ends after the deletion of its content began is only looked at then: 15 minutes by default.
+        "resync-period=10s".into(),
         "kube-api-qps=50".into(),
         "kube-api-burst=100".into(),
         // The driver's fault switches may name a VolumeSnapshot.

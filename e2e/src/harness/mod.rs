@@ -3,6 +3,7 @@
 //! Everything here reaches the cluster through its kubeconfig alone. Scenarios run inside the dev cluster's network, where
 //! pods can be reached by address.
 
+pub mod bucket;
 pub mod crash;
 mod database;
 mod deploy;

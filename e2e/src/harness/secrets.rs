@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Kubectl, crash, database::PASSWORD};
+use super::{Kubectl, bucket, database::PASSWORD, story::LIMIT};
 
 /// The object store's secret key, as `manifests/policy.yaml` has it.
 pub const SECRET_KEY: &str = "highwater-secret-key";
@@ -55,23 +55,26 @@ pub fn none_told(kubectl: &Kubectl, namespace: &str) -> Result<()> {
 
 /// Manifests, labels, index and identity, as they lie on the object store's disk.
 fn look_into_bucket(kubectl: &Kubectl) -> Result<()> {
-    let (namespace, found) = ("object-store", "the object store's pod");
-    let pods = kubectl.list(namespace, "pods")?;
-    let pod = pods.iter().find_map(|pod| pod["metadata"]["name"].as_str());
-    let process = crash::process(kubectl, namespace, pod.context(found)?, "posix")?;
     let mut grep = Command::new("grep");
     grep.args(["--recursive", "--fixed-strings", "--files-with-matches"])
         .args(["--include=*.json", "--include=backup_label"]);
     for secret in PLANTED {
         grep.args(["-e", secret]);
     }
-    let folder = format!("/proc/{process}/root/data/highwater");
-    let found = grep.arg(folder).output().context("failed to run grep")?;
+    // Others write meanwhile, and objects come and go: what went while it was looked for is no secret.
+    let told = grep
+        .arg(bucket::folder(kubectl)?)
+        .output()
+        .context("failed to run grep")?;
+    let trouble = String::from_utf8_lossy(&told.stderr);
+    let trouble = trouble
+        .lines()
+        .find(|line| !line.ends_with("No such file or directory"));
     ensure!(
-        found.status.code() == Some(1),
-        "a secret is in the bucket: {}{}",
-        String::from_utf8_lossy(&found.stdout),
-        String::from_utf8_lossy(&found.stderr)
+        told.stdout.is_empty() && trouble.is_none(),
+        "a secret is in the bucket, or it cannot be read: {}{}",
+        String::from_utf8_lossy(&told.stdout),
+        trouble.unwrap_or_default()
     );
     Ok(())
 }
@@ -82,13 +85,12 @@ pub fn follow(kubectl: &Kubectl, namespace: &str, pod: &str) -> JoinHandle<Resul
     thread::spawn(move || {
         let begin = Instant::now();
         loop {
-            match kubectl.run(&["-n", &namespace, "logs", "--follow", &pod]) {
-                Ok(log) if !log.is_empty() => return look(&format!("the log of {pod}"), &log),
-                // It is not there yet, or has not begun.
-                Ok(_) => {}
-                Err(error) if begin.elapsed() > Duration::from_secs(60) => return Err(error),
-                Err(_) => {}
+            // Before it has begun, there is no pod, or no log.
+            let said = kubectl.run(&["-n", &namespace, "logs", "--follow", &pod]);
+            if let Some(log) = said.as_ref().ok().filter(|log| !log.is_empty()) {
+                return look(&format!("the log of {pod}"), log);
             }
+            ensure!(begin.elapsed() < LIMIT, "{pod} has no log: {said:?}");
             thread::sleep(Duration::from_millis(100));
         }
     })

@@ -43,6 +43,16 @@ pub async fn load(address: &str) -> Result<Child> {
     Ok(pgbench(&["-c", "2", "-R", "100", "-T", "600"]).spawn()?)
 }
 
+/// Requires that pgbench still runs: without it nothing was done under load.
+///
+/// # Errors
+/// It ended.
+pub fn still_loads(pgbench: &mut Child) -> Result<()> {
+    let ended = pgbench.try_wait()?;
+    ensure!(ended.is_none(), "pgbench ended: {ended:?}");
+    Ok(())
+}
+
 /// Waits for the first backup of the protection `name` and returns it, completed.
 ///
 /// # Errors

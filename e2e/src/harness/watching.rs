@@ -23,6 +23,19 @@ impl Watching {
     /// # Errors
     /// kubectl cannot run.
     pub fn start(kubectl: &Kubectl, namespace: &str, what: &[&str]) -> Result<Self> {
+        Self::telling(kubectl, namespace, what, |_| ())
+    }
+
+    /// As [`Self::start`], and shows `tell` each state as it comes.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn telling(
+        kubectl: &Kubectl,
+        namespace: &str,
+        what: &[&str],
+        mut tell: impl FnMut(&Value) + Send + 'static,
+    ) -> Result<Self> {
         let args = [&["-n", namespace, "get"], what, &["--watch", "-o", "json"]].concat();
         let mut command = kubectl.command(&args);
         let mut process = command
@@ -34,6 +47,7 @@ impl Watching {
         std::thread::spawn(move || {
             for object in Deserializer::from_reader(output).into_iter::<Value>() {
                 let Ok(object) = object else { return };
+                tell(&object);
                 sender.send_modify(|events| events.push(object));
             }
         });

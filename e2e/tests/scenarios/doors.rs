@@ -28,7 +28,24 @@ type Door = (
     &'static [&'static str],
 );
 
-const DOORS: [Door; 19] = [
+const DOORS: [Door; 21] = [
+    (
+        "PgRestore",
+        "lsn-outside",
+        "Completed",
+        "TargetAfterWindow",
+        &["FFFF/0", "recoverable is "],
+    ),
+    (
+        "PgRestore",
+        "volumes-taken",
+        "Completed",
+        "NameTaken",
+        &[
+            "PersistentVolumeClaim held-data",
+            "choose another name in spec.into, or delete it",
+        ],
+    ),
     (
         "PgBackup",
         "of-nobody",
@@ -241,7 +258,13 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
     let (before, begin) = (everything(kubectl, namespace)?, Instant::now());
     kubectl.apply(&fill(include_str!("../../manifests/doors.yaml"), &values)?)?;
-    for door in &DOORS {
+    let of_backups = |door: &&Door| door.0 == "PgBackup";
+    for door in DOORS.iter().filter(|door| !of_backups(door)) {
+        said(kubectl, namespace, door).await?;
+    }
+    let backups = include_str!("../../manifests/doors-backups.yaml");
+    kubectl.apply(&fill(backups, &values)?)?;
+    for door in DOORS.iter().filter(of_backups) {
         said(kubectl, namespace, door).await?;
     }
     println!("{} doors in {:?}", DOORS.len(), begin.elapsed());

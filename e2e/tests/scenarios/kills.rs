@@ -3,23 +3,30 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Watching, Writer, crash, has, story, until,
+use highwater_e2e::{
+    devcluster::signal,
+    harness::{
+        Database, Deployment, Faults, Kubectl, Ledger, Watching, Writer, crash, has, story, until,
+    },
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::setup::{scenario, scenario_alone};
 
 /// A backup's way. The first gap begins when the object is there.
-const BACKUP: [&str; 7] = [
+const BACKUP: [&str; 9] = [
     "",
     "Accepted",
     "Session",
     "Cut",
     "Stopped",
     "WalArchived",
+    "Ready",
     "Catalogued",
+    "Completed",
 ];
+/// How often a kill may come too late for its gap.
+const TRIES: usize = 5;
 /// A restore's.
 const RESTORE: [&str; 5] = ["", "Planned", "VolumesReady", "Recovered", "HandedOver"];
 /// The longest that a takeover and the work after it may take.
@@ -31,10 +38,8 @@ async fn a_killed_agent_loses_no_backup() {
     scenario("kill-agent", async |deployment, namespace| {
         let (orders, writer) = protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
-        for (count, after) in BACKUP.iter().enumerate() {
-            backup(&orders, count, after, || kill_agent(kubectl, &namespace)).await?;
-        }
-        exactly_these_snapshots(kubectl, &namespace, 1 + BACKUP.len())?;
+        let backups = in_each_gap(&orders, || agent(kubectl, &namespace)).await?;
+        exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
         restore_killed(&orders, &writer, Victim::Agent).await
     })
     .await;
@@ -45,10 +50,8 @@ async fn a_killed_controller_loses_no_backup_and_no_restore() {
     scenario_alone("kill-controller", async |deployment, namespace| {
         let (orders, writer) = protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
-        for (count, after) in BACKUP.iter().enumerate() {
-            backup(&orders, count, after, || kill_controller(kubectl)).await?;
-        }
-        exactly_these_snapshots(kubectl, &namespace, 1 + BACKUP.len())?;
+        let backups = in_each_gap(&orders, || controller(kubectl)).await?;
+        exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
         restore_killed(&orders, &writer, Victim::Controller).await
     })
     .await;
@@ -72,13 +75,33 @@ async fn protected(deployment: &Deployment, namespace: &str) -> Result<(Database
     Ok((orders, writer))
 }
 
-/// Asks for a backup, kills once it got as far as `after`, and waits for it to complete.
+/// A kill in each gap of a backup's way; returns how many backups that took. The driver takes its time, so that there is
+/// a gap where it works.
+async fn in_each_gap(orders: &Database, find: impl AsyncFn() -> Result<Prey>) -> Result<usize> {
+    let slow = json!({"delayBeforeCut": 500, "delayToReady": 1500});
+    let _slow = Faults::set(&orders.namespace, "data-orders-0", slow)?;
+    let mut backups = 0;
+    for gap in BACKUP.windows(2) {
+        let last = backups + TRIES;
+        loop {
+            backups += 1;
+            let prey = find().await?;
+            if backup(orders, backups, (gap[0], gap[1]), prey).await? {
+                break;
+            }
+            ensure!(backups < last, "no kill came between {gap:?}");
+        }
+    }
+    Ok(backups)
+}
+
+/// Asks for a backup, kills once it got as far as `after`, and waits for it to complete. `false`: it was further already.
 async fn backup(
     orders: &Database,
     count: usize,
-    after: &str,
-    kill: impl AsyncFnOnce() -> Result<()>,
-) -> Result<()> {
+    (after, next): (&str, &str),
+    prey: Prey,
+) -> Result<bool> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let known = names(kubectl, namespace, "pgb")?;
     let mut watching = Watching::start(kubectl, namespace, &["pgb"])?;
@@ -93,13 +116,18 @@ async fn backup(
             new(backup) && got_to(backup, after)
         })
         .await?;
-    kill().await?;
+    signal(prey.process, "KILL")?;
     let killed = Instant::now();
-    let name = &began["metadata"]["name"];
+    let name = began["metadata"]["name"].as_str().context("no name")?;
+    let dead = kubectl
+        .get(namespace, "pgb", name)?
+        .context("the backup is gone")?;
+    let hit = !has(&dead, next, "True");
+    prey.replace(kubectl)?;
     let what = format!("{name} killed after {after:?}");
     let ended = watching
         .wait(&what, LIMIT, |backup| {
-            backup["metadata"]["name"] == *name
+            backup["metadata"]["name"] == name
                 && (has(backup, "Completed", "True") || has(backup, "Completed", "False"))
         })
         .await?;
@@ -109,11 +137,16 @@ async fn backup(
         ended["status"]["conditions"]
     );
     println!(
-        "{what}: attempt {} completed {:.1} s later",
+        "{what}{}: attempt {} completed {:.1} s later",
+        if hit {
+            ""
+        } else {
+            ", and it was further already"
+        },
         ended["status"]["attempt"]["number"],
         killed.elapsed().as_secs_f64()
     );
-    Ok(())
+    Ok(hit)
 }
 
 fn got_to(object: &Value, condition: &str) -> bool {
@@ -137,15 +170,19 @@ async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> R
     story::commits(writer, 700).await?;
     story::request_restore(kubectl, namespace, (name, source), "clone", "{latest: {}}")?;
     match victim {
-        Victim::Agent => kill_agent(kubectl, namespace).await?,
         Victim::Recovery => kill_recovery(kubectl, namespace, name).await?,
-        Victim::Controller => {
+        Victim::Agent | Victim::Controller => {
             for after in RESTORE {
+                let prey = match victim {
+                    Victim::Agent => agent(kubectl, namespace).await?,
+                    Victim::Controller | Victim::Recovery => controller(kubectl).await?,
+                };
                 let what = format!("the restore at {after:?}");
                 watching
                     .wait(&what, LIMIT, |restore| got_to(restore, after))
                     .await?;
-                kill_controller(kubectl).await?;
+                signal(prey.process, "KILL")?;
+                prey.replace(kubectl)?;
             }
         }
     }
@@ -158,53 +195,54 @@ async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> R
     Ok(())
 }
 
-/// kill -9, and its pod is removed, so that no growing pause of kubelet's is waited for.
-async fn kill_and_replace(
-    kubectl: &Kubectl,
-    namespace: &str,
-    pod: &str,
-    program: &str,
-) -> Result<()> {
-    crash::kill(kubectl, namespace, pod, program)?;
-    let args = [
-        "-n",
-        namespace,
-        "delete",
-        "pod",
-        pod,
-        "--grace-period=0",
-        "--force",
-    ];
-    kubectl.run(&args).map(|_| ())
+/// Who is to be killed: found beforehand, as a gap may be short.
+struct Prey {
+    namespace: String,
+    pod: String,
+    process: u32,
 }
 
-async fn kill_agent(kubectl: &Kubectl, namespace: &str) -> Result<()> {
-    let pod = until("a running agent", LIMIT, || {
+impl Prey {
+    fn find(kubectl: &Kubectl, namespace: &str, pod: &str, program: &str) -> Result<Self> {
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            process: crash::process(kubectl, namespace, pod, program)?,
+        })
+    }
+
+    /// Its pod is removed, so that no growing pause of kubelet's is waited for.
+    fn replace(&self, kubectl: &Kubectl) -> Result<()> {
+        let at_once = ["--grace-period=0", "--force", "--ignore-not-found"];
+        let pod = ["-n", &self.namespace, "delete", "pod", &self.pod];
+        kubectl.run(&[&pod[..], &at_once].concat()).map(|_| ())
+    }
+}
+
+async fn agent(kubectl: &Kubectl, namespace: &str) -> Result<Prey> {
+    until("a running agent", LIMIT, || {
         let names = names(kubectl, namespace, "pods")?;
-        let agents = names
-            .into_iter()
+        let mut agents = names
+            .iter()
             .filter(|name| name.starts_with("orders-highwater-"));
-        Ok(agents
-            .into_iter()
-            .find(|name| crash::process(kubectl, namespace, name, "agent").is_ok()))
+        Ok(agents.find_map(|pod| Prey::find(kubectl, namespace, pod, "agent").ok()))
     })
-    .await?;
-    kill_and_replace(kubectl, namespace, &pod, "agent").await
+    .await
 }
 
-/// Kills the replica that holds the lease.
-async fn kill_controller(kubectl: &Kubectl) -> Result<()> {
-    let holder = until("a living holder of the lease", LIMIT, || {
+/// The replica that holds the lease.
+async fn controller(kubectl: &Kubectl) -> Result<Prey> {
+    until("a living holder of the lease", LIMIT, || {
         let leases = kubectl.list(SYSTEM, "leases")?;
-        let holders = leases
+        let mut holders = leases
             .iter()
             .filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
-        let mut pods =
-            holders.map(|holder| holder.split('_').next().unwrap_or_default().to_owned());
-        Ok(pods.find(|pod| crash::process(kubectl, SYSTEM, pod, "controller").is_ok()))
+        Ok(holders.find_map(|holder| {
+            let pod = holder.split('_').next().unwrap_or_default();
+            Prey::find(kubectl, SYSTEM, pod, "controller").ok()
+        }))
     })
-    .await?;
-    kill_and_replace(kubectl, SYSTEM, &holder, "controller").await
+    .await
 }
 
 /// Kills `highwater recover` as soon as it runs, and PostgreSQL under it: they share the container.
@@ -214,7 +252,7 @@ async fn kill_recovery(kubectl: &Kubectl, namespace: &str, restore: &str) -> Res
         Ok(crash::process(kubectl, namespace, &pod, "recover").ok())
     })
     .await?;
-    highwater_e2e::devcluster::signal(process, "KILL")
+    signal(process, "KILL")
 }
 
 /// Nothing is left of what was abandoned: one snapshot and one content a backup, and every content is retained.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, EndpointWatch, Kubectl, Ledger, Writer, integrity, story, until,
+    Database, Deployment, EndpointWatch, Kubectl, Ledger, Writer, bucket, has, integrity, story,
+    until,
 };
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
     let clients = EndpointWatch::start(kubectl, namespace, "orders").await?;
     let address = orders.address()?;
-    let pgbench = story::load(&address).await?;
+    let mut pgbench = story::load(&address).await?;
     let writer = Writer::start(&address).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
     let backup = story::first_backup(kubectl, namespace, "orders").await?;
@@ -36,14 +37,22 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     story::commits(&writer, 300).await?;
 
     to_before_the_delete(deployment, &orders, &writer).await?;
-    clients.only("orders-0")?;
 
-    story::commits(&writer, 200).await?;
+    // What was put back is owed, too.
+    let put_back = writer.ledger.acknowledged();
+    until("commits older than the tail", story::LIMIT, || {
+        let before = Instant::now().checked_sub(TAIL).context("no such time")?;
+        Ok((writer.ledger.acknowledged_by(before) > put_back).then_some(()))
+    })
+    .await?;
+    story::still_loads(&mut pgbench)?;
     let killed = orders.destroy().await?;
     drop(pgbench);
     let ledger = writer.stop().await?;
     to_latest_of_what_is_gone(&orders, &ledger, killed).await?;
-    a_new_database_starts_a_lineage(&orders, backup, &ledger, killed).await
+    a_new_database_starts_a_lineage(&orders, backup, &ledger, killed).await?;
+    // Through all of it, three clones included.
+    clients.only("orders-0")
 }
 
 /// A restore to a time between two acknowledged commits, checked to the last row and by PostgreSQL's own tools.
@@ -110,7 +119,11 @@ async fn a_new_database_starts_a_lineage(
 ) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let old = lineage(kubectl, namespace)?;
-    ensure!(old.is_some(), "the protection has no lineage");
+    let folder = format!(
+        "{namespace}-orders/{}",
+        old.as_deref().context("no lineage")?
+    );
+    let before = bucket::objects(kubectl, &folder)?;
     orders.scale(1).await?;
     let new = until("a new lineage", story::LIMIT, || {
         Ok(lineage(kubectl, namespace)?.filter(|new| Some(new) != old.as_ref()))
@@ -125,6 +138,14 @@ async fn a_new_database_starts_a_lineage(
                 && note.contains("another cluster")
         };
         Ok(events.iter().any(told).then_some(()))
+    })
+    .await?;
+    until("the first backup of the new lineage", story::LIMIT, || {
+        let backups = kubectl.list(namespace, "pgb")?;
+        let its = |backup: &Value| {
+            backup["status"]["session"]["lineage"] == *new && has(backup, "Completed", "True")
+        };
+        Ok(backups.iter().any(its).then_some(()))
     })
     .await?;
     let source = format!("{{backup: {backup}}}");
@@ -142,7 +163,13 @@ async fn a_new_database_starts_a_lineage(
         "restored from another lineage"
     );
     let restored = Database::existing(kubectl, namespace, "orders-old");
-    check_loss(&restored, ledger, killed).await
+    check_loss(&restored, ledger, killed).await?;
+    let after = bucket::objects(kubectl, &folder)?;
+    ensure!(
+        before == after,
+        "the old lineage was touched: {before:#?} became {after:#?}"
+    );
+    Ok(())
 }
 
 fn lineage(kubectl: &Kubectl, namespace: &str) -> Result<Option<String>> {

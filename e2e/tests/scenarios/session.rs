@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Faults, Kubectl, Watching, Writer, has, story, until,
+    Database, Deployment, Faults, Kubectl, Watching, Writer, condition, has, story, until,
 };
 use serde_json::{Value, json};
 
@@ -41,7 +41,37 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     terminated(&orders).await?;
     too_long(&orders).await?;
     writer.stop().await?;
-    Ok(())
+    unprotected(&orders).await
+}
+
+/// One annotation less: agent and slot go, backups stay.
+async fn unprotected(orders: &Database) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let before = kubectl.list(namespace, "pgb")?.len();
+    orders.annotate("highwater.dev/policy", "")?;
+    let protection = ("pgx", "orders");
+    let dropped = ("SlotsDropped", "True");
+    condition(kubectl, namespace, protection, dropped, story::LIMIT).await?;
+    let ended = condition(kubectl, namespace, protection, ("Active", "False"), LATE).await?;
+    ensure!(
+        reason(&ended, "Active") == Some("Unprotected"),
+        "{}",
+        ended["status"]["conditions"]
+    );
+    until("the agent gone", story::LIMIT, || {
+        let agents = kubectl.list(namespace, "deployments")?;
+        Ok(agents.is_empty().then_some(()))
+    })
+    .await?;
+    let client = orders.connect().await?;
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    let slots: i64 = client.query_one(slots, &[]).await?.get(0);
+    let after = kubectl.list(namespace, "pgb")?.len();
+    ensure!(
+        slots == 0 && before == after,
+        "{slots} slots, {before} backups became {after}"
+    );
+    only_snapshots_that_count(kubectl, namespace, before).await
 }
 
 /// Somebody terminates the session while the snapshot is being cut.

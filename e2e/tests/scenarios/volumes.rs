@@ -1,8 +1,8 @@
-//! A database on several volumes, restored into claims alone and into a StatefulSet.
+//! A database on several volumes, archived in a directory, restored into claims alone and into a StatefulSet.
 
 use anyhow::{Context, Result, bail, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Writer, integrity, secrets, story, until,
+    Database, Deployment, Kubectl, Ledger, Writer, fill, integrity, secrets, story, until,
 };
 use serde_json::Value;
 
@@ -33,7 +33,9 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         client.batch_execute(statement).await?;
     }
     let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
+    let policy = include_str!("../../manifests/directory-policy.yaml");
+    kubectl.apply(&fill(policy, &[("NAMESPACE", namespace)])?)?;
+    orders.annotate("highwater.dev/policy", "local")?;
     let backup = story::first_backup(kubectl, namespace, "orders").await?;
     three_volumes(&backup)?;
 
@@ -78,10 +80,8 @@ async fn into_claims(kubectl: &Kubectl, namespace: &str, time: &str) -> Result<(
     ))?;
     let log = secrets::follow(kubectl, namespace, "claims-recovery");
     story::completed(kubectl, namespace, "claims").await?;
-    let Ok(told) = log.join() else {
-        bail!("the log of the recovery could not be followed")
-    };
-    told?;
+    let told = tokio::task::spawn_blocking(|| log.join()).await?;
+    told.unwrap_or_else(|_| bail!("the log of the recovery could not be followed"))?;
     for claim in CLAIMS {
         let name = format!("alone-{claim}");
         let found = kubectl.get(namespace, "pvc", &name)?;

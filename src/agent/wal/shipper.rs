@@ -77,6 +77,8 @@ pub struct Shipper {
     clocks: Clocks,
     last_tail: Option<Instant>,
     last_growth: Instant,
+    /// When the archive last had everything.
+    last_whole: Instant,
     last_clock: Option<Instant>,
     clock_demand: u64,
     flushed: Lsn,
@@ -113,6 +115,7 @@ impl Shipper {
             clocks: Clocks::default(),
             last_tail: None,
             last_growth: Instant::now(),
+            last_whole: Instant::now(),
             last_clock: None,
             clock_demand: 0,
             flushed: start,
@@ -304,6 +307,12 @@ impl Shipper {
         metrics
             .lag_bytes
             .set(i64::try_from(lag).unwrap_or(i64::MAX));
+        if lag == 0 {
+            self.last_whole = Instant::now();
+        }
+        metrics
+            .lag_seconds
+            .set(self.last_whole.elapsed().as_secs_f64());
         self.signals.progress.send_if_modified(|progress| {
             let changed = (progress.durable, progress.flushed) != (Some(durable), Some(flushed));
             progress.durable = Some(durable);

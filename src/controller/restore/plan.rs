@@ -293,9 +293,12 @@ fn make_clone(observed: &Observed, clone: &str, has_set: bool) -> Step {
         .backup
         .as_ref()
         .and_then(|backup| Some((backup, Source::of(observed.live.as_ref(), backup)?)));
-    // What was recovered is kept, and goes on when the selector is narrowed.
+    // What was recovered is kept, and goes on when the selector is narrowed or the source is there again.
     let by_others = clone::refuse_labels(&observed.identity, clone, &observed.selecting);
-    if let Some(refused) = by_others.filter(|_| !has_set) {
+    let by_source = source
+        .as_ref()
+        .and_then(|(_, source)| source.refuse_clone());
+    if let Some(refused) = by_others.or(by_source).filter(|_| !has_set) {
         return Step::Wait(Waiting {
             phase: Phase::HandingOver,
             message: refused.message,

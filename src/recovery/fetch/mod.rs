@@ -7,7 +7,7 @@ mod decide;
 mod progress;
 
 use std::{
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -172,7 +172,7 @@ impl FetchError {
             Self::Write { .. } => 204,
             Self::Config { .. } => 205,
             Self::Open(_) => 206,
-            Self::Panicked(_) => 207,
+            Self::Panicked(_) => PANICKED,
             Self::Runtime(_) => 208,
         }
     }
@@ -192,6 +192,9 @@ impl FetchError {
     }
 }
 
+/// The exit code of a panic.
+pub const PANICKED: u8 = 207;
+
 /// Runs one fetch. Errors go to stderr, which is PostgreSQL's log, and to the progress file.
 pub fn run(args: Args) -> ExitCode {
     let runtime = Builder::new_current_thread().enable_all().build();
@@ -202,7 +205,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if error.exit_code() > 1 {
-                eprintln!("highwater: {error}");
+                say(format_args!("{error}"));
             }
             // A standby would be killed by more than 125; with 1 it asks again.
             let standby = Path::new("standby.signal").exists();
@@ -234,11 +237,20 @@ async fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
         })
     });
     if progress != before
-        && let Err(error) = progress.write(&config.progress)
+        && let Err(cause) = progress.write(&config.progress)
     {
-        eprintln!("highwater: failed to write the progress of fetch: {error}");
+        // How far WAL was handed out decides whether the recovery is whole.
+        return outcome.and(Err(FetchError::Write {
+            path: config.progress,
+            cause,
+        }));
     }
     outcome
+}
+
+/// To PostgreSQL's log. Where nobody reads it any more, that must not end the program: `eprintln!` would.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "highwater: {text}");
 }
 
 fn read_config(path: &Path) -> Result<FetchConfig, FetchError> {
@@ -349,7 +361,7 @@ where
             });
         }
         if !said {
-            eprintln!("highwater: trying again to fetch {file}: {cause}");
+            say(format_args!("trying again to fetch {file}: {cause}"));
             said = true;
         }
         tokio::time::sleep(pause).await;
