@@ -10,6 +10,8 @@ mod kills;
 mod lease;
 #[path = "scenarios/ledger.rs"]
 mod ledger;
+#[path = "scenarios/members.rs"]
+mod members;
 #[path = "scenarios/rules.rs"]
 mod rules;
 #[path = "scenarios/session.rs"]

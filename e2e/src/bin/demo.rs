@@ -237,9 +237,11 @@ fn backup_summary(backup: &Value) -> String {
 
 fn restore_summary(restore: &Value) -> String {
     let (phases, plan) = (&restore["status"]["phases"], &restore["status"]["plan"]);
-    let replay = &restore["status"]["progress"]["replaySeconds"];
+    let seconds = |value: &Value| value.as_f64().unwrap_or_default();
     format!(
-        "restored {}: {} s in all, {replay} s of them replay",
-        plan["summary"], phases["totalSeconds"]
+        "restored {}: {:.1} s in all, {:.1} s of them replay",
+        plan["summary"].as_str().unwrap_or_default(),
+        seconds(&phases["totalSeconds"]),
+        seconds(&restore["status"]["progress"]["replaySeconds"])
     )
 }

@@ -176,11 +176,11 @@ pub fn beside_replay(begin: Instant, first_query: Instant, restore: &Value) -> R
     Ok(seconds(begin, first_query) - replay)
 }
 
-/// Resident megabytes of each pod with this label, as the pods tell themselves.
+/// What each pod with this label tells of itself, in Prometheus' text format.
 ///
 /// # Errors
-/// There is no such pod, or it does not tell.
-pub fn resident(kubectl: &Kubectl, namespace: &str, label: &str) -> Result<Vec<f64>> {
+/// There is no such pod, or it does not answer.
+pub fn metrics(kubectl: &Kubectl, namespace: &str, label: &str) -> Result<Vec<String>> {
     let names = kubectl.run(&["-n", namespace, "get", "pod", "-l", label, "-o", "name"])?;
     let pods: Vec<&str> = names.split_whitespace().collect();
     anyhow::ensure!(
@@ -190,14 +190,25 @@ pub fn resident(kubectl: &Kubectl, namespace: &str, label: &str) -> Result<Vec<f
     let ask = |pod: &str| {
         let pod = pod.trim_start_matches("pod/");
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/metrics");
-        let metrics = kubectl.run(&["get", "--raw", &path])?;
+        kubectl.run(&["get", "--raw", &path])
+    };
+    pods.into_iter().map(ask).collect()
+}
+
+/// Resident megabytes of each pod with this label, as the pods tell themselves.
+///
+/// # Errors
+/// As [`metrics`].
+pub fn resident(kubectl: &Kubectl, namespace: &str, label: &str) -> Result<Vec<f64>> {
+    let told = metrics(kubectl, namespace, label)?;
+    let resident = |metrics: &String| {
         let bytes = metrics
             .lines()
             .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
         let bytes: f64 = bytes.context("the pod does not tell its memory")?.parse()?;
         Ok(bytes / 1e6)
     };
-    pods.into_iter().map(ask).collect()
+    told.iter().map(resident).collect()
 }
 
 /// Samples of everything that the main job promises.

@@ -1,0 +1,100 @@
+//! Of several members the one that takes writes is backed up, and a clone disturbs neither.
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{
+    Database, Deployment, Ledger, Watching, Writer, connect, has, measure, story,
+};
+use serde_json::Value;
+
+use super::setup::scenario;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_member_that_takes_writes_is_backed_up() {
+    scenario("members", async |deployment, namespace| {
+        tell(&deployment, &namespace).await
+    })
+    .await;
+}
+
+async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let shape = include_str!("../../manifests/postgres-members.yaml");
+    let orders =
+        Database::create_as(deployment, namespace, "orders", "highwater-btrfs", shape).await?;
+    let standby = join(&orders).await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    ensure!(
+        backup["status"]["attempt"]["pod"] == "orders-0",
+        "backed up: {}",
+        backup["status"]["attempt"]["pod"]
+    );
+    let protection = kubectl.get(namespace, "pgx", "orders")?;
+    let status = &protection.context("no protection")?["status"];
+    let members = status["members"].as_array().map_or(0, Vec::len);
+    ensure!(
+        status["primary"]["pod"] == "orders-0" && members == 2,
+        "{} of {members} members takes writes",
+        status["primary"]["pod"]
+    );
+
+    let least = writer.ledger.acknowledged();
+    story::commits(&writer, 700).await?;
+    let from = ("latest", "orders");
+    story::restore(kubectl, namespace, from, "clone", "{latest: {}}").await?;
+    let clone = Database::existing(kubectl, namespace, "clone");
+    let found = Ledger::check(&clone.connect().await?, least, writer.ledger.sent()).await?;
+    println!("of two members: rows 1 to {found}, {least} are owed");
+    // A copy of a standby that streams from the source would be seen there.
+    let streaming = "SELECT count(*) FROM pg_stat_replication";
+    let client = orders.connect().await?;
+    let streaming: i64 = client.query_one(streaming, &[]).await?.get(0);
+    ensure!(streaming == 1, "{streaming} stream from the primary");
+    let recovers = "SELECT pg_is_in_recovery()";
+    let recovers: bool = standby.query_one(recovers, &[]).await?.get(0);
+    ensure!(recovers, "the standby was promoted");
+    writer.stop().await?;
+    tells_its_numbers(&orders)
+}
+
+/// What the documentation tells an admin to watch is there.
+fn tells_its_numbers(orders: &Database) -> Result<()> {
+    let agent = "app.kubernetes.io/component=agent";
+    let told = measure::metrics(&orders.kubectl, &orders.namespace, agent)?.join("\n");
+    for name in [
+        "highwater_wal_lag_bytes",
+        "highwater_wal_lag_seconds",
+        "highwater_wal_segments_total",
+        "highwater_database_connected 1",
+        "highwater_backup_session_seconds",
+    ] {
+        let there = told.lines().any(|line| line.starts_with(name));
+        ensure!(there, "the agent does not tell {name}");
+    }
+    Ok(())
+}
+
+/// Lets the second member copy the first and stream from it; returns a session with it.
+async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let client = orders.connect().await?;
+    // As who runs standbys has it.
+    let allow =
+        "COPY (SELECT 'host replication all all scram-sha-256') TO PROGRAM 'cat >> pg_hba.conf'";
+    client.batch_execute(allow).await?;
+    client.batch_execute("SELECT pg_reload_conf()").await?;
+    let first = orders.address()?;
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: orders-members, namespace: {namespace}}}\n\
+         data: {{first: \"{first}\"}}\n"
+    ))?;
+    let scale = ["scale", "statefulset", "orders", "--replicas=2"];
+    kubectl.run(&[&["-n", namespace], &scale[..]].concat())?;
+    let ready = |pod: &Value| has(pod, "Ready", "True");
+    let pod = Watching::one(kubectl, namespace, "pod", "orders-1")?
+        .wait("pod orders-1 ready", story::LIMIT, ready)
+        .await?;
+    let address = pod["status"]["podIP"].as_str().context("no address")?;
+    connect(address).await
+}
