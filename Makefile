@@ -28,8 +28,7 @@ help: ## Say in one line what each target does
 
 .PHONY: demo
 demo: build ## Tell the story on the dev cluster, or with KUBECONFIG=… REGISTRY=… on your own
-	@$(if $(REGISTRY),$(if $(KUBECONFIG),,echo "failed to run the demo: REGISTRY without KUBECONFIG; give both, or neither for the dev cluster" >&2; exit 2;))
-	@scripts/demo $(if $(KUBECONFIG),--kubeconfig '$(KUBECONFIG)' --registry '$(REGISTRY)')
+	@scripts/demo $(if $(KUBECONFIG)$(REGISTRY),--kubeconfig '$(KUBECONFIG)' --registry '$(REGISTRY)')
 
 .PHONY: demo-remove
 demo-remove: build ## Remove the demo from your own cluster: KUBECONFIG=…

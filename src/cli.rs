@@ -86,9 +86,6 @@ enum Failure {
     },
 }
 
-/// How `wal fetch` ends if it is called wrongly: PostgreSQL would take clap's 2 for the end of the log.
-const FETCH_USAGE: u8 = 209;
-
 impl Cli {
     /// From the process's arguments. `Err`: there is nothing to run, what there was to say is said, and the process is to
     /// end so.
@@ -105,7 +102,7 @@ impl Cli {
             let _ = error.print();
             match error.exit_code() {
                 0 => ExitCode::SUCCESS,
-                _ if fetches => ExitCode::from(FETCH_USAGE),
+                _ if fetches => ExitCode::from(recovery::fetch::USAGE),
                 _ => ExitCode::from(2),
             }
         })
@@ -175,7 +172,7 @@ mod tests {
     fn a_wrong_call_of_fetch_is_no_end_of_the_log() {
         let code = |arguments: &[&str]| Cli::read(arguments).err();
         let fetch = code(&["highwater", "wal", "fetch", "--no-such-option"]);
-        assert_eq!(fetch, Some(ExitCode::from(FETCH_USAGE)));
+        assert_eq!(fetch, Some(ExitCode::from(recovery::fetch::USAGE)));
         let other = code(&["highwater", "controller", "--no-such-option"]);
         assert_eq!(other, Some(ExitCode::from(2)));
         assert_eq!(code(&["highwater", "--version"]), Some(ExitCode::SUCCESS));

@@ -85,22 +85,35 @@ impl Lifeline {
         *self.0.dead.borrow()
     }
 
-    /// Notes a write; how to die with it, if it is the last.
-    fn note(&self, request: &Request<Body>) -> Option<Death> {
+    /// What happens to a request. Of writes that are sent at once, those after the last never leave.
+    fn fate(&self, request: &Request<Body>) -> Fate {
         let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
         let path = request.uri().path();
         // Events tell of what happened; nothing depends on them.
         if !writes.contains(request.method()) || path.contains("/events") {
-            return None;
+            return Fate::Passes;
         }
         let mut list = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, death) = self.0.end.unzip();
-        let is_last = last == Some(list.len() + 1);
-        if !(is_last && death == Some(Death::BeforeSending)) {
-            list.push(format!("{} {path}", request.method()));
+        let number = list.len() + 1;
+        let fate = match self.0.end {
+            Some((last, _)) if number > last => Fate::NeverLeaves,
+            Some((last, death)) if number == last => Fate::IsTheLast(death),
+            Some(_) | None => Fate::Passes,
+        };
+        match fate {
+            Fate::Passes | Fate::IsTheLast(Death::BeforeAnswer) => {
+                list.push(format!("{} {path}", request.method()));
+            }
+            Fate::NeverLeaves | Fate::IsTheLast(Death::BeforeSending) => {}
         }
-        death.filter(|_| is_last)
+        fate
     }
+}
+
+enum Fate {
+    Passes,
+    IsTheLast(Death),
+    NeverLeaves,
 }
 
 impl<S> Layer<S> for Lifeline {
@@ -140,12 +153,13 @@ where
             return dead();
         }
         let lifeline = self.lifeline.clone();
-        match lifeline.note(&request) {
-            Some(Death::BeforeSending) => {
+        match lifeline.fate(&request) {
+            Fate::NeverLeaves => dead(),
+            Fate::IsTheLast(Death::BeforeSending) => {
                 lifeline.0.dead.send_replace(true);
                 dead()
             }
-            Some(Death::BeforeAnswer) => {
+            Fate::IsTheLast(Death::BeforeAnswer) => {
                 let answer = self.inner.call(request);
                 Box::pin(async move {
                     let _ = answer.await;
@@ -153,10 +167,52 @@ where
                     Err(BoxError::from("the program died before the answer"))
                 })
             }
-            None => {
+            Fate::Passes => {
                 let answer = self.inner.call(request);
                 Box::pin(async move { answer.await.map_err(Into::into) })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        future::pending,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures::{FutureExt, future::join_all};
+    use tower::service_fn;
+
+    use super::*;
+
+    /// How many of three writes sent at once reach a server that never answers.
+    fn reach(lifeline: &Lifeline) -> usize {
+        let reached = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reached);
+        let mut line = lifeline.layer(service_fn(move |_: Request<Body>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            pending::<Result<Response<()>, Infallible>>()
+        }));
+        let post = || {
+            let request = Request::post("/apis/volumesnapshots");
+            request.body(Body::empty()).unwrap()
+        };
+        let writes: Vec<_> = (0..3).map(|_| line.call(post())).collect();
+        let _ = join_all(writes).now_or_never();
+        reached.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn nothing_leaves_after_the_last_write_although_it_is_not_answered_yet() {
+        let last = Lifeline::ending_at(1, Death::BeforeAnswer);
+        assert_eq!(reach(&last), 1);
+        assert_eq!(last.writes().len(), 1);
+        assert!(!last.is_dead(), "the last write is still on its way");
+        let unsent = Lifeline::ending_at(2, Death::BeforeSending);
+        assert_eq!(reach(&unsent), 1);
+        assert_eq!(reach(&Lifeline::endless()), 3);
     }
 }

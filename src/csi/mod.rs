@@ -6,7 +6,7 @@
 mod reading;
 mod types;
 
-pub use reading::{Cut, Reading, bound, content_name, is_content_of, made_for, reading};
+pub use reading::{Cut, Reading, bound, content_name, is_content_of, reading};
 pub use types::*;
 
 /// The API group of VolumeSnapshots.

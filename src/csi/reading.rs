@@ -51,34 +51,27 @@ pub fn content_name(volume_snapshot_uid: &str) -> String {
     format!("snapcontent-{volume_snapshot_uid}")
 }
 
-/// Whether the snapshot controller made the content for the snapshot: it has the name that only that UID gives, points at
-/// the snapshot by UID, and the snapshot points at no other. The controller writes the snapshot's own pointer last, and
-/// later than the cut where it is busy: backup mode need not wait for it, readiness does.
-pub fn made_for(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
-    let there = snapshot
-        .status
-        .as_ref()
-        .and_then(|status| status.bound_volume_snapshot_content_name.as_ref());
-    let name = content.metadata.name.as_ref();
-    let named = snapshot.metadata.uid.as_deref().map(content_name);
-    points_back(snapshot, content)
-        && content.spec.source.volume_handle.is_some()
-        && named.as_ref() == name
-        && (there.is_none() || there == name)
-}
-
 /// Whether the two point at each other, by name and by UID. Anybody can write one of the pointers.
 pub fn bound(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
-    let there = snapshot
-        .status
-        .as_ref()
-        .and_then(|status| status.bound_volume_snapshot_content_name.as_ref());
+    let there = pointer(snapshot);
     there.is_some() && there == content.metadata.name.as_ref() && points_back(snapshot, content)
 }
 
-/// Whether what `content` says is about `snapshot`.
+/// Whether what `content` says is about `snapshot`: they are bound, or the snapshot points at none yet and the snapshot
+/// controller made the content for it, by the name that only its UID gives. The controller writes the snapshot's own
+/// pointer last, and later than the cut where it is busy: backup mode need not wait for it, readiness does.
 pub fn is_content_of(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
-    bound(snapshot, content) || made_for(snapshot, content)
+    let name = snapshot.metadata.uid.as_deref().map(content_name);
+    let made_for = pointer(snapshot).is_none()
+        && name == content.metadata.name
+        && content.spec.source.volume_handle.is_some()
+        && points_back(snapshot, content);
+    made_for || bound(snapshot, content)
+}
+
+fn pointer(snapshot: &VolumeSnapshot) -> Option<&String> {
+    let status = snapshot.status.as_ref();
+    status.and_then(|status| status.bound_volume_snapshot_content_name.as_ref())
 }
 
 fn points_back(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bool {
@@ -90,8 +83,8 @@ fn points_back(snapshot: &VolumeSnapshot, content: &VolumeSnapshotContent) -> bo
         && back.namespace == snapshot.metadata.namespace
 }
 
-/// Reads both. A content that is neither bound both ways nor [`made_for`] the snapshot counts as none, and so does a cut
-/// without a time or a handle: a driver that gives no time yields 1970, and nothing can be restored without a handle.
+/// Reads both. A content of another snapshot ([`is_content_of`]) counts as none, and so does a cut without a time or a
+/// handle: a driver that gives no time yields 1970, and nothing can be restored without a handle.
 /// Ready is only what is bound both ways.
 pub fn reading(snapshot: &VolumeSnapshot, content: Option<&VolumeSnapshotContent>) -> Reading {
     let content = content.filter(|content| is_content_of(snapshot, content));

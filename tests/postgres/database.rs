@@ -15,6 +15,11 @@ use highwater::postgres::{
 };
 use tempfile::TempDir;
 
+#[path = "../programs/mod.rs"]
+mod programs;
+
+use programs::program;
+
 /// The superuser's password.
 pub const PASSWORD: &str = "correct horse battery";
 
@@ -29,18 +34,6 @@ pub struct Database {
     directory: TempDir,
     port: u16,
     pub segment_size: SegmentSize,
-}
-
-/// Where PostgreSQL's programs are.
-pub fn program(name: &str) -> PathBuf {
-    let major = std::env::var("POSTGRES_MAJOR").unwrap_or_else(|_| "15".into());
-    let path = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
-    assert!(
-        path.exists(),
-        "{} is missing: install postgresql-{major}",
-        path.display()
-    );
-    path
 }
 
 /// PostgreSQL refuses to run as root: then it runs as the user that its package made.

@@ -23,17 +23,14 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::calls::Callee;
 
+#[path = "../programs/mod.rs"]
+mod programs;
+
 pub const BACKUP: &str = "base-0";
 pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
     Ok(size) => size,
     Err(_) => panic!(),
 };
-
-/// Where a program of PostgreSQL `POSTGRES_MAJOR` is.
-pub fn installed(program: &str) -> String {
-    let major = std::env::var("POSTGRES_MAJOR").unwrap_or_else(|_| "15".to_owned());
-    format!("/usr/lib/postgresql/{major}/bin/{program}")
-}
 
 /// Runs one of PostgreSQL's programs as the user that owns the clusters.
 pub fn run(program: &str, arguments: &[&str]) -> Output {
@@ -45,10 +42,10 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
             "--clear-groups",
             "--",
         ]);
-        command.arg(installed(program));
+        command.arg(programs::program(program));
         command
     } else {
-        Command::new(installed(program))
+        Command::new(programs::program(program))
     };
     command.args(arguments).env("LC_ALL", "C").current_dir("/");
     command.stderr(std::process::Stdio::null());

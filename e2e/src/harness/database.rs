@@ -128,7 +128,11 @@ impl Database {
         self.gone("pod", &format!("{}-0", self.name)).await
     }
 
-    fn want(&self, replicas: u8) -> Result<()> {
+    /// Asks for so many members, and waits for nothing.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn want(&self, replicas: u8) -> Result<()> {
         let replicas = format!("--replicas={replicas}");
         let set = ["scale", "statefulset", &self.name, &replicas];
         let args = [&["-n", self.namespace.as_str()], &set[..]].concat();

@@ -5,18 +5,17 @@ use std::{env, fs, path::PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// Faults of the cuts of one claim, until this is dropped. The file is one for the whole cluster, so only one at a time.
+/// One fault, until this is dropped. The file is one for the whole cluster, so only one at a time.
 pub struct Faults(PathBuf);
 
 impl Faults {
-    /// Sets `fault`, as `e2e/csi-driver/README.md` has them, for the volume of `namespace/claim`.
+    /// Sets `fault`, as `e2e/csi-driver/README.md` has them; it says which volumes or snapshots it is for.
     ///
     /// # Errors
     /// This is not the dev cluster, or the file cannot be written.
-    pub fn set(namespace: &str, claim: &str, mut fault: Value) -> Result<Self> {
+    pub fn set(fault: &Value) -> Result<Self> {
         let kubeconfig = env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
         let file = PathBuf::from(kubeconfig).with_file_name("csi-faults.json");
-        fault["volume"] = json!(format!("{namespace}/{claim}"));
         let control = json!({ "faults": [fault] }).to_string();
         // The driver reads it at each request: it must never see half of it.
         let whole = file.with_extension("new");

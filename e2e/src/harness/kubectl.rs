@@ -137,6 +137,16 @@ impl Kubectl {
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
+    /// The VolumeSnapshotContents of a namespace's VolumeSnapshots, also of those that are gone.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn snapshot_contents(&self, namespace: &str) -> Result<Vec<Value>> {
+        let mut contents = self.list(namespace, "volumesnapshotcontents")?;
+        contents.retain(|content| content["spec"]["volumeSnapshotRef"]["namespace"] == namespace);
+        Ok(contents)
+    }
+
     /// What a person would look at when something went wrong.
     pub fn dump(&self, namespace: &str) -> String {
         let kinds = "pgx,pgb,pgr,pga,sts,deploy,pod,pvc,volumesnapshot";

@@ -93,12 +93,12 @@ async fn the_namespace_goes(kubectl: &Kubectl, namespace: &str) -> Result<()> {
 
 /// The contents of a namespace's snapshots that outlive them.
 fn retained(kubectl: &Kubectl, namespace: &str) -> Result<Vec<String>> {
-    let contents = kubectl.list(namespace, "volumesnapshotcontents")?;
-    let ours = contents.iter().filter(|content| {
-        content["spec"]["volumeSnapshotRef"]["namespace"] == namespace
-            && content["spec"]["deletionPolicy"] == "Retain"
+    let contents = kubectl.snapshot_contents(namespace)?;
+    let retained = contents.iter().filter(|content| {
+        content["spec"]["deletionPolicy"] == "Retain"
             && content["metadata"]["deletionTimestamp"].is_null()
     });
-    let names = ours.filter_map(|content| content["metadata"]["name"].as_str().map(str::to_owned));
+    let names =
+        retained.filter_map(|content| content["metadata"]["name"].as_str().map(str::to_owned));
     Ok(names.collect())
 }

@@ -78,8 +78,9 @@ async fn protected(deployment: &Deployment, namespace: &str) -> Result<(Database
 /// A kill in each gap of a backup's way; returns how many backups that took. The driver takes its time, so that there is
 /// a gap where it works.
 async fn in_each_gap(orders: &Database, find: impl AsyncFn() -> Result<Prey>) -> Result<usize> {
-    let slow = json!({"delayBeforeCut": 500, "delayToReady": 1500});
-    let _slow = Faults::set(&orders.namespace, "data-orders-0", slow)?;
+    let volume = format!("{}/data-orders-0", orders.namespace);
+    let slow = json!({"volume": volume, "delayBeforeCut": 500, "delayToReady": 1500});
+    let _slow = Faults::set(&slow)?;
     let mut backups = 0;
     for gap in BACKUP.windows(2) {
         let last = backups + TRIES;
@@ -263,16 +264,14 @@ fn exactly_these_snapshots(kubectl: &Kubectl, namespace: &str, backups: usize) -
         "{} snapshots of {backups} backups",
         snapshots.len()
     );
-    let contents = kubectl.list(namespace, "volumesnapshotcontents")?;
-    let mut ours = contents
-        .iter()
-        .filter(|content| content["spec"]["volumeSnapshotRef"]["namespace"] == namespace);
+    let contents = kubectl.snapshot_contents(namespace)?;
     ensure!(
-        ours.clone().count() == backups,
+        contents.len() == backups,
         "{} contents of {backups} backups",
-        ours.count()
+        contents.len()
     );
-    let lost = ours.find(|content| content["spec"]["deletionPolicy"] != "Retain");
+    let mut contents = contents.iter();
+    let lost = contents.find(|content| content["spec"]["deletionPolicy"] != "Retain");
     ensure!(lost.is_none(), "a content is not retained: {lost:?}");
     Ok(())
 }

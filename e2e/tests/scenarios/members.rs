@@ -89,8 +89,7 @@ async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: orders-members, namespace: {namespace}}}\n\
          data: {{first: \"{first}\"}}\n"
     ))?;
-    let scale = ["scale", "statefulset", "orders", "--replicas=2"];
-    kubectl.run(&[&["-n", namespace], &scale[..]].concat())?;
+    orders.want(2)?;
     let ready = |pod: &Value| has(pod, "Ready", "True");
     let pod = Watching::one(kubectl, namespace, "pod", "orders-1")?
         .wait("pod orders-1 ready", story::LIMIT, ready)

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::setup::scenario_alone;
 
-const CLAIM: &str = "data-orders-0";
 /// The policy's ceiling.
 const CEILING: Duration = Duration::from_secs(15);
 /// How long the agent may take to notice and to say so.
@@ -76,11 +75,7 @@ async fn unprotected(orders: &Database) -> Result<()> {
 
 /// Somebody terminates the session while the snapshot is being cut.
 async fn terminated(orders: &Database) -> Result<()> {
-    let faults = Faults::set(
-        &orders.namespace,
-        CLAIM,
-        json!({"delayBeforeCut": TOO_LATE}),
-    )?;
+    let faults = cut_too_late(&orders.namespace)?;
     let (mut watching, name) = in_backup_mode(orders, "terminated").await?;
     drop(faults);
     let client = orders.connect().await?;
@@ -94,7 +89,7 @@ async fn terminated(orders: &Database) -> Result<()> {
 /// Nobody cuts, and no controller is there: the agent itself leaves backup mode, at the ceiling and not before.
 async fn too_long(orders: &Database) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, &orders.namespace);
-    let faults = Faults::set(namespace, CLAIM, json!({"delayBeforeCut": TOO_LATE}))?;
+    let faults = cut_too_late(namespace)?;
     let (mut watching, name) = in_backup_mode(orders, "too-long").await?;
     let begin = Instant::now();
     scale_controller(kubectl, 0)?;
@@ -129,6 +124,11 @@ async fn too_long(orders: &Database) -> Result<()> {
     scale_controller(kubectl, 2)?;
     second_attempt(&mut watching, &name, "BackupModeTooLong").await?;
     only_snapshots_that_count(kubectl, namespace, 3).await
+}
+
+fn cut_too_late(namespace: &str) -> Result<Faults> {
+    let volume = format!("{namespace}/data-orders-0");
+    Faults::set(&json!({"volume": volume, "delayBeforeCut": TOO_LATE}))
 }
 
 /// Asks for a backup and waits until it is in backup mode, with its snapshot made and not cut.
@@ -181,10 +181,7 @@ fn reason<'a>(object: &'a Value, condition: &str) -> Option<&'a str> {
 /// What was cut for a void attempt goes, however late it was cut.
 async fn only_snapshots_that_count(kubectl: &Kubectl, namespace: &str, count: usize) -> Result<()> {
     until("only the snapshots that count", story::LIMIT, || {
-        let contents = kubectl.list(namespace, "volumesnapshotcontents")?;
-        let ours =
-            |content: &&Value| content["spec"]["volumeSnapshotRef"]["namespace"] == namespace;
-        let left = contents.iter().filter(ours).count();
+        let left = kubectl.snapshot_contents(namespace)?.len();
         let snapshots = kubectl.list(namespace, "volumesnapshots")?.len();
         Ok((left == count && snapshots == count).then_some(()))
     })

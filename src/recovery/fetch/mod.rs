@@ -192,8 +192,10 @@ impl FetchError {
     }
 }
 
-/// The exit code of a panic.
+/// The exit code of a panic; without one PostgreSQL would be told 101.
 pub const PANICKED: u8 = 207;
+/// The exit code of a wrong call; without one PostgreSQL would be told 2.
+pub const USAGE: u8 = 209;
 
 /// Runs one fetch. Errors go to stderr, which is PostgreSQL's log, and to the progress file.
 pub fn run(args: Args) -> ExitCode {
