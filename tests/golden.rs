@@ -98,10 +98,17 @@ fn documents(file: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text).unwrap()
 }
 
+const ROLES: [&str; 4] = [
+    "roles/controller",
+    "roles/agent",
+    "roles/recovery",
+    "controller/lease-role",
+];
+
 #[test]
 fn no_role_reads_secrets_or_runs_commands_in_pods() {
     let mut rules = 0;
-    for file in ["controller-role", "agent-role", "recovery-role"] {
+    for file in ROLES {
         for document in documents(&format!("manifests/{file}.yaml")) {
             for rule in document["rules"].as_array().into_iter().flatten() {
                 rules += 1;
@@ -132,9 +139,12 @@ fn shipped_roles() -> Vec<String> {
         let role = documents(file).remove(0);
         role["metadata"]["name"].as_str().unwrap().to_owned()
     };
-    ["manifests/agent-role.yaml", "manifests/recovery-role.yaml"]
-        .map(name)
-        .to_vec()
+    [
+        "manifests/roles/agent.yaml",
+        "manifests/roles/recovery.yaml",
+    ]
+    .map(name)
+    .to_vec()
 }
 
 fn strings<'a>(rule: &'a Value, field: &str) -> Vec<&'a str> {
@@ -159,11 +169,48 @@ fn grants_more_than(shipped: &[String], rule: &Value) -> bool {
         })
 }
 
+/// What belongs to no namespace: a Highwater for one namespace has these rights in the whole cluster, and no other.
+const CLUSTER_SCOPED: [&str; 5] = [
+    "persistentvolumes",
+    "storageclasses",
+    "volumesnapshotcontents",
+    "volumesnapshotclasses",
+    "customresourcedefinitions",
+];
+
+#[test]
+fn the_cluster_role_has_what_belongs_to_no_namespace_and_nothing_else() {
+    let roles = documents("manifests/roles/controller.yaml");
+    let resources = |role: &Value| -> Vec<String> {
+        let rules = role["rules"].as_array().unwrap().iter();
+        let resources = rules.flat_map(|rule| strings(rule, "resources"));
+        resources.map(str::to_owned).collect()
+    };
+    let [namespaced, cluster] = &roles[..] else {
+        panic!("{} roles", roles.len());
+    };
+    assert_eq!(cluster["metadata"]["name"], "highwater-controller-cluster");
+    assert_eq!(resources(cluster), CLUSTER_SCOPED);
+    let misplaced = resources(namespaced);
+    let misplaced: Vec<_> = misplaced
+        .iter()
+        .filter(|resource| CLUSTER_SCOPED.contains(&resource.as_str()))
+        .collect();
+    assert!(misplaced.is_empty(), "{misplaced:?}");
+    for binding in documents("manifests/namespaced/bindings.yaml") {
+        let in_cluster = binding["kind"] == "ClusterRoleBinding";
+        assert_eq!(
+            in_cluster,
+            binding["roleRef"]["name"] == "highwater-controller-cluster"
+        );
+    }
+}
+
 #[test]
 fn only_the_shipped_roles_can_be_bound() {
     let shipped = shipped_roles();
     let mut bound = 0;
-    for file in ["controller-role", "agent-role", "recovery-role"] {
+    for file in ROLES {
         for document in documents(&format!("manifests/{file}.yaml")) {
             for rule in document["rules"].as_array().into_iter().flatten() {
                 assert!(!grants_more_than(&shipped, rule), "{file}: {rule}");
@@ -241,7 +288,7 @@ fn a_restore_has_no_free_field() {
 
 #[test]
 fn agents_run_the_image_of_the_controller() {
-    let deployment = &documents("manifests/controller.yaml")[0];
+    let deployment = &documents("manifests/controller/deployment.yaml")[0];
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
     let image = container["env"]
         .as_array()

@@ -12,6 +12,8 @@ mod lease;
 mod ledger;
 #[path = "scenarios/members.rs"]
 mod members;
+#[path = "scenarios/progress.rs"]
+mod progress;
 #[path = "scenarios/rules.rs"]
 mod rules;
 #[path = "scenarios/session.rs"]

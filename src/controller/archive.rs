@@ -194,38 +194,29 @@ fn available(protections: &[PgProtection]) -> (Status, String, String) {
 
 /// Runs until a watch ends.
 pub async fn run(ctx: Arc<Context>) {
-    let client = &ctx.client;
     let any = watcher::Config::default;
     let (store, writer) = reflector::store();
-    let archives = Api::<PgArchive>::all(client.clone());
+    let archives = ctx.watched::<PgArchive>();
     let stream = watcher(archives, any())
         .default_backoff()
         .reflect(writer)
         .applied_objects();
     let used = store.clone();
     let stream = Controller::for_stream(stream, store)
-        .watches(
-            Api::<PgBackupPolicy>::all(client.clone()),
-            any(),
-            |policy| {
-                let namespace = policy.namespace().unwrap_or_default();
-                Some(ObjectRef::new(&policy.spec.archive).within(&namespace))
-            },
-        )
-        .watches(
-            Api::<PgProtection>::all(client.clone()),
-            any(),
-            move |protection| {
-                let in_namespace =
-                    |archive: &&Arc<PgArchive>| archive.namespace() == protection.namespace();
-                let archives = used.state();
-                archives
-                    .iter()
-                    .filter(in_namespace)
-                    .map(|archive| ObjectRef::from_obj(&**archive))
-                    .collect::<Vec<_>>()
-            },
-        )
+        .watches(ctx.watched::<PgBackupPolicy>(), any(), |policy| {
+            let namespace = policy.namespace().unwrap_or_default();
+            Some(ObjectRef::new(&policy.spec.archive).within(&namespace))
+        })
+        .watches(ctx.watched::<PgProtection>(), any(), move |protection| {
+            let in_namespace =
+                |archive: &&Arc<PgArchive>| archive.namespace() == protection.namespace();
+            let archives = used.state();
+            archives
+                .iter()
+                .filter(in_namespace)
+                .map(|archive| ObjectRef::from_obj(&**archive))
+                .collect::<Vec<_>>()
+        })
         .run(reconcile, error_policy, ctx.clone());
     drive("archive", ctx, stream).await;
 }

@@ -10,7 +10,8 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use kube::{
-    Client, Resource,
+    Api, Client, Resource,
+    core::NamespaceResourceScope,
     runtime::{
         controller::{Action, Error as ControllerError},
         reflector::{Lookup, ObjectRef},
@@ -18,7 +19,7 @@ use kube::{
     },
 };
 
-use super::{events::Events, metrics::Metrics};
+use super::{events::Events, metrics::Metrics, scope::Scope};
 use crate::{clock::Clock, kubernetes::RequestError};
 
 /// Shared by all controllers of this process.
@@ -31,6 +32,8 @@ pub struct Context {
     pub events: Events,
     /// The image of the agents and of the recovery pods' init container.
     pub image: Image,
+    /// Where the controllers work.
+    pub scope: Scope,
     /// Counters.
     pub metrics: Metrics,
     /// Passes that failed in a row, by object.
@@ -48,15 +51,30 @@ pub struct Image {
 
 impl Context {
     /// A context without history.
-    pub fn new(client: Client, clock: Arc<dyn Clock>, events: Events, image: Image) -> Self {
+    pub fn new(
+        client: Client,
+        clock: Arc<dyn Clock>,
+        events: Events,
+        image: Image,
+        scope: Scope,
+    ) -> Self {
         Self {
             client,
             clock,
             events,
             image,
+            scope,
             metrics: Metrics::default(),
             failures: Failures::default(),
         }
+    }
+
+    /// The objects of a namespaced kind that the controllers watch.
+    pub fn watched<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        self.scope.api(&self.client)
     }
 }
 

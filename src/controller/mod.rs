@@ -12,12 +12,13 @@ pub mod lease;
 pub mod metrics;
 mod protection;
 mod restore;
+pub mod scope;
 pub mod server;
 mod startup;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, builder::NonEmptyStringValueParser};
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -27,6 +28,7 @@ use tokio::{
 
 pub use context::{Class, Context, Image, PassError, drive, error_policy};
 pub use events::Events;
+pub use scope::Scope;
 
 use self::{
     context::Chain,
@@ -48,6 +50,9 @@ pub struct Args {
     /// The controller's own namespace: its Lease lies there.
     #[arg(long, env = "HIGHWATER_NAMESPACE")]
     namespace: String,
+    /// Serve this namespace only. Without it: all. Each such controller runs in a namespace of its own.
+    #[arg(long, env = "HIGHWATER_WATCH_NAMESPACE", value_parser = NonEmptyStringValueParser::new())]
+    watch_namespace: Option<String>,
     /// This replica's name, unlike any other's: the pod's.
     #[arg(long, env = "HIGHWATER_POD")]
     pod: String,
@@ -105,6 +110,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
             name: args.image,
             pull_policy: args.image_pull_policy,
         },
+        args.watch_namespace
+            .map_or(Scope::Cluster, Scope::Namespace),
     ));
     let health = Health::default();
     health.pending(PENDING_LEASE, "the Kubernetes API has not answered yet");
@@ -136,7 +143,7 @@ async fn lead(election: &mut Election<'_>, ctx: Arc<Context>, health: &Health) -
             }
         })
         .await;
-    tracing::info!("holding the lease");
+    tracing::info!(serves = %ctx.scope, "holding the lease");
     ctx.metrics.leader.set(1);
     let mut parts = JoinSet::new();
     spawn(&mut parts, &ctx);

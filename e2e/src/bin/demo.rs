@@ -41,8 +41,7 @@ async fn run(args: Args) -> Result<()> {
     let teller = Teller(Instant::now());
     let kubectl = Kubectl::from_env()?;
     if args.remove {
-        let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
-        return own_cluster::remove(&kubectl, manifests).await;
+        return own_cluster::remove(&kubectl).await;
     }
     let stage = match args.registry {
         None => Stage::dev(&teller, kubectl).await?,

@@ -38,8 +38,24 @@ pub struct Deployment {
     pub kubectl: Kubectl,
     /// The images.
     pub images: Images,
+    /// Highwater's own namespace.
+    pub system: String,
     /// The object store's address.
     pub object_store: String,
+}
+
+/// What `manifests/namespaced` names: where Highwater runs, and what it serves.
+pub const NAMESPACED: Namespaced = Namespaced {
+    system: "highwater-databases",
+    served: "databases",
+};
+/// See [`NAMESPACED`].
+#[derive(Clone, Copy, Debug)]
+pub struct Namespaced {
+    /// Where it runs.
+    pub system: &'static str,
+    /// What it serves.
+    pub served: &'static str,
 }
 
 /// How long anything may take to become ready.
@@ -63,29 +79,30 @@ impl Deployment {
         images: Images,
         namespace: &str,
     ) -> Result<Self> {
-        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-        let folder = |name: &str| root.join(name).display().to_string();
-        kubectl.run(&["apply", "--server-side", "-k", &folder("crds")])?;
-        for crd in [
-            "pgarchives",
-            "pgbackuppolicies",
-            "pgprotections",
-            "pgbackups",
-            "pgrestores",
-        ] {
-            let name = format!("crd/{crd}.highwater.dev");
-            kubectl.run(&[
-                "wait",
-                "--for=condition=Established",
-                "--timeout=60s",
-                &name,
-            ])?;
-        }
-        let rendered = kubectl.run(&["kustomize", &folder("manifests")])?;
-        let rendered = rendered
-            .replace("localhost/highwater:dev", &images.highwater)
-            .replace("IfNotPresent", &images.pull_policy);
-        kubectl.apply(&rendered)?;
+        define_kinds(&kubectl)?;
+        apply_shipped(&kubectl, &images, "manifests")?;
+        Self::beside(kubectl, images, "highwater-system", namespace).await
+    }
+
+    /// Highwater for the one namespace of [`NAMESPACED`], which must be there; the object store as in
+    /// [`Self::apply`].
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn apply_namespaced(kubectl: Kubectl, images: Images) -> Result<Self> {
+        define_kinds(&kubectl)?;
+        apply_shipped(&kubectl, &images, "manifests/roles")?;
+        apply_shipped(&kubectl, &images, "manifests/namespaced")?;
+        Self::beside(kubectl, images, NAMESPACED.system, "object-store").await
+    }
+
+    /// Puts an object store beside the Highwater of namespace `system`, and waits for both.
+    async fn beside(
+        kubectl: Kubectl,
+        images: Images,
+        system: &str,
+        namespace: &str,
+    ) -> Result<Self> {
         let store = include_str!("../../manifests/object-store.yaml");
         let values = [
             ("NAMESPACE", namespace),
@@ -94,7 +111,7 @@ impl Deployment {
         ];
         kubectl.apply(&fill(store, &values)?)?;
         wait_available(&kubectl, namespace, "versitygw").await?;
-        wait_available(&kubectl, "highwater-system", "highwater").await?;
+        wait_available(&kubectl, system, "highwater").await?;
         let service = kubectl
             .get(namespace, "service", "versitygw")?
             .context("the object store has no service")?;
@@ -105,6 +122,7 @@ impl Deployment {
         Ok(Self {
             kubectl,
             images,
+            system: system.to_owned(),
             object_store,
         })
     }
@@ -124,6 +142,38 @@ impl Deployment {
         )?)?;
         Ok(())
     }
+}
+
+/// A folder that ships with Highwater.
+pub fn shipped(name: &str) -> String {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.join(name).display().to_string()
+}
+
+/// Applies the CRDs and waits until they are served.
+fn define_kinds(kubectl: &Kubectl) -> Result<()> {
+    let applied = kubectl.run(&[
+        "apply",
+        "--server-side",
+        "-o",
+        "name",
+        "-k",
+        &shipped("crds"),
+    ])?;
+    for crd in applied.lines() {
+        kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", crd])?;
+    }
+    Ok(())
+}
+
+/// Applies a folder that ships, with these images.
+fn apply_shipped(kubectl: &Kubectl, images: &Images, folder: &str) -> Result<()> {
+    let rendered = kubectl.run(&["kustomize", &shipped(folder)])?;
+    let rendered = rendered
+        .replace("localhost/highwater:dev", &images.highwater)
+        .replace("IfNotPresent", &images.pull_policy);
+    kubectl.apply(&rendered)?;
+    Ok(())
 }
 
 /// Waits until a Deployment has all of its replicas available.

@@ -3,6 +3,7 @@
 //! Everything here reaches the cluster through its kubeconfig alone. Scenarios run inside the dev cluster's network, where
 //! pods can be reached by address.
 
+pub mod audit;
 pub mod bucket;
 pub mod crash;
 mod database;
@@ -25,11 +26,10 @@ mod wait;
 mod watching;
 
 pub use database::{Database, PASSWORD, connect};
-pub use deploy::{Deployment, Images};
+pub use deploy::{Deployment, Images, NAMESPACED, Namespaced, shipped};
 pub use endpoints::EndpointWatch;
 pub use faults::Faults;
 pub use forward::Forward;
-pub use image::program_image;
 pub use kubectl::{Kubectl, fill};
 pub use ledger::{Ledger, Writer};
 pub use wait::{condition, has, until};

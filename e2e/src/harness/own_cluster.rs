@@ -120,11 +120,12 @@ pub fn claim(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-/// Removes all that the demo made: backups first, while there is a controller that removes their snapshots.
+/// Removes all that the demo made: backups first, while there is a controller that removes their snapshots, and last the
+/// namespace whose label says that it is the demo's.
 ///
 /// # Errors
 /// Something is not the demo's, or does not go away.
-pub async fn remove(kubectl: &Kubectl, manifests: &str) -> Result<()> {
+pub async fn remove(kubectl: &Kubectl) -> Result<()> {
     let known = check_owner(kubectl)?;
     let there = kubectl.get("default", "namespace", NAMESPACE)?.is_some();
     if there && known.contains("pgbackups.highwater.dev") {
@@ -134,7 +135,9 @@ pub async fn remove(kubectl: &Kubectl, manifests: &str) -> Result<()> {
     }
     let delete = ["--ignore-not-found", "--timeout=180s"];
     kubectl.run(&[&["delete", "namespace", NAMESPACE, STORE], &delete[..]].concat())?;
-    kubectl.run(&[&["delete", "-k", manifests], &delete[..]].concat())?;
+    for shipped in ["crds", "manifests"].map(super::shipped) {
+        kubectl.run(&[&["delete", "-k", &shipped], &delete[..]].concat())?;
+    }
     until(
         "volumes and snapshots gone",
         std::time::Duration::from_secs(60),

@@ -9,16 +9,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::{Images, postgres, program_image};
+use super::{Images, image::program_image, postgres};
 
-/// The folder of this program: `highwater` is built beside it.
+/// The folder of the programs that were built with this one, be it a program or a test.
 ///
 /// # Errors
-/// There is none.
+/// `highwater` is not there.
 pub fn programs() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
-    let folder = program.parent().context("this program has no folder")?;
-    Ok(folder.to_owned())
+    let folders = program.ancestors().skip(1).take(2);
+    let folder = folders
+        .map(Path::to_owned)
+        .find(|folder| folder.join("highwater").exists());
+    folder.context("highwater is not built: run `cargo build --workspace --bins`")
 }
 
 /// Loads the image of this `highwater` into the dev cluster. Its name changes with its content, so that a Deployment that

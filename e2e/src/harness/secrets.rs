@@ -21,12 +21,13 @@ const TEMPLATES: &str = "sts,pod";
 /// What an admin, a log shipper or a metrics scraper can read: objects that are no Secrets, events, logs.
 const KINDS: &str = "pgx,pgb,pgr,pga,pgp,deploy,job,pvc,configmap,lease,event,volumesnapshot";
 
-/// Looks for the planted secrets in every object, event and log of a namespace and of Highwater's own, and in the bucket.
+/// Looks for the planted secrets in every object, event and log of a namespace and of `system`, which is Highwater's own,
+/// and in the bucket.
 ///
 /// # Errors
 /// One was found; the error says where.
-pub fn none_told(kubectl: &Kubectl, namespace: &str) -> Result<()> {
-    for namespace in [namespace, "highwater-system"] {
+pub fn none_told(kubectl: &Kubectl, namespace: &str, system: &str) -> Result<()> {
+    for namespace in [namespace, system] {
         look(
             &format!("the objects of {namespace}"),
             &kubectl.run(&["-n", namespace, "get", KINDS, "-o", "json"])?,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use highwater::{
     api::{PgBackup, PgBackupPolicy, PgProtection, conditions, crds, managers},
     clock::SystemClock,
-    controller::{Context, Events, Image, backup},
+    controller::{Context, Events, Image, Scope, backup},
     csi::VolumeSnapshotClass,
     kubernetes::apply_status,
 };
@@ -55,6 +55,7 @@ pub fn start(client: &Client) -> JoinHandle<()> {
         Arc::new(SystemClock),
         events,
         image,
+        Scope::Cluster,
     ))))
 }
 

@@ -1,9 +1,7 @@
 //! One deployment of Highwater for all scenarios of a run.
 
-use std::{path::PathBuf, process::Command};
-
-use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Deployment, Images, Kubectl, program_image, secrets};
+use anyhow::Result;
+use highwater_e2e::harness::{Deployment, Kubectl, publish, secrets};
 use tokio::sync::{OnceCell, RwLock};
 
 static DEPLOYMENT: OnceCell<Deployment> = OnceCell::const_new();
@@ -17,37 +15,8 @@ pub async fn deployment() -> Result<Deployment> {
 
 async fn deploy() -> Result<Deployment> {
     let kubectl = Kubectl::from_env()?;
-    let programs = programs()?;
-    let folder = tempfile::tempdir()?;
-    let image = folder.path().join("highwater.tar");
-    program_image(
-        &programs.join("highwater"),
-        "localhost/highwater:dev",
-        &image,
-    )?;
-    let devcluster =
-        std::env::var_os("HIGHWATER_DEVCLUSTER").context("run this with `devcluster enter --`")?;
-    let loaded = Command::new(devcluster)
-        .arg("load-image")
-        .arg(&image)
-        .status()?;
-    ensure!(loaded.success(), "failed to load the image");
-    Deployment::apply(kubectl, Images::loaded()).await
-}
-
-/// Where the programs lie that were built with this test.
-fn programs() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .context("the test has no folder")?
-        .to_owned();
-    ensure!(
-        folder.join("highwater").exists(),
-        "highwater is not built: run `cargo build --workspace --bins`"
-    );
-    Ok(folder)
+    let images = publish::load(&publish::programs()?.join("highwater"))?;
+    Deployment::apply(kubectl, images).await
 }
 
 /// Runs a scenario in a namespace of its own; where it fails, prints what a person would look at.
@@ -71,7 +40,7 @@ async fn run(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<(
     let told = async {
         deployment.namespace(&namespace)?;
         story(deployment.clone(), namespace.clone()).await?;
-        secrets::none_told(&deployment.kubectl, &namespace)
+        secrets::none_told(&deployment.kubectl, &namespace, &deployment.system)
     };
     if let Err(error) = told.await {
         println!("{}", deployment.kubectl.dump(&namespace));

@@ -31,7 +31,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{Stream, TryStreamExt, stream};
 use jiff::Timestamp;
 use kube::{
-    Api, Client, Resource,
+    Api, Resource,
     runtime::{
         Config as RuntimeConfig, WatchStreamExt, applier,
         controller::Action,
@@ -157,16 +157,13 @@ pub async fn run(ctx: Arc<Context>) {
         door: Mutex::new(()),
     });
     let (reader, writer) = reflector::store();
-    let own = watcher(
-        Api::<PgBackup>::all(ctx.client.clone()),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .modify(slim)
-    .reflect(writer)
-    .applied_objects()
-    .map_ok(|backup| ObjectRef::from_obj(&backup));
-    let queue = stream::select(own, related(&ctx.client, &backups));
+    let own = watcher(ctx.watched::<PgBackup>(), watcher::Config::default())
+        .default_backoff()
+        .modify(slim)
+        .reflect(writer)
+        .applied_objects()
+        .map_ok(|backup| ObjectRef::from_obj(&backup));
+    let queue = stream::select(own, related(&ctx, &backups));
     let passes = applier(
         |backup, backups| Box::pin(reconcile(backup, backups)),
         |backup, error, backups: Arc<Backups>| error_policy(backup, error, backups.ctx.clone()),
@@ -189,22 +186,25 @@ fn slim(backup: &mut PgBackup) {
 type Wakened = Result<ObjectRef<PgBackup>, watcher::Error>;
 
 /// The backups that events of snapshots, contents and protections are about.
-fn related(client: &Client, backups: &Arc<Backups>) -> impl Stream<Item = Wakened> + Send + use<> {
+fn related(ctx: &Context, backups: &Arc<Backups>) -> impl Stream<Item = Wakened> + Send + use<> {
     let ours = watcher::Config::default().labels(annotations::BACKUP_UID_LABEL);
     let everything = watcher::Config::default;
-    let snapshots = touched::<VolumeSnapshot, _, _>(client, ours, |it| Wake::of_snapshot(&it));
+    let snapshots = touched(ctx.watched::<VolumeSnapshot>(), ours, |it| {
+        Wake::of_snapshot(&it)
+    });
     let (by_content, by_protection) = (backups.clone(), backups.clone());
-    let contents = touched::<VolumeSnapshotContent, _, _>(client, everything(), move |it| {
+    let contents = Api::<VolumeSnapshotContent>::all(ctx.client.clone());
+    let contents = touched(contents, everything(), move |it| {
         by_content.wake.of_content(&it)
     });
-    let protections = touched::<PgProtection, _, _>(client, everything(), move |it| {
+    let protections = touched(ctx.watched::<PgProtection>(), everything(), move |it| {
         by_protection.wake.of_protection(&it)
     });
     stream::select(stream::select(snapshots, contents), protections)
 }
 
 fn touched<K, I, F>(
-    client: &Client,
+    api: Api<K>,
     config: watcher::Config,
     about: F,
 ) -> impl Stream<Item = Wakened> + Send + use<K, I, F>
@@ -219,7 +219,7 @@ where
     I::IntoIter: Send,
     F: Fn(K) -> I + Send + 'static,
 {
-    watcher(Api::<K>::all(client.clone()), config)
+    watcher(api, config)
         .default_backoff()
         .touched_objects()
         .map_ok(move |object| stream::iter(about(object).into_iter().map(Ok)))

@@ -154,16 +154,15 @@ fn protection(name: &str, policy: String) -> PgProtection {
 
 /// Runs until a watch ends.
 pub async fn run(ctx: Arc<Context>) {
-    let client = &ctx.client;
     let (store, writer) = reflector::store();
-    let stream = watcher(Api::<Set>::all(client.clone()), watcher::Config::default())
+    let stream = watcher(ctx.watched::<Set>(), watcher::Config::default())
         .default_backoff()
         .modify(strip)
         .reflect(writer)
         .applied_objects();
     let stream = Controller::for_stream(stream, store)
         .watches(
-            Api::<PgProtection>::all(client.clone()),
+            ctx.watched::<PgProtection>(),
             watcher::Config::default(),
             |protection| {
                 let namespace = protection.namespace().unwrap_or_default();

@@ -27,7 +27,7 @@ use std::{
 use futures::{Stream, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::{
-    Api, Client, ResourceExt,
+    ResourceExt,
     core::PartialObjectMeta,
     runtime::{
         Controller, WatchStreamExt,
@@ -136,17 +136,13 @@ pub async fn run(ctx: Arc<Context>) {
 }
 
 async fn protections(ctx: Arc<Context>) {
-    let client = &ctx.client;
     let (store, writer) = reflector::store();
-    let stream = watcher(
-        Api::<PgProtection>::all(client.clone()),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .modify(|protection| protection.managed_fields_mut().clear())
-    .reflect(writer)
-    .applied_objects()
-    .predicate_filter(decisive, kube::runtime::PredicateConfig::default());
+    let stream = watcher(ctx.watched::<PgProtection>(), watcher::Config::default())
+        .default_backoff()
+        .modify(|protection| protection.managed_fields_mut().clear())
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(decisive, kube::runtime::PredicateConfig::default());
     let controller = Controller::for_stream(stream, store.clone());
     let managed = watcher::Config::default().labels(&format!(
         "{}={}",
@@ -167,16 +163,16 @@ async fn protections(ctx: Arc<Context>) {
         },
     );
     // Their metadata is enough, and there may be thousands.
-    let sets = Api::<PartialObjectMeta<StatefulSet>>::all(client.clone());
+    let sets = ctx.watched::<PartialObjectMeta<StatefulSet>>();
     let any = watcher::Config::default;
     let stream = controller
-        .owns(Api::<Deployment>::all(client.clone()), managed)
-        .watches_stream(decided_backups(client), |backup| {
+        .owns(ctx.watched::<Deployment>(), managed)
+        .watches_stream(decided_backups(&ctx), |backup| {
             let namespace = backup.namespace().unwrap_or_default();
             Some(ObjectRef::new(&backup.spec.protection).within(&namespace))
         })
-        .watches(Api::<PgBackupPolicy>::all(client.clone()), any(), of_policy)
-        .watches(Api::<PgArchive>::all(client.clone()), any(), of_archive)
+        .watches(ctx.watched::<PgBackupPolicy>(), any(), of_policy)
+        .watches(ctx.watched::<PgArchive>(), any(), of_archive)
         .watches(sets, any(), of_set)
         .run(reconcile, error_policy, ctx.clone());
     drive("protection", ctx, stream).await;
@@ -185,15 +181,12 @@ async fn protections(ctx: Arc<Context>) {
 /// Backups as they come, are completed and go. What happens between is nothing to a protection, and its reads would only
 /// keep the API server from the backup.
 fn decided_backups(
-    client: &Client,
+    ctx: &Context,
 ) -> impl Stream<Item = Result<PgBackup, watcher::Error>> + Send + use<> {
     let mut known = HashMap::new();
-    watcher(
-        Api::<PgBackup>::all(client.clone()),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .try_filter_map(move |event| future::ready(Ok(news(event, &mut known))))
+    watcher(ctx.watched::<PgBackup>(), watcher::Config::default())
+        .default_backoff()
+        .try_filter_map(move |event| future::ready(Ok(news(event, &mut known))))
 }
 
 /// The backup of `event`, if it says what `known`, by UID, does not.

@@ -18,7 +18,7 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod},
 };
 use kube::{
-    Api, ResourceExt,
+    ResourceExt,
     core::PartialObjectMeta,
     runtime::{
         Controller,
@@ -167,34 +167,22 @@ async fn reconcile(restore: Arc<PgRestore>, ctx: Arc<Context>) -> Result<Action,
 
 /// Runs until a watch ends.
 pub async fn run(ctx: Arc<Context>) {
-    let client = &ctx.client;
-    let controller = Controller::new(
-        Api::<PgRestore>::all(client.clone()),
-        watcher::Config::default(),
-    );
+    let controller = Controller::new(ctx.watched::<PgRestore>(), watcher::Config::default());
     let store = controller.store();
     let ours = || watcher::Config::default().labels(annotations::RESTORE_UID_LABEL);
     let stream = controller
+        .watches(ctx.watched::<Pod>(), ours(), by_label(store.clone()))
         .watches(
-            Api::<Pod>::all(client.clone()),
+            ctx.watched::<PersistentVolumeClaim>(),
             ours(),
             by_label(store.clone()),
         )
         .watches(
-            Api::<PersistentVolumeClaim>::all(client.clone()),
+            ctx.watched::<PartialObjectMeta<StatefulSet>>(),
             ours(),
             by_label(store.clone()),
         )
-        .watches(
-            Api::<PartialObjectMeta<StatefulSet>>::all(client.clone()),
-            ours(),
-            by_label(store.clone()),
-        )
-        .watches(
-            Api::<VolumeSnapshot>::all(client.clone()),
-            ours(),
-            by_label(store),
-        )
+        .watches(ctx.watched::<VolumeSnapshot>(), ours(), by_label(store))
         .run(reconcile, error_policy, ctx.clone());
     drive("restore", ctx, stream).await;
 }
