@@ -154,7 +154,11 @@ where
         }
         let lifeline = self.lifeline.clone();
         match lifeline.fate(&request) {
-            Fate::NeverLeaves => dead(),
+            // An answer, even an error, would let the program drop the last write before it is carried out.
+            Fate::NeverLeaves => Box::pin(async move {
+                lifeline.death().await;
+                Err(BoxError::from("the program is dead"))
+            }),
             Fate::IsTheLast(Death::BeforeSending) => {
                 lifeline.0.dead.send_replace(true);
                 dead()

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
     Database, Deployment, Kubectl, Ledger, NAMESPACED, Namespaced, Writer,
     audit::{ROLES, Seen},
-    publish, secrets, story, until,
+    publish, secrets, story,
 };
 
 const NAMESPACE: &str = NAMESPACED.served;
@@ -41,10 +41,8 @@ async fn tell() -> Result<()> {
     secrets::none_told(&kubectl, NAMESPACE, NAMESPACED.system)?;
 
     orders.annotate("highwater.dev/policy", "")?;
-    until("the protection is gone", story::LIMIT, || {
-        Ok(kubectl.list(NAMESPACE, "pgx")?.is_empty().then_some(()))
-    })
-    .await?;
+    let delete = ["delete", "pgx", "orders", "--timeout=120s"];
+    kubectl.run(&[&["-n", NAMESPACE], &delete[..]].concat())?;
     nothing_forbidden(&kubectl)?;
     the_namespace_goes(&kubectl)
 }

@@ -42,7 +42,8 @@ impl Guard {
         command
             .current_dir(root())
             .env_remove("KUBECONFIG")
-            .env_remove("HIGHWATER_DEVCLUSTER");
+            .env_remove("HIGHWATER_DEVCLUSTER")
+            .env_remove("HIGHWATER_DEVCLUSTER_NAME");
         command
     }
 

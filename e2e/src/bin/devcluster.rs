@@ -6,11 +6,14 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use highwater_e2e::devcluster::{Cluster, DAEMONS, inside};
 
+/// What a program inside `enter` knows the cluster by.
+const NAME: &str = "HIGHWATER_DEVCLUSTER_NAME";
+
 /// A real Kubernetes on this machine, for tests and the demo. Needs root.
 #[derive(Parser)]
 struct Args {
-    /// Which cluster of this checkout.
-    #[arg(long, default_value = "main")]
+    /// Which cluster of this checkout. Inside `enter`, the one that was entered.
+    #[arg(long, env = NAME, default_value = "main")]
     name: String,
     /// The test CSI driver. Default: beside this program.
     #[arg(long)]
@@ -67,7 +70,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Status => return Ok(status(&cluster)),
         Command::Kubeconfig => println!("{}", cluster.names.kubeconfig().display()),
         Command::LoadImage { tars } => tars.iter().try_for_each(|tar| cluster.load_image(tar))?,
-        Command::Enter { command } => return enter(&cluster, &command),
+        Command::Enter { command } => return enter(&cluster, &args.name, &command),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -96,13 +99,14 @@ fn status(cluster: &Cluster) -> ExitCode {
     }
 }
 
-fn enter(cluster: &Cluster, command: &[String]) -> Result<ExitCode> {
+fn enter(cluster: &Cluster, name: &str, command: &[String]) -> Result<ExitCode> {
     let (program, args) = command.split_first().context("a command is needed")?;
     let path = std::env::var("PATH").unwrap_or_default();
     let mut inside = inside(&cluster.names, program);
     inside
         .args(args)
-        .env("KUBECONFIG", cluster.names.kubeconfig());
+        .env("KUBECONFIG", cluster.names.kubeconfig())
+        .env(NAME, name);
     inside.env("HIGHWATER_DEVCLUSTER", std::env::current_exe()?);
     inside.env(
         "PATH",

@@ -38,7 +38,7 @@ async fn a_killed_agent_loses_no_backup() {
     scenario("kill-agent", async |deployment, namespace| {
         let (orders, writer) = protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
-        let backups = in_each_gap(&orders, || agent(kubectl, &namespace)).await?;
+        let backups = in_each_gap(&orders, Victim::Agent).await?;
         exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
         restore_killed(&orders, &writer, Victim::Agent).await
     })
@@ -50,7 +50,7 @@ async fn a_killed_controller_loses_no_backup_and_no_restore() {
     scenario_alone("kill-controller", async |deployment, namespace| {
         let (orders, writer) = protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
-        let backups = in_each_gap(&orders, || controller(kubectl)).await?;
+        let backups = in_each_gap(&orders, Victim::Controller).await?;
         exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
         restore_killed(&orders, &writer, Victim::Controller).await
     })
@@ -77,7 +77,7 @@ async fn protected(deployment: &Deployment, namespace: &str) -> Result<(Database
 
 /// A kill in each gap of a backup's way; returns how many backups that took. The driver takes its time, so that there is
 /// a gap where it works.
-async fn in_each_gap(orders: &Database, find: impl AsyncFn() -> Result<Prey>) -> Result<usize> {
+async fn in_each_gap(orders: &Database, victim: Victim) -> Result<usize> {
     let volume = format!("{}/data-orders-0", orders.namespace);
     let slow = json!({"volume": volume, "delayBeforeCut": 500, "delayToReady": 1500});
     let _slow = Faults::set(&slow)?;
@@ -86,8 +86,7 @@ async fn in_each_gap(orders: &Database, find: impl AsyncFn() -> Result<Prey>) ->
         let last = backups + TRIES;
         loop {
             backups += 1;
-            let prey = find().await?;
-            if backup(orders, backups, (gap[0], gap[1]), prey).await? {
+            if backup(orders, backups, (gap[0], gap[1]), victim).await? {
                 break;
             }
             ensure!(backups < last, "no kill came between {gap:?}");
@@ -97,13 +96,19 @@ async fn in_each_gap(orders: &Database, find: impl AsyncFn() -> Result<Prey>) ->
 }
 
 /// Asks for a backup, kills once it got as far as `after`, and waits for it to complete. `false`: it was further already.
+/// Who is not killed does nothing until that is known.
 async fn backup(
     orders: &Database,
     count: usize,
     (after, next): (&str, &str),
-    prey: Prey,
+    victim: Victim,
 ) -> Result<bool> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let (agent, controller) = (agent(kubectl, namespace).await?, controller(kubectl).await?);
+    let (prey, other) = match victim {
+        Victim::Controller => (controller, agent),
+        Victim::Agent | Victim::Recovery => (agent, controller),
+    };
     let known = names(kubectl, namespace, "pgb")?;
     let mut watching = Watching::start(kubectl, namespace, &["pgb"])?;
     orders.annotate("highwater.dev/backup-now", &format!("kill-{count}"))?;
@@ -117,6 +122,7 @@ async fn backup(
             new(backup) && got_to(backup, after)
         })
         .await?;
+    let frozen = Frozen::freeze(&other)?;
     signal(prey.process, "KILL")?;
     let killed = Instant::now();
     let name = began["metadata"]["name"].as_str().context("no name")?;
@@ -124,6 +130,7 @@ async fn backup(
         .get(namespace, "pgb", name)?
         .context("the backup is gone")?;
     let hit = !has(&dead, next, "True");
+    drop(frozen);
     prey.replace(kubectl)?;
     let what = format!("{name} killed after {after:?}");
     let ended = watching
@@ -217,6 +224,23 @@ impl Prey {
         let at_once = ["--grace-period=0", "--force", "--ignore-not-found"];
         let pod = ["-n", &self.namespace, "delete", "pod", &self.pod];
         kubectl.run(&[&pod[..], &at_once].concat()).map(|_| ())
+    }
+}
+
+/// A process that does nothing until this is dropped.
+struct Frozen(u32);
+
+impl Frozen {
+    fn freeze(prey: &Prey) -> Result<Self> {
+        signal(prey.process, "STOP")?;
+        Ok(Self(prey.process))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = signal(self.0, "CONT");
     }
 }
 
