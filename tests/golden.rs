@@ -173,8 +173,8 @@ fn grants_more_than(shipped: &[String], rule: &Value) -> bool {
 const CLUSTER_SCOPED: [&str; 5] = [
     "persistentvolumes",
     "storageclasses",
-    "volumesnapshotcontents",
     "volumesnapshotclasses",
+    "volumesnapshotcontents",
     "customresourcedefinitions",
 ];
 
