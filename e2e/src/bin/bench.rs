@@ -94,7 +94,7 @@ async fn job(args: &Args) -> Result<Job> {
     story::still_loads(&mut pgbench)?;
     drop(pgbench);
     writer.stop().await?;
-    memory(&kubectl, args.repeat, &mut job).await?;
+    memory(&orders, args.repeat, &mut job).await?;
     kubectl.run(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
     Ok(job)
 }
@@ -146,11 +146,11 @@ async fn restore(orders: &Database, number: u32, job: &mut Job) -> Result<()> {
 }
 
 /// Samples, a second apart, of programs that have nothing to do.
-async fn memory(kubectl: &Kubectl, samples: u32, job: &mut Job) -> Result<()> {
-    tokio::time::sleep(measure::IDLE).await;
+async fn memory(orders: &Database, samples: u32, job: &mut Job) -> Result<()> {
+    measure::idle(&orders.connect().await?).await?;
     for _ in 0..samples {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        job.note_memory(kubectl, NAMESPACE)?;
+        job.note_memory(&orders.kubectl, NAMESPACE)?;
     }
     Ok(())
 }

@@ -185,11 +185,8 @@ async fn tell(teller: &Teller, stage: &Stage) -> Result<()> {
     story::still_loads(&mut pgbench)?;
     drop(pgbench);
     writer.stop().await?;
-    teller.say(format!(
-        "nobody writes any more; memory is measured in {} s",
-        measure::IDLE.as_secs()
-    ));
-    tokio::time::sleep(measure::IDLE).await;
+    teller.say("nobody writes any more; memory is measured when the database is idle, in half a minute or two");
+    measure::idle(&client).await?;
     job.note_memory(kubectl, namespace)?;
     teller.say(format!(
         "what it reached (this is the development build; make bench-job measures the program as it ships, and its memory):\n{}",

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -16,9 +16,10 @@ use tokio::{
 
 use super::{Kubectl, marks::Mark, until};
 
-/// How long nobody has written when memory is measured: PostgreSQL's background writer has its last word within 15 s, and
-/// 20 s later the agent counts the database as idle.
-pub const IDLE: Duration = Duration::from_secs(45);
+/// How long a database has written nothing when memory is measured: after 20 s the agent counts it as idle.
+const IDLE: Duration = Duration::from_secs(25);
+/// The longest to wait for that: autovacuum comes once a minute.
+const NEVER_IDLE: Duration = Duration::from_secs(240);
 
 /// The longest that a watch may lag behind.
 const LATE: Duration = Duration::from_secs(10);
@@ -211,6 +212,27 @@ pub fn resident(kubectl: &Kubectl, namespace: &str, label: &str) -> Result<Vec<f
     told.iter().map(resident).collect()
 }
 
+/// Waits until a database that nobody writes to is idle: background writer, checkpointer and autovacuum have their word first.
+///
+/// # Errors
+/// It goes on writing, or does not answer.
+pub async fn idle(client: &tokio_postgres::Client) -> Result<()> {
+    let begin = Instant::now();
+    let mut last = (String::new(), begin);
+    while last.1.elapsed() < IDLE {
+        ensure!(begin.elapsed() < NEVER_IDLE, "the database goes on writing");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let row = client
+            .query_one("SELECT pg_current_wal_lsn()::text", &[])
+            .await?;
+        let now: String = row.get(0);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
 /// Samples of everything that the main job promises.
 #[derive(Clone, Debug, Default)]
 pub struct Job {
@@ -276,7 +298,7 @@ impl Job {
             Mark::of(
                 ("agent, resident, idle", "MB"),
                 Some(20.0),
-                "process_resident_memory_bytes of the agent, 45 s after the last write to its database",
+                "process_resident_memory_bytes of the agent, when its database has written no WAL for 25 s",
                 &self.agent,
             )?,
             Mark::of(
