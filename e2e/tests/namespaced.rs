@@ -23,8 +23,7 @@ async fn serves_its_namespace_and_asks_for_nothing_elsewhere() {
 
 async fn tell() -> Result<()> {
     let kubectl = Kubectl::from_env()?;
-    let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
-    kubectl.apply(&namespace)?;
+    kubectl.make_namespace(NAMESPACE)?;
     let images = publish::load(&publish::programs()?.join("highwater"))?;
     let deployment = Deployment::apply_namespaced(kubectl.clone(), images).await?;
     deployment.namespace(ELSEWHERE)?;

@@ -74,7 +74,11 @@ impl Context {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        self.scope.api(&self.client)
+        let client = self.client.clone();
+        match &self.scope {
+            Scope::Cluster => Api::all(client),
+            Scope::Namespace(namespace) => Api::namespaced(client, namespace),
+        }
     }
 }
 

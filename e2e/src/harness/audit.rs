@@ -1,11 +1,11 @@
 //! What Highwater's ServiceAccounts asked the API server for, by its audit log.
 
-use std::{collections::BTreeSet, env, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Kubectl;
+use super::{Kubectl, kubeconfig};
 
 /// Verb and resource, as in `patch snapshot.storage.k8s.io/volumesnapshots` or `get /pods`.
 pub type Rights = BTreeSet<String>;
@@ -28,8 +28,7 @@ impl Seen {
     /// # Errors
     /// This is not the dev cluster, or the log cannot be read.
     pub fn of(kubectl: &Kubectl, role: &str) -> Result<Self> {
-        let kubeconfig = env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
-        let log = Path::new(&kubeconfig).with_file_name("audit.log");
+        let log = kubeconfig()?.with_file_name("audit.log");
         let accounts = kubectl.run(&[
             "get",
             "serviceaccounts",

@@ -132,9 +132,7 @@ impl Deployment {
     /// # Errors
     /// The API server refuses.
     pub fn namespace(&self, name: &str) -> Result<()> {
-        self.kubectl.apply(&format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n"
-        ))?;
+        self.kubectl.make_namespace(name)?;
         let policy = include_str!("../../manifests/policy.yaml");
         self.kubectl.apply(&fill(
             policy,

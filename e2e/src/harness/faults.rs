@@ -1,9 +1,11 @@
 //! The fault switches of the test CSI driver.
 
-use std::{env, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+
+use super::kubeconfig;
 
 /// One fault, until this is dropped. The file is one for the whole cluster, so only one at a time.
 pub struct Faults(PathBuf);
@@ -14,8 +16,7 @@ impl Faults {
     /// # Errors
     /// This is not the dev cluster, or the file cannot be written.
     pub fn set(fault: &Value) -> Result<Self> {
-        let kubeconfig = env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
-        let file = PathBuf::from(kubeconfig).with_file_name("csi-faults.json");
+        let file = kubeconfig()?.with_file_name("csi-faults.json");
         let control = json!({ "faults": [fault] }).to_string();
         // The driver reads it at each request: it must never see half of it.
         let whole = file.with_extension("new");

@@ -15,6 +15,17 @@ pub struct Kubectl {
     kubeconfig: PathBuf,
 }
 
+/// The kubeconfig that `devcluster enter` names; the cluster's other files lie beside it.
+///
+/// # Errors
+/// `KUBECONFIG` is not set.
+pub fn kubeconfig() -> Result<PathBuf> {
+    let kubeconfig = std::env::var_os("KUBECONFIG");
+    let kubeconfig =
+        kubeconfig.context("KUBECONFIG is not set: run this with `devcluster enter --`");
+    kubeconfig.map(PathBuf::from)
+}
+
 /// Replaces each `${NAME}` of `template`.
 ///
 /// # Errors
@@ -46,10 +57,7 @@ impl Kubectl {
     /// # Errors
     /// `KUBECONFIG` is not set.
     pub fn from_env() -> Result<Self> {
-        let kubeconfig = std::env::var_os("KUBECONFIG");
-        Ok(Self::new(kubeconfig.context(
-            "KUBECONFIG is not set: run this with `devcluster enter --`",
-        )?))
+        kubeconfig().map(Self::new)
     }
 
     /// The command, not started yet.
@@ -104,6 +112,15 @@ impl Kubectl {
             &["apply", "--server-side", "--force-conflicts", "-f", "-"],
             yaml,
         )
+    }
+
+    /// Makes a namespace, unless it is there.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn make_namespace(&self, name: &str) -> Result<()> {
+        let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        self.apply(&namespace).map(drop)
     }
 
     /// One object as JSON; `None` if it is not there.

@@ -30,7 +30,7 @@ pub use deploy::{Deployment, Images, NAMESPACED, Namespaced, shipped};
 pub use endpoints::EndpointWatch;
 pub use faults::Faults;
 pub use forward::Forward;
-pub use kubectl::{Kubectl, fill};
+pub use kubectl::{Kubectl, fill, kubeconfig};
 pub use ledger::{Ledger, Writer};
 pub use wait::{condition, has, until};
 pub use watching::Watching;

@@ -1,13 +1,17 @@
 //! A driver that answers with an error, and cuts all the same.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use highwater::{
     api::{PgBackup, annotations},
     csi::VolumeSnapshot,
 };
-use highwater_e2e::{devcluster::DRIVER, flow::Lifeline, harness::Faults};
+use highwater_e2e::{
+    devcluster::DRIVER,
+    flow::Lifeline,
+    harness::{Faults, kubeconfig},
+};
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
 
@@ -20,9 +24,8 @@ use super::{
 
 /// Whether the storage has a snapshot that was made for this VolumeSnapshot.
 fn has_cut(volume_snapshot: &str) -> Result<bool> {
-    let kubeconfig = std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?;
     let named = format!("{volume_snapshot:?}");
-    let pool = PathBuf::from(kubeconfig).with_file_name("pool");
+    let pool = kubeconfig()?.with_file_name("pool");
     for record in fs::read_dir(pool.join(DRIVER).join("state/snapshots"))? {
         // A record may go between the two.
         let text = fs::read_to_string(record?.path()).unwrap_or_default();

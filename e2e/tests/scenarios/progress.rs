@@ -30,15 +30,16 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     client.batch_execute(&write).await?;
     let end = "SELECT pg_current_wal_lsn()::text";
     let end: String = client.query_one(end, &[]).await?.get(0);
+    let end: Lsn = end.parse()?;
     let target = format!("{{lsn: \"{end}\"}}");
     until("its WAL is archived", story::LIMIT, || {
         let protection = kubectl.get(namespace, "pgx", "orders")?;
         let archived = protection
             .as_ref()
-            .and_then(|protection| protection["status"]["wal"]["archivedThrough"].as_str());
-        Ok(archived
-            .is_some_and(|archived| number(archived) >= number(&end))
-            .then_some(()))
+            .and_then(|protection| protection["status"]["wal"]["archivedThrough"].as_str())
+            .map(str::parse::<Lsn>)
+            .transpose()?;
+        Ok((archived >= Some(end)).then_some(()))
     })
     .await?;
 
@@ -77,8 +78,4 @@ fn percents(events: &[Value]) -> Result<Vec<u8>> {
     }
     told.dedup();
     Ok(told)
-}
-
-fn number(lsn: &str) -> u64 {
-    lsn.parse().map_or(0, Lsn::get)
 }
