@@ -11,14 +11,16 @@ mod database;
 
 use std::{sync::Arc, time::Duration};
 
-use database::Database;
+use database::{Database, PASSWORD};
 use highwater::{
     agent::{
         Demand, Metrics, Progress,
-        wal::{Error, Path, Route, Shipper, Signals},
+        transport::Transports,
+        wal::{Error, Path, Route, Server, Shipper, Signals, Source, Tap, TapError},
     },
-    api::PgArchiveSpec,
+    api::{PgArchiveSpec, Transport},
     archive::{Archive, Contents, FORMAT, Identity, Lineage, LineageId, MountedSecrets, store},
+    clock::SystemClock,
     postgres::{
         Lsn, SegmentSize, TimelineId,
         server::{self, ServerFacts},
@@ -83,6 +85,15 @@ struct Running {
 
 impl Running {
     async fn start(database: &Database, lineage: &Lineage, interval: Duration) -> Self {
+        Self::start_with(Source::Sql, database, lineage, interval).await
+    }
+
+    async fn start_with(
+        source: Source,
+        database: &Database,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
         let client = Arc::new(database.client().await);
         let facts = server::facts(&client).await.unwrap();
         let archived = lineage
@@ -113,7 +124,7 @@ impl Running {
             metrics: Metrics::default(),
         };
         let epoch = uniq();
-        let mut shipper = Shipper::open(route, signals, epoch, archived)
+        let mut shipper = Shipper::open(route, signals, source, epoch, archived)
             .await
             .unwrap();
         Self {
@@ -191,12 +202,38 @@ async fn same_as_server(database: &Database, lineage: &Lineage) -> Contents {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ships_segments_and_tails_in_order_through_a_crash_of_the_server() {
+async fn ships_by_sql_in_order_through_a_crash_of_the_server() {
+    ships_in_order_through_a_crash(async |_| Source::Sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ships_a_stream_in_order_through_a_crash_of_the_server() {
+    ships_in_order_through_a_crash(async |database| Source::streaming(server_of(database).await))
+        .await;
+}
+
+/// For streams from a database.
+async fn server_of(database: &Database) -> Server {
+    let client = Arc::new(database.client().await);
+    let facts = server::facts(&client).await.unwrap();
+    Server {
+        options: database.login("postgres", Some(PASSWORD)),
+        system_identifier: facts.system_identifier,
+        timeline: facts.timeline,
+        client,
+        clock: Arc::new(SystemClock),
+    }
+}
+
+async fn ships_in_order_through_a_crash(source: impl AsyncFn(&Database) -> Source) {
+    const NEVER: Duration = Duration::from_secs(3600);
     let database = Database::start(1, "");
+    database.allow_replication().await;
     let bucket = Bucket::new();
     let facts = server::facts(&database.client().await).await.unwrap();
     let lineage = bucket.lineage(&facts).await;
-    let mut shipper = Running::start(&database, &lineage, Duration::from_secs(3600)).await;
+    let mut shipper =
+        Running::start_with(source(&database).await, &database, &lineage, NEVER).await;
     write(&database, 8).await;
     let first = flushed(&database).await;
     shipper.ship(first).await;
@@ -225,7 +262,8 @@ async fn ships_segments_and_tails_in_order_through_a_crash_of_the_server() {
         .unwrap();
     assert!(!ended.unwrap_err().is_archive());
     database.boot();
-    let mut shipper = Running::start(&database, &lineage, Duration::from_secs(3600)).await;
+    let mut shipper =
+        Running::start_with(source(&database).await, &database, &lineage, NEVER).await;
     write(&database, 4).await;
     let second = flushed(&database).await;
     shipper.ship(second).await;
@@ -294,4 +332,141 @@ async fn another_history_under_the_same_name_is_a_conflict_and_nothing_is_overwr
     assert!(error.is_conflict(), "{error}");
     assert!(error.to_string().contains("SHA-256"), "{error}");
     assert_eq!(lineage.contents().await.unwrap().segments, before);
+}
+
+/// How many sessions stream from the server.
+async fn streams(database: &Database) -> i64 {
+    let count = "SELECT count(*) FROM pg_stat_replication";
+    let row = database.client().await.query_one(count, &[]).await.unwrap();
+    row.get(0)
+}
+
+async fn log(database: &Database) -> String {
+    std::fs::read_to_string(database.directory().join("log")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_keeps_nobody_waiting_and_goes_quietly() {
+    let database = Database::start(1, "wal_sender_timeout = '2s'\nmax_wal_size = '1GB'");
+    database.allow_replication().await;
+    let from = Lsn::new(flushed(&database).await.get() & !((1 << 20) - 1));
+    let from_server = server_of(&database).await;
+    let mut tap = Tap::open(&from_server, TimelineId::FIRST, from)
+        .await
+        .unwrap();
+    // More than waits here, for longer than the server waits for an answer.
+    write(&database, 32).await;
+    database.sql("SELECT pg_sleep(5)").await;
+    assert_eq!(streams(&database).await, 1, "{}", log(&database).await);
+    let end = flushed(&database).await;
+    let mut at = from;
+    while at < end {
+        assert!(tap.is_at(TimelineId::FIRST, at));
+        // Across messages and within them.
+        let bytes = tap.take(100_000).await.unwrap();
+        at = at.advance(bytes.len() as u64);
+    }
+    tap.close().await;
+    assert_eq!(streams(&database).await, 0);
+    let said = log(&database).await;
+    assert!(!said.contains("unexpected EOF"), "{said}");
+
+    // It would wait for a stream that is neither read nor ended.
+    let tap = Tap::open(&from_server, TimelineId::FIRST, from)
+        .await
+        .unwrap();
+    let begin = std::time::Instant::now();
+    write(&database, 32).await;
+    database.stop("fast");
+    assert!(
+        begin.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begin.elapsed()
+    );
+    drop(tap);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_at_the_address_is_noticed() {
+    let database = Database::start(1, "");
+    database.allow_replication().await;
+    let at = flushed(&database).await;
+    let known = server_of(&database).await;
+    let mut stranger = known.clone();
+    stranger.system_identifier = highwater::postgres::SystemIdentifier::new(1);
+    let refused = Tap::open(&stranger, TimelineId::FIRST, at).await.err();
+    assert_eq!(refused.unwrap().reason(), "AnotherServer");
+    let mut later = known;
+    later.timeline = TimelineId::new(2).unwrap();
+    let refused = Tap::open(&later, TimelineId::FIRST, at).await.err();
+    assert_eq!(refused.unwrap().reason(), "TimelineChanged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transport_is_chosen_once_and_a_refusal_remembered() {
+    let refusals = |database: &Database| {
+        let log = std::fs::read_to_string(database.directory().join("log")).unwrap();
+        log.matches("no pg_hba.conf entry for replication").count()
+    };
+    let database = Database::start(1, "");
+    let server = server_of(&database).await;
+    let transports = Transports::default();
+    let choose = async |wanted| transports.choose(wanted, &server, "orders-0").await;
+    for _ in 0..3 {
+        let sql = choose(Transport::Auto).await.unwrap();
+        assert_eq!(
+            (sql.transport(), sql.reason),
+            (Transport::Sql, "NoReplicationAccess")
+        );
+        assert!(sql.message.contains("host replication"), "{}", sql.message);
+    }
+    assert_eq!(
+        refusals(&database),
+        1,
+        "the server is asked, and writes to its log, once"
+    );
+    let refused = choose(Transport::Streaming).await.err().unwrap();
+    assert!(refused.to_string().contains("pg_hba.conf"), "{refused}");
+    let asked_for = choose(Transport::Sql).await.unwrap();
+    assert_eq!(
+        (asked_for.transport(), asked_for.reason),
+        (Transport::Sql, "Requested")
+    );
+
+    database.allow_replication().await;
+    // Who asks for it by name is not told what was remembered, and what was is forgotten.
+    let streaming = choose(Transport::Streaming).await.unwrap();
+    assert_eq!(
+        (streaming.transport(), streaming.reason),
+        (Transport::Streaming, "Requested")
+    );
+    let streaming = choose(Transport::Auto).await.unwrap();
+    assert_eq!(streaming.reason, "ReplicationAllowed");
+    // A stream that breaks off again and again is given up for a while; one that works in between is not.
+    let broken = || transports.broken("orders-0", &TapError::Silent);
+    (0..4).for_each(|_| broken());
+    transports.works();
+    (0..4).for_each(|_| broken());
+    assert_eq!(
+        choose(Transport::Auto).await.unwrap().transport(),
+        Transport::Streaming
+    );
+    broken();
+    let sql = choose(Transport::Auto).await.unwrap();
+    assert_eq!(
+        (sql.transport(), sql.reason),
+        (Transport::Sql, "SessionLost")
+    );
+
+    let none = Database::start(1, "max_wal_senders = 0");
+    none.allow_replication().await;
+    let server = server_of(&none).await;
+    let sql = transports
+        .choose(Transport::Auto, &server, "orders-1")
+        .await
+        .unwrap();
+    assert_eq!(
+        (sql.transport(), sql.reason),
+        (Transport::Sql, "TooManyWalSenders")
+    );
 }

@@ -5,7 +5,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    api::{Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, conditions},
+    api::{
+        Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, Transport,
+        conditions,
+    },
     postgres::session::Secret,
 };
 
@@ -79,6 +82,8 @@ pub struct Config {
     pub store: PgArchiveSpec,
     /// The database's name in the archive.
     pub archive_name: String,
+    /// How WAL is to come.
+    pub transport: Transport,
     /// How often the unfinished segment's new bytes are shipped.
     pub tail_interval: Duration,
     /// The longest time in backup mode.
@@ -148,6 +153,7 @@ fn settings(
         archive: policy.spec.archive.clone(),
         store: archive.spec.clone(),
         archive_name,
+        transport: policy.spec.wal.transport,
         tail_interval: policy.spec.wal.tail_interval.get(),
         backup_mode: policy.spec.deadlines.backup_mode.get(),
         checkpoint: policy.spec.checkpoint,

@@ -11,12 +11,13 @@ use super::{
     settle::{Settled, settle},
     shared::{Link, Progress, Shared},
     store::Trouble,
+    transport::Choice,
     unprotect,
-    wal::{self, Path, Route, Shipper, Signals},
+    wal::{self, Path, Route, Server, Shipper, Signals},
 };
 use crate::{
     api::{
-        DatabaseFacts, Member, Primary, Transport, WalStatus,
+        DatabaseFacts, Member, Primary, WalStatus,
         conditions::{CONNECTED, SLOTS_DROPPED, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
@@ -34,9 +35,6 @@ const LONGEST: Duration = Duration::from_secs(15);
 const UNPROTECT: Duration = Duration::from_secs(5);
 /// After this many failures in a row the archive is opened anew.
 const REOPEN: u32 = 5;
-/// Why not streaming, for people.
-const SQL_TRANSPORT: &str =
-    "WAL is read by SQL over an ordinary connection; this version does not stream yet";
 
 /// Runs until the process is to end.
 pub async fn run(shared: Arc<Shared>) {
@@ -163,19 +161,35 @@ async fn serve(
     // From here on nothing is lost, whatever the archive does.
     let held = hold(shared, &answering).await?;
     tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
-    connected(shared, &answering);
+    let (server, pod) = (server(shared, &answering), &answering.member.pod);
+    let choice = shared.transports.choose(config.transport, &server, pod);
+    let choice = choice.await;
+    connected(shared, &answering, choice.as_ref().ok());
+    let choice = choice.map_err(|refused| Trouble::new("StreamingRefused", &refused))?;
+    tracing::info!(reason = choice.reason, "{}", choice.message);
     let archive = shared.stores.archive(config)?;
     archive.probe().await.map_err(Trouble::from)?;
     let path = path(&answering).await?;
     let settled = settle(shared, &archive, &answering, &path, None).await?;
-    match ship(shared, config, wanted, &answering, &path, settled).await {
+    match ship(shared, config, wanted, &answering, &path, &choice, settled).await {
         Err(wal::Error::Conflict(conflict)) => {
             // Two histories: the old lineage stays as it is, a new one starts; a conflict in that one is an error.
             told_conflict(shared, &conflict).await;
             let settled = settle(shared, &archive, &answering, &path, Some(conflict)).await?;
-            Ok(ship(shared, config, wanted, &answering, &path, settled).await?)
+            Ok(ship(shared, config, wanted, &answering, &path, &choice, settled).await?)
         }
         other => Ok(other?),
+    }
+}
+
+/// For streams from the server that answered.
+fn server(shared: &Shared, answering: &Answering) -> Server {
+    Server {
+        options: shared.login.options(&answering.member.address),
+        system_identifier: answering.facts.system_identifier,
+        timeline: answering.facts.timeline,
+        client: answering.client.clone(),
+        clock: shared.clock.clone(),
     }
 }
 
@@ -209,7 +223,7 @@ async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     slot::create(client, name).await.map_err(session)
 }
 
-fn connected(shared: &Shared, answering: &Answering) {
+fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>) {
     let Answering { member, facts, .. } = answering;
     shared.metrics.connected.set(1);
     shared.reporter.edit(|report| {
@@ -221,13 +235,15 @@ fn connected(shared: &Shared, answering: &Answering) {
             timeline: facts.timeline,
         });
         report.database = Some(database(facts));
-        report.wal = Some(WalStatus {
-            transport: Transport::Sql,
-            reason: "StreamingNotAvailable".to_owned(),
-            slot: shared.slot.clone(),
-            archived_through: report.wal.as_ref().and_then(|wal| wal.archived_through),
-            lag_bytes: report.wal.as_ref().and_then(|wal| wal.lag_bytes),
-        });
+        if let Some(choice) = choice {
+            report.wal = Some(WalStatus {
+                transport: choice.transport(),
+                reason: choice.reason.to_owned(),
+                slot: shared.slot.clone(),
+                archived_through: report.wal.as_ref().and_then(|wal| wal.archived_through),
+                lag_bytes: report.wal.as_ref().and_then(|wal| wal.lag_bytes),
+            });
+        }
     });
     let message = format!("{} takes writes on timeline {}", member.pod, facts.timeline);
     shared
@@ -274,6 +290,7 @@ async fn ship(
     wanted: &mut watch::Receiver<Wanted>,
     answering: &Answering,
     path: &Path,
+    choice: &Choice,
     settled: Settled,
 ) -> Result<(), wal::Error> {
     let Settled {
@@ -309,30 +326,47 @@ async fn ship(
     };
     // What was waited for in another history says nothing about this one; whoever still waits asks again.
     shared.demand.send_modify(|demand| demand.lsn = None);
-    let mut shipper = Shipper::open(route, signals, shared.epoch.clone(), archived).await?;
+    let mut shipper = Shipper::open(
+        route,
+        signals,
+        choice.source(),
+        shared.epoch.clone(),
+        archived,
+    )
+    .await?;
     shared.link.send_replace(Some(Arc::new(Link {
         facts: facts.clone(),
         user: user.clone(),
         id,
     })));
+    let server = server(shared, answering);
     let shipped = tokio::select! {
-        shipped = ship_on(shared, &mut shipper) => shipped,
+        shipped = ship_on(shared, choice, &mut shipper) => shipped,
         () = reconfigured(config, wanted, member, &interval) => Ok(()),
+        () = shared.transports.better(config.transport, choice, &server, &member.pod) => Ok(()),
     };
+    if let Err(wal::Error::Stream(error)) = &shipped {
+        shared.transports.broken(&member.pod, error);
+    }
     shared.link.send_replace(None);
     shipped
 }
 
 /// Ships, and goes on when the archive failed and is back.
-async fn ship_on(shared: &Shared, shipper: &mut Shipper) -> Result<(), wal::Error> {
+async fn ship_on(
+    shared: &Shared,
+    choice: &Choice,
+    shipper: &mut Shipper,
+) -> Result<(), wal::Error> {
     let mut pause = Pause::new(Duration::from_millis(500), LONGEST);
     let mut failures = 0;
     loop {
         let shipped = shipper.run(|| {
             failures = 0;
+            shared.transports.works();
             shared
                 .reporter
-                .condition(WAL_ARCHIVING, Status::True, "Archiving", SQL_TRANSPORT);
+                .condition(WAL_ARCHIVING, Status::True, "Archiving", &choice.message);
         });
         let error = match shipped.await {
             Ok(()) => return Ok(()),
@@ -373,7 +407,7 @@ async fn reconfigured(
         let Wanted::Protect(config) = now else { return };
         // Another pod at the address, or none: the session may be half open.
         let gone = !config.members.iter().any(|other| other == member);
-        if gone || !same_archive(known, &config) {
+        if gone || !same_archive(known, &config) || known.transport != config.transport {
             return;
         }
         interval.send_replace(config.tail_interval);

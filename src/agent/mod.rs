@@ -18,6 +18,7 @@ mod restore;
 mod settle;
 mod shared;
 mod store;
+pub mod transport;
 mod unprotect;
 pub mod wal;
 mod watch;
@@ -44,6 +45,7 @@ use self::{
     report::{Publisher, Report, Reporter},
     shared::Shared,
     store::Stores,
+    transport::Transports,
     watch::{Objects, Sources, collect},
 };
 use crate::{
@@ -181,6 +183,7 @@ fn spawn(
         stateful_set: protection.spec.stateful_set.clone(),
         epoch: epoch(&*clock),
         login: Login::new(&args),
+        transports: Transports::default(),
         slot: names::slot(&protection.uid().unwrap_or_default()),
         stores: Stores::new(&args),
         reporter: Reporter::new(applied.clone(), clock.clone()),

@@ -58,14 +58,18 @@ impl Login {
     /// # Errors
     /// As any connection.
     pub async fn connect(&self, address: &str) -> Result<Client, ConnectError> {
-        connect(&ConnectOptions {
+        connect(&self.options(address)).await
+    }
+
+    /// For a session with the server at `address`.
+    pub fn options(&self, address: &str) -> ConnectOptions {
+        ConnectOptions {
             host: address.to_owned(),
             port: self.port,
             database: self.database.clone(),
             credentials: self.credentials.clone(),
             timeout: CONNECT,
-        })
-        .await
+        }
     }
 }
 

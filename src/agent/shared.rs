@@ -13,6 +13,7 @@ use super::{
     primary::Login,
     report::{Report, Reporter},
     store::Stores,
+    transport::Transports,
 };
 use crate::{
     archive::LineageId,
@@ -37,6 +38,8 @@ pub struct Shared {
     pub about: ObjectReference,
     /// How members are reached.
     pub login: Login,
+    /// How WAL came, or did not.
+    pub transports: Transports,
     /// The replication slot's name.
     pub slot: String,
     /// Opens the archive.

@@ -118,6 +118,9 @@ pub enum Transport {
     /// The best that the database allows.
     #[default]
     Auto,
+    /// Sent by the server to a replication connection, which `pg_hba.conf` must allow.
+    #[serde(rename = "streaming")]
+    Streaming,
     /// Read by SQL over an ordinary connection, held by a physical replication slot.
     #[serde(rename = "sql")]
     Sql,

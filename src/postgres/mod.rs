@@ -6,6 +6,7 @@ pub mod backup_mode;
 mod control_file;
 mod lsn;
 pub mod privileges;
+pub mod replication;
 mod segment;
 pub mod server;
 pub mod session;

@@ -198,6 +198,33 @@ impl Database {
         self.directory.path().join("wal")
     }
 
+    /// Lets who has the right replicate from this machine.
+    pub async fn allow_replication(&self) {
+        let line = "host replication postgres,outsider 127.0.0.1/32 scram-sha-256";
+        self.append("pg_hba.conf", line);
+        self.sql("SELECT pg_reload_conf()").await;
+    }
+
+    /// Makes a certificate that nobody signed; the server uses it from its next start on.
+    pub fn serve_tls(&self) {
+        let made = Command::new("openssl")
+            .args(["req", "-new", "-x509", "-days", "2", "-nodes"])
+            .args(["-subj", "/CN=elsewhere", "-newkey", "rsa:2048"])
+            .args(["-keyout", "server.key", "-out", "server.crt"])
+            .current_dir(self.directory())
+            .output()
+            .unwrap();
+        assert!(made.status.success());
+        for file in ["server.key", "server.crt"] {
+            let bytes = fs::read(self.directory().join(file)).unwrap();
+            let path = self.data().join(file);
+            self.write(&path, &bytes);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(&path, mode).unwrap();
+        }
+        self.append("postgresql.conf", "ssl = on");
+    }
+
     /// A file in `pg_wal`.
     pub fn segment(&self, name: SegmentName) -> Vec<u8> {
         fs::read(self.wal().join(name.to_string())).unwrap()

@@ -1,6 +1,6 @@
 //! Logging in, and being refused.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use highwater::postgres::session::{ConnectError, Source, connect};
 
@@ -61,39 +61,9 @@ async fn tls_is_used_where_it_is_offered(database: &Database) {
     const SSL: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     let client = database.client().await;
     assert!(!client.query_one(SSL, &[]).await.unwrap().get::<_, bool>(0));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-new",
-            "-x509",
-            "-days",
-            "2",
-            "-nodes",
-            "-subj",
-            "/CN=elsewhere",
-        ])
-        .args([
-            "-newkey",
-            "rsa:2048",
-            "-keyout",
-            "server.key",
-            "-out",
-            "server.crt",
-        ])
-        .current_dir(database.directory())
-        .output()
-        .unwrap();
-    assert!(made.status.success());
-    for file in ["server.key", "server.crt"] {
-        let bytes = fs::read(database.directory().join(file)).unwrap();
-        let path = database.data().join(file);
-        database.write(&path, &bytes);
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        fs::set_permissions(&path, mode).unwrap();
-    }
     database.stop("fast");
     client.ended().await;
-    database.append("postgresql.conf", "ssl = on");
+    database.serve_tls();
     database.boot();
     let client = database.client().await;
     assert!(client.query_one(SSL, &[]).await.unwrap().get::<_, bool>(0));

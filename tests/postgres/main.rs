@@ -9,6 +9,7 @@
 mod backup;
 mod database;
 mod login;
+mod replication;
 mod rights;
 mod scan;
 mod timelines;

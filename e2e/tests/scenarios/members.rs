@@ -32,6 +32,12 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     );
     let protection = kubectl.get(namespace, "pgx", "orders")?;
     let status = &protection.context("no protection")?["status"];
+    // `join` lets replication connections in.
+    ensure!(
+        status["wal"]["transport"] == "streaming",
+        "WAL comes by {}",
+        status["wal"]
+    );
     let members = status["members"].as_array().map_or(0, Vec::len);
     ensure!(
         status["primary"]["pod"] == "orders-0" && members == 2,
@@ -47,7 +53,8 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let found = Ledger::check(&clone.connect().await?, least, writer.ledger.sent()).await?;
     println!("of two members: rows 1 to {found}, {least} are owed");
     // A copy of a standby that streams from the source would be seen there.
-    let streaming = "SELECT count(*) FROM pg_stat_replication";
+    let streaming =
+        "SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'highwater'";
     let client = orders.connect().await?;
     let streaming: i64 = client.query_one(streaming, &[]).await?.get(0);
     ensure!(streaming == 1, "{streaming} stream from the primary");

@@ -42,6 +42,19 @@ impl Buffer {
         self.bytes.into()
     }
 
+    /// Makes room for a whole segment at once, if that is `wanted`: growing step by step takes twice as much.
+    pub fn reserve(&mut self, wanted: u64, size: SegmentSize) {
+        if self.bytes.capacity() == 0 && wanted == size.get() {
+            self.bytes
+                .reserve_exact(usize::try_from(wanted).unwrap_or_default());
+        }
+    }
+
+    /// The bytes that follow.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// Reads on up to `to`, which PostgreSQL must have flushed.
     ///
     /// # Errors
@@ -62,10 +75,7 @@ impl Buffer {
                 // The file ends before what is flushed: it is not the segment that was written.
                 return Err(WalReadError::Removed(self.name));
             }
-            if self.bytes.capacity() == 0 && wanted == size.get() {
-                self.bytes
-                    .reserve_exact(usize::try_from(wanted).unwrap_or_default());
-            }
+            self.reserve(wanted, size);
             self.bytes.extend_from_slice(&chunk);
         }
         Ok(())

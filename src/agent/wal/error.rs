@@ -1,5 +1,6 @@
 //! What ends shipping.
 
+use super::tap::TapError;
 use crate::{
     archive::{PushError, ReadError},
     postgres::{
@@ -16,6 +17,9 @@ pub enum Error {
     /// WAL could not be read.
     #[error(transparent)]
     Read(#[from] WalReadError),
+    /// The stream failed.
+    #[error(transparent)]
+    Stream(#[from] TapError),
     /// The connection ended.
     #[error("the connection to PostgreSQL ended")]
     SessionLost,
@@ -56,6 +60,7 @@ impl Error {
             Self::Read(WalReadError::Query(error)) => error.reason(),
             Self::Read(WalReadError::InRecovery) => "NotPrimary",
             Self::Read(WalReadError::Removed(_) | WalReadError::Recycled(..)) => "WalMissing",
+            Self::Stream(error) => error.reason(),
             Self::SessionLost => "SessionLost",
             Self::TimelineChanged(_) => "TimelineChanged",
             Self::Unreadable(_) => "WalUnreadable",

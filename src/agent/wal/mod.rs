@@ -6,10 +6,14 @@ mod error;
 mod plan;
 mod segment;
 mod shipper;
+mod source;
+mod tap;
 
 pub use error::Error;
 pub use plan::Path;
 pub use shipper::{Route, Shipper, Signals};
+pub use source::Source;
+pub use tap::{Server, Tap, TapError};
 
 use crate::postgres::{HistoryError, Lsn, TimelineHistory, TimelineId};
 

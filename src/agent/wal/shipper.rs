@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +12,7 @@ use super::{
     error::Error,
     plan::{Path, Position, Situation, Step, begin, plan},
     segment::Sender,
+    source::Source,
 };
 use crate::{
     agent::{
@@ -19,7 +21,7 @@ use crate::{
     },
     archive::{ClockPair, Lineage},
     postgres::{
-        Lsn, SegmentSize, SystemIdentifier,
+        Lsn, SegmentName, SegmentSize, SystemIdentifier,
         session::Client,
         slot,
         wal_reader::{self, FlushPosition, WalReadError},
@@ -71,9 +73,12 @@ pub struct Signals {
 pub struct Shipper {
     route: Route,
     signals: Signals,
+    source: Source,
     sender: Sender,
     position: Position,
     buffer: Option<Buffer>,
+    /// A whole segment that the archive has not taken yet: it may refuse many times.
+    whole: Option<(Lsn, SegmentName, Bytes)>,
     clocks: Clocks,
     last_tail: Option<Instant>,
     last_growth: Instant,
@@ -93,6 +98,7 @@ impl Shipper {
     pub async fn open(
         route: Route,
         signals: Signals,
+        source: Source,
         epoch: String,
         archived: Option<Lsn>,
     ) -> Result<Self, Error> {
@@ -106,12 +112,14 @@ impl Shipper {
         Ok(Self {
             route,
             signals,
+            source,
             sender: Sender::new(epoch),
             position: Position {
                 segment: start,
                 durable: start,
             },
             buffer: None,
+            whole: None,
             clocks: Clocks::default(),
             last_tail: None,
             last_growth: Instant::now(),
@@ -137,7 +145,9 @@ impl Shipper {
             works();
             self.rest().await?;
             if self.signals.stop.is_cancelled() {
-                return self.last().await;
+                let last = self.last().await;
+                self.source.rest().await;
+                return last;
             }
         }
     }
@@ -188,16 +198,15 @@ impl Shipper {
     async fn segment(&mut self, start: Lsn) -> Result<(), Error> {
         let size = self.route.size;
         let end = start.advance(size.get());
-        let buffer = match self.read(start, end).await {
-            Ok(buffer) => buffer,
-            Err(WalReadError::Removed(name) | WalReadError::Recycled(name, _)) => {
+        let (name, bytes) = match self.whole(start, end).await {
+            Ok(whole) => whole,
+            Err(Error::Read(WalReadError::Removed(name) | WalReadError::Recycled(name, _))) => {
                 return self.skip(name.start(size)).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
-        let name = buffer.name();
-        let bytes = buffer.into_bytes();
         self.sender.segment(&self.route, name, bytes).await?;
+        self.whole = None;
         self.position = Position {
             segment: end,
             durable: end,
@@ -210,13 +219,26 @@ impl Shipper {
         Ok(())
     }
 
+    /// The segment from `start` to `end`, read once however often the archive refuses it.
+    async fn whole(&mut self, start: Lsn, end: Lsn) -> Result<(SegmentName, Bytes), Error> {
+        if let Some((at, name, bytes)) = &self.whole
+            && *at == start
+        {
+            return Ok((*name, bytes.clone()));
+        }
+        let buffer = self.read(start, end).await?;
+        let (name, bytes) = (buffer.name(), buffer.into_bytes());
+        self.whole = Some((start, name, bytes.clone()));
+        Ok((name, bytes))
+    }
+
     async fn tail(&mut self, from: Lsn, to: Lsn) -> Result<(), Error> {
         let buffer = match self.read(self.position.segment, to).await {
             Ok(buffer) => buffer,
-            Err(WalReadError::Removed(name) | WalReadError::Recycled(name, _)) => {
+            Err(Error::Read(WalReadError::Removed(name) | WalReadError::Recycled(name, _))) => {
                 return Err(Error::Unreadable(name));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         let offset = self.route.size.offset(from);
         let sent = self.sender.tail(&self.route, &buffer, offset).await;
@@ -237,13 +259,14 @@ impl Shipper {
     }
 
     /// The bytes from the start of the segment up to `to`.
-    async fn read(&mut self, start: Lsn, to: Lsn) -> Result<Buffer, WalReadError> {
+    async fn read(&mut self, start: Lsn, to: Lsn) -> Result<Buffer, Error> {
         let name = self.route.path.segment(start, self.route.size);
         let mut buffer = match self.buffer.take() {
             Some(buffer) if buffer.name() == name => buffer,
             _ => Buffer::new(name),
         };
-        buffer.fill(&self.route.client, self.route.size, to).await?;
+        let Route { client, size, .. } = &self.route;
+        self.source.fill(&mut buffer, client, *size, to).await?;
         Ok(buffer)
     }
 
@@ -326,6 +349,7 @@ impl Shipper {
         let idle = self.last_growth.elapsed() >= IDLE_AFTER;
         if idle {
             self.buffer = None;
+            self.source.rest().await;
         }
         let pause = if idle { IDLE } else { BUSY };
         tokio::select! {

@@ -2,6 +2,8 @@
 
 use std::{error::Error as _, io, path::PathBuf};
 
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::ErrorResponseBody;
 use tokio_postgres::error::SqlState;
 
 use super::guard::RefusedMethod;
@@ -132,14 +134,14 @@ impl ConnectError {
 
 /// Whom the client tried to reach.
 pub(super) struct Target<'a> {
-    pub(super) address: &'a str,
-    pub(super) user: &'a str,
+    pub(super) address: String,
+    pub(super) user: String,
     pub(super) database: &'a str,
 }
 
 impl Target<'_> {
     pub(super) fn unreachable(&self, cause: impl ToString) -> ConnectError {
-        let (address, cause) = (self.address.to_owned(), cause.to_string());
+        let (address, cause) = (self.address.clone(), cause.to_string());
         ConnectError::Unreachable { address, cause }
     }
 
@@ -149,7 +151,7 @@ impl Target<'_> {
         error: &tokio_postgres::Error,
         has_password: bool,
     ) -> ConnectError {
-        let (address, user) = (self.address.to_owned(), self.user.to_owned());
+        let (address, user) = (self.address.clone(), self.user.clone());
         if let Some(refused) = refused_method(error) {
             let method = refused.to_string();
             return ConnectError::InsecureAuthentication {
@@ -204,6 +206,17 @@ fn cause(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// What an answer of the server means for its session.
+fn reason(state: &SqlState) -> &'static str {
+    match *state {
+        SqlState::INSUFFICIENT_PRIVILEGE => "InsufficientPrivileges",
+        SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::IDLE_SESSION_TIMEOUT => {
+            "SessionLost"
+        }
+        _ => "QueryFailed",
+    }
+}
+
 /// A query failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {action}: {cause}")]
@@ -211,6 +224,7 @@ pub struct QueryError {
     action: String,
     cause: String,
     reason: &'static str,
+    state: Option<SqlState>,
 }
 
 impl QueryError {
@@ -219,18 +233,48 @@ impl QueryError {
         error: &tokio_postgres::Error,
     ) -> Self {
         let reason = match error.code() {
-            _ if error.is_closed() => "SessionLost",
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => "InsufficientPrivileges",
-            Some(&SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN) => "SessionLost",
-            Some(&SqlState::IDLE_SESSION_TIMEOUT) => "SessionLost",
-            Some(_) => "QueryFailed",
-            None => "SessionLost",
+            Some(state) if !error.is_closed() => reason(state),
+            _ => "SessionLost",
         };
-        let (action, cause) = (action.into(), cause(error));
         Self {
-            action,
-            cause,
+            action: action.into(),
+            cause: cause(error),
             reason,
+            state: error.code().cloned(),
+        }
+    }
+
+    /// What the server answers in a session that the client library does not drive.
+    pub(in crate::postgres) fn answered(
+        action: impl Into<String>,
+        answer: &ErrorResponseBody,
+    ) -> Self {
+        let (mut state, mut cause) = (None, String::new());
+        let mut fields = answer.fields();
+        // What cannot be read ends the list.
+        while let Ok(Some(field)) = fields.next() {
+            let value = String::from_utf8_lossy(field.value_bytes());
+            match field.type_() {
+                b'C' => state = Some(SqlState::from_code(&value)),
+                b'M' => cause = value.into_owned(),
+                _ => {}
+            }
+        }
+        Self {
+            action: action.into(),
+            cause,
+            reason: state.as_ref().map_or("QueryFailed", reason),
+            state,
+        }
+    }
+
+    /// The connection broke off.
+    pub(in crate::postgres) fn lost(action: impl Into<String>, error: &io::Error) -> Self {
+        Self {
+            action: action.into(),
+            cause: error.to_string(),
+            reason: "SessionLost",
+            state: None,
         }
     }
 
@@ -243,6 +287,7 @@ impl QueryError {
             action: action.into(),
             cause: cause.into(),
             reason: "QueryFailed",
+            state: None,
         }
     }
 
@@ -255,12 +300,18 @@ impl QueryError {
             action: action.into(),
             cause: cause.into(),
             reason: "InsufficientPrivileges",
+            state: None,
         }
     }
 
     /// `SessionLost`, `InsufficientPrivileges` or `QueryFailed`.
     pub const fn reason(&self) -> &'static str {
         self.reason
+    }
+
+    /// Whether a file of the server's is not there, as WAL that it has removed.
+    pub fn is_file_missing(&self) -> bool {
+        self.state == Some(SqlState::UNDEFINED_FILE)
     }
 
     /// Whether the session is gone, and with it backup mode.

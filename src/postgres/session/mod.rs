@@ -3,13 +3,15 @@
 mod credentials;
 mod error;
 mod guard;
+mod startup;
 mod tls;
 
 use std::{ops::Deref, time::Duration};
 
 use guard::Guard;
 use socket2::{SockRef, TcpKeepalive};
-use tls::GuardedTls;
+use startup::Startup;
+use tls::{GuardedTls, ReplicationTls};
 use tokio::{net::TcpStream, sync::watch};
 use tokio_postgres::Config;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use credentials::{Credentials, Secret, Source};
 use error::Target;
 pub use error::{ConnectError, QueryError};
+pub(super) use startup::Stream;
 
 /// A peer that is gone without a word is noticed after about 25 seconds.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -106,48 +109,97 @@ impl Deref for Client {
 /// # Errors
 /// No session; [`ConnectError::reason`] says why.
 pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
-    let (user, password) = options.credentials.read()?;
-    let address = format!("{}:{}", options.host, options.port);
-    let target = Target {
-        address: &address,
-        user: user.expose(),
-        database: &options.database,
-    };
-    let mut config = Config::new();
-    config
-        .user(user.expose())
-        .dbname(&options.database)
-        .application_name("highwater");
-    if let Some(password) = &password {
-        config.password(password.expose());
-    }
-    let login = login(options, &config, &target, password.is_some());
-    match tokio::time::timeout(options.timeout, login).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let seconds = options.timeout.as_secs_f64();
-            Err(target.unreachable(format!("no answer within {seconds} s")))
+    let login = Login::new(options)?;
+    login.in_time(open(&login)).await
+}
+
+/// Opens a session for physical replication, logged in like any other, and leaves the rest to the caller.
+///
+/// # Errors
+/// As for [`connect`].
+pub(super) async fn connect_for_replication(
+    options: &ConnectOptions,
+) -> Result<Stream, ConnectError> {
+    let login = Login::new(options)?;
+    login.in_time(open_for_replication(&login)).await
+}
+
+/// What every login has.
+struct Login<'a> {
+    options: &'a ConnectOptions,
+    config: Config,
+    target: Target<'a>,
+    has_password: bool,
+}
+
+impl<'a> Login<'a> {
+    fn new(options: &'a ConnectOptions) -> Result<Self, ConnectError> {
+        let (user, password) = options.credentials.read()?;
+        let mut config = Config::new();
+        config
+            .user(user.expose())
+            .dbname(&options.database)
+            .application_name("highwater");
+        if let Some(password) = &password {
+            config.password(password.expose());
         }
+        Ok(Self {
+            options,
+            config,
+            target: Target {
+                address: format!("{}:{}", options.host, options.port),
+                user: user.expose().to_owned(),
+                database: &options.database,
+            },
+            has_password: password.is_some(),
+        })
+    }
+
+    async fn in_time<T>(
+        &self,
+        session: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let timeout = self.options.timeout;
+        let outcome = tokio::time::timeout(timeout, session).await;
+        outcome.unwrap_or_else(|_| {
+            let seconds = timeout.as_secs_f64();
+            Err(self
+                .target
+                .unreachable(format!("no answer within {seconds} s")))
+        })
+    }
+
+    async fn socket(&self) -> Result<(Guard<TcpStream>, GuardedTls), ConnectError> {
+        let unreachable = |error: std::io::Error| self.target.unreachable(error);
+        let address = (self.options.host.as_str(), self.options.port);
+        let socket = TcpStream::connect(address).await.map_err(unreachable)?;
+        keep_alive(&socket).map_err(unreachable)?;
+        let tls = GuardedTls::new(&self.options.host).map_err(unreachable)?;
+        Ok((Guard::before_tls(socket), tls))
+    }
+
+    fn explain(&self, error: &tokio_postgres::Error) -> ConnectError {
+        self.target.explain(error, self.has_password)
     }
 }
 
-async fn login(
-    options: &ConnectOptions,
-    config: &Config,
-    target: &Target<'_>,
-    has_password: bool,
-) -> Result<Client, ConnectError> {
-    let unreachable = |error: std::io::Error| target.unreachable(error);
-    let socket = TcpStream::connect((options.host.as_str(), options.port))
+async fn open_for_replication(login: &Login<'_>) -> Result<Stream, ConnectError> {
+    let (socket, tls) = login.socket().await?;
+    let (startup, stream) = Startup::new(socket);
+    let connected = login.config.connect_raw(startup, ReplicationTls(tls)).await;
+    let (client, connection) = connected.map_err(|error| login.explain(&error))?;
+    // Logged in, and nothing was asked: the stream is as the server left it.
+    drop(connection);
+    drop(client);
+    stream
         .await
-        .map_err(unreachable)?;
-    keep_alive(&socket).map_err(unreachable)?;
-    let tls = GuardedTls::new(&options.host).map_err(unreachable)?;
-    let connected = config
-        .connect_raw(Guard::before_tls(socket), tls)
-        .await
-        .map_err(|error| target.explain(&error, has_password));
-    let (inner, connection) = connected?;
+        .map_err(|_| login.target.unreachable("the stream did not come back"))
+}
+
+async fn open(login: &Login<'_>) -> Result<Client, ConnectError> {
+    let (socket, tls) = login.socket().await?;
+    let connected = login.config.connect_raw(socket, tls).await;
+    let (inner, connection) = connected.map_err(|error| login.explain(&error))?;
     let (end, ended) = watch::channel(false);
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -161,7 +213,7 @@ async fn login(
         ended,
         connection,
     };
-    client.major = prepare(&client, target).await?;
+    client.major = prepare(&client, &login.target).await?;
     Ok(client)
 }
 
@@ -183,7 +235,7 @@ async fn prepare(client: &Client, target: &Target<'_>) -> Result<u32, ConnectErr
     match u32::try_from(version / 10_000) {
         Ok(major @ 14..=18) => Ok(major),
         other => Err(ConnectError::UnsupportedVersion {
-            address: target.address.to_owned(),
+            address: target.address.clone(),
             major: other.unwrap_or_default(),
         }),
     }

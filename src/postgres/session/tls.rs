@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::guard::Guard;
+use super::{guard::Guard, startup::Startup};
 
 type RustlsConnect = <MakeRustlsConnect as MakeTlsConnect<TcpStream>>::TlsConnect;
 type RustlsStream = <MakeRustlsConnect as MakeTlsConnect<TcpStream>>::Stream;
@@ -45,6 +45,19 @@ impl TlsConnect<Guard<TcpStream>> for GuardedTls {
     fn connect(self, stream: Guard<TcpStream>) -> Self::Future {
         let connecting = self.0.connect(stream.into_inner());
         Box::pin(async move { Ok(Guard::after_tls(connecting.await?)) })
+    }
+}
+
+/// The same for a session that asks for replication.
+pub(super) struct ReplicationTls(pub(super) GuardedTls);
+
+impl TlsConnect<Startup<Guard<TcpStream>>> for ReplicationTls {
+    type Stream = Startup<Guard<RustlsStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Stream>> + Send>>;
+
+    fn connect(self, stream: Startup<Guard<TcpStream>>) -> Self::Future {
+        Box::pin(async move { stream.inside(|socket| self.0.connect(socket)).await })
     }
 }
 
