@@ -4,6 +4,8 @@
 mod copies;
 #[path = "scenarios/doors.rs"]
 mod doors;
+#[path = "scenarios/failover.rs"]
+mod failover;
 #[path = "scenarios/kills.rs"]
 mod kills;
 #[path = "scenarios/lease.rs"]

@@ -153,6 +153,7 @@ mod tests {
             let window = RecoveryWindow {
                 from,
                 to: None,
+                backup_needed_from: None,
                 timelines,
             };
             assert_eq!(judge(&window).1, expected);

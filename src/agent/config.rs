@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
+use super::slots::Limits;
 use crate::{
     api::{
         Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, Transport,
@@ -86,6 +87,8 @@ pub struct Config {
     pub transport: Transport,
     /// How often the unfinished segment's new bytes are shipped.
     pub tail_interval: Duration,
+    /// How much WAL slots may hold back, and where.
+    pub slots: Limits,
     /// The longest time in backup mode.
     pub backup_mode: Duration,
     /// How a backup's checkpoint is done.
@@ -155,6 +158,11 @@ fn settings(
         archive_name,
         transport: policy.spec.wal.transport,
         tail_interval: policy.spec.wal.tail_interval.get(),
+        slots: Limits {
+            ceiling: policy.spec.wal.slot_ceiling.get(),
+            on_limit: policy.spec.wal.on_slot_limit,
+            standbys: policy.spec.wal.standby_slots,
+        },
         backup_mode: policy.spec.deadlines.backup_mode.get(),
         checkpoint: policy.spec.checkpoint,
     })

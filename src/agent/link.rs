@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     config::{Config, Wanted, same_archive},
@@ -13,7 +16,7 @@ use super::{
     store::Trouble,
     transport::Choice,
     unprotect,
-    wal::{self, Path, Route, Server, Shipper, Signals},
+    wal::{self, Notice, Other, Path, Route, Server, Shipper, Signals},
 };
 use crate::{
     api::{
@@ -48,6 +51,7 @@ pub async fn run(shared: Arc<Shared>) {
                 None
             }
             Wanted::Unprotect(members) => {
+                let _slots = shared.slots.lock().await;
                 let done = unprotect::run(&shared.login, &members, &shared.slot, &shared.reporter);
                 (!done.await).then_some(UNPROTECT)
             }
@@ -236,12 +240,15 @@ fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>) {
         });
         report.database = Some(database(facts));
         if let Some(choice) = choice {
+            let before = report.wal.take();
             report.wal = Some(WalStatus {
                 transport: choice.transport(),
                 reason: choice.reason.to_owned(),
                 slot: shared.slot.clone(),
-                archived_through: report.wal.as_ref().and_then(|wal| wal.archived_through),
-                lag_bytes: report.wal.as_ref().and_then(|wal| wal.lag_bytes),
+                max_slot_wal_keep_size: facts.settings.get("max_slot_wal_keep_size").cloned(),
+                archived_through: before.as_ref().and_then(|wal| wal.archived_through),
+                lag_bytes: before.as_ref().and_then(|wal| wal.lag_bytes),
+                standby_slots: before.map(|wal| wal.standby_slots).unwrap_or_default(),
             });
         }
     });
@@ -316,13 +323,16 @@ async fn ship(
         path: path.clone(),
         lineage,
         system_identifier: facts.system_identifier,
+        others: others(shared, config, member),
     };
+    let (notices, noticed) = mpsc::unbounded_channel();
     let signals = Signals {
         tail_interval,
         demand: shared.demand.subscribe(),
         progress: shared.progress.clone(),
         stop: shared.stop.clone(),
         metrics: shared.metrics.clone(),
+        notices,
     };
     // What was waited for in another history says nothing about this one; whoever still waits asks again.
     shared.demand.send_modify(|demand| demand.lsn = None);
@@ -343,6 +353,7 @@ async fn ship(
     let shipped = tokio::select! {
         shipped = ship_on(shared, choice, &mut shipper) => shipped,
         () = reconfigured(config, wanted, member, &interval) => Ok(()),
+        () = announce(shared, noticed) => Ok(()),
         () = shared.transports.better(config.transport, choice, &server, &member.pod) => Ok(()),
     };
     if let Err(wal::Error::Stream(error)) = &shipped {
@@ -350,6 +361,34 @@ async fn ship(
     }
     shared.link.send_replace(None);
     shipped
+}
+
+/// The members beside the primary.
+fn others(shared: &Shared, config: &Config, primary: &Member) -> Vec<Other> {
+    let others = config.members.iter().filter(|member| *member != primary);
+    others
+        .map(|member| Other {
+            pod: member.pod.clone(),
+            options: shared.login.options(&member.address),
+        })
+        .collect()
+}
+
+/// An event for each notice.
+async fn announce(shared: &Shared, mut notices: mpsc::UnboundedReceiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        let (reason, note) = match notice {
+            Notice::Gap { from, to } => (
+                "WalGap",
+                format!(
+                    "WAL from {from} to {to} is missing from the archive: PostgreSQL removed it before it was shipped, and no member has it. Highwater takes a new backup; no restore can pass the gap"
+                ),
+            ),
+            Notice::Damaged(damage) => ("WalDamaged", damage.to_string()),
+        };
+        shared.events.warning(&shared.about, reason, note).await;
+        shared.audit.notify_one();
+    }
 }
 
 /// Ships, and goes on when the archive failed and is back.

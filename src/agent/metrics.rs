@@ -21,6 +21,7 @@ pub struct Metrics {
     pub tails: Counter,
     /// Bytes of WAL archived, before compression.
     pub archived_bytes: Counter,
+    slot_held: Family<Pod, Gauge>,
     /// Seconds in backup mode; 0 outside.
     pub session_age: Gauge<f64, AtomicU64>,
     /// Whether the primary answers.
@@ -33,7 +34,19 @@ struct Errors {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pod {
+    pod: String,
+}
+
 impl Metrics {
+    /// How much WAL the slot on a member holds back.
+    pub fn slot(&self, pod: &str, bytes: u64) {
+        let pod = pod.to_owned();
+        let gauge = self.slot_held.get_or_create(&Pod { pod });
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// Counts an error.
     pub fn error(&self, reason: &'static str) {
         self.errors.get_or_create(&Errors { reason }).inc();
@@ -65,6 +78,11 @@ impl Metrics {
             "highwater_wal_archived_bytes",
             "Bytes of WAL archived, before compression",
             self.archived_bytes.clone(),
+        );
+        r.register(
+            "highwater_slot_held_bytes",
+            "Bytes of WAL that Highwater's replication slot holds back, by pod",
+            self.slot_held.clone(),
         );
         r.register(
             "highwater_backup_session_seconds",

@@ -17,6 +17,7 @@ mod report;
 mod restore;
 mod settle;
 mod shared;
+mod slots;
 mod store;
 pub mod transport;
 mod unprotect;
@@ -184,6 +185,7 @@ fn spawn(
         epoch: epoch(&*clock),
         login: Login::new(&args),
         transports: Transports::default(),
+        slots: tokio::sync::Mutex::new(()),
         slot: names::slot(&protection.uid().unwrap_or_default()),
         stores: Stores::new(&args),
         reporter: Reporter::new(applied.clone(), clock.clone()),
@@ -217,6 +219,7 @@ fn spawn(
     );
     task(tasks, "restore", restore::run(shared.clone(), restores));
     task(tasks, "audit", audit::run(shared.clone()));
+    task(tasks, "slots", slots::run(shared.clone()));
     task(tasks, "link", link::run(shared));
 }
 

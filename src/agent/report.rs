@@ -10,7 +10,9 @@ use crate::{
     api::{
         DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, PgRestore, Primary,
         RecoveryWindow, WalStatus,
-        conditions::{self, CONNECTED, RECOVERABLE, SLOTS_DROPPED, Status, WAL_ARCHIVING},
+        conditions::{
+            self, CONNECTED, RECOVERABLE, SLOT_WITHIN_CEILING, SLOTS_DROPPED, Status, WAL_ARCHIVING,
+        },
         managers,
     },
     archive::LineageId,
@@ -20,7 +22,13 @@ use crate::{
 };
 
 /// The conditions that the agent writes.
-const OURS: [&str; 4] = [CONNECTED, WAL_ARCHIVING, RECOVERABLE, SLOTS_DROPPED];
+const OURS: [&str; 5] = [
+    CONNECTED,
+    WAL_ARCHIVING,
+    SLOT_WITHIN_CEILING,
+    RECOVERABLE,
+    SLOTS_DROPPED,
+];
 
 /// What the agent knows of its protection.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -258,6 +266,8 @@ mod tests {
                 transport: Transport::Sql,
                 reason: "Configured".into(),
                 slot: slot.into(),
+                standby_slots: Vec::new(),
+                max_slot_wal_keep_size: None,
                 archived_through: Some(Lsn::new(archived)),
                 lag_bytes: Some(0),
             }),

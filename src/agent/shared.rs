@@ -42,6 +42,8 @@ pub struct Shared {
     pub transports: Transports,
     /// The replication slot's name.
     pub slot: String,
+    /// Held by whoever makes or drops slots.
+    pub slots: tokio::sync::Mutex<()>,
     /// Opens the archive.
     pub stores: Stores,
     /// The protection's status.

@@ -95,6 +95,8 @@ pub enum BackupReason {
     First,
     /// The annotation `highwater.dev/backup-now` changed.
     Annotation,
+    /// WAL is missing behind every backup: without a new one, nothing after the gap can be restored.
+    Gap,
 }
 
 /// What was observed of one backup.

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::DurationText;
+use super::{DurationText, SizeText};
 
 /// How a kind of database is protected.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,6 +101,13 @@ pub struct WalPolicy {
     pub transport: Transport,
     /// How often the unfinished segment's new bytes are shipped. Default: 5s.
     pub tail_interval: DurationText,
+    /// The most WAL that Highwater's replication slot may hold back on a member, where WAL cannot be archived. At half of it
+    /// condition SlotWithinCeiling of the PgProtection turns False. Default: 50Gi.
+    pub slot_ceiling: SizeText,
+    /// What goes first when the ceiling is reached. Default: ProtectDatabase.
+    pub on_slot_limit: OnSlotLimit,
+    /// Whether standbys hold back WAL too, so that nothing is missing after a failover. Default: WhereBounded.
+    pub standby_slots: StandbySlots,
 }
 
 impl Default for WalPolicy {
@@ -108,8 +115,34 @@ impl Default for WalPolicy {
         Self {
             transport: Transport::Auto,
             tail_interval: DurationText::seconds(5),
+            slot_ceiling: SizeText::bytes(50 << 30),
+            on_slot_limit: OnSlotLimit::ProtectDatabase,
+            standby_slots: StandbySlots::WhereBounded,
         }
     }
+}
+
+/// What goes first when a replication slot holds back as much WAL as it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnSlotLimit {
+    /// The archive: the slot is made anew, WAL may be missing from the archive, and a new backup is taken as soon as WAL is
+    /// archived again.
+    #[default]
+    ProtectDatabase,
+    /// The database: the slot stays, and the disk may fill up.
+    ProtectArchive,
+}
+
+/// Which standbys hold back WAL for the archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StandbySlots {
+    /// Those whose `max_slot_wal_keep_size` bounds what slots can hold.
+    #[default]
+    WhereBounded,
+    /// All.
+    Always,
+    /// None: after a failover WAL may be missing that was not shipped before.
+    Never,
 }
 
 /// How WAL comes to the agent.

@@ -12,6 +12,8 @@ pub const ACTIVE: &str = "Active";
 pub const CONNECTED: &str = "Connected";
 /// PgProtection, written by the agent: WAL reaches the archive.
 pub const WAL_ARCHIVING: &str = "WalArchiving";
+/// PgProtection, written by the agent: its replication slots hold back less than half of what they may.
+pub const SLOT_WITHIN_CEILING: &str = "SlotWithinCeiling";
 /// PgProtection, written by the agent: there is a backup with unbroken WAL after it.
 pub const RECOVERABLE: &str = "Recoverable";
 /// PgProtection, written by the agent: its replication slots are gone, the agent may be removed.

@@ -14,6 +14,7 @@ pub mod managers;
 pub mod names;
 mod protection;
 mod restore;
+mod size;
 
 pub use archive::*;
 pub use backup::*;
@@ -21,6 +22,7 @@ pub use backup_policy::*;
 pub use duration::{DurationParseError, DurationText};
 pub use protection::*;
 pub use restore::*;
+pub use size::{SizeParseError, SizeText};
 
 /// The API group of Highwater's kinds.
 pub const GROUP: &str = "highwater.dev";

@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::postgres::Lsn;
+
 /// The longest name of most objects (DNS-1123 subdomain).
 const LONGEST: usize = 253;
 /// The longest label value, and the longest name of objects whose name becomes one.
@@ -37,6 +39,12 @@ pub fn first_backup(protection: &str, lineage: &str) -> String {
 pub fn annotation_backup(protection: &str, value: &str) -> String {
     let hash = hex::encode(&Sha256::digest(value.as_bytes())[..5]);
     join(&[protection, "now", &hash], LONGEST_LABEL)
+}
+
+/// The backup that closes a gap: the one from which the WAL from `from` on can be replayed.
+pub fn gap_backup(protection: &str, lineage: &str, from: Lsn) -> String {
+    let from = format!("{:x}", from.get());
+    join(&[protection, lineage, "gap", &from], LONGEST_LABEL)
 }
 
 /// A VolumeSnapshot: never the same for two backups, attempts or claims.

@@ -2,7 +2,7 @@
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, condition `Active`.
 //! Written by the agent: `lineage`, `primary`, `database`, `wal`, `recoverable`, conditions `Connected`,
-//! `WalArchiving`, `Recoverable`, `SlotsDropped`.
+//! `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
@@ -176,7 +176,7 @@ pub struct PgProtectionStatus {
     /// From when to when the database can be recovered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recoverable: Option<RecoveryWindow>,
-    /// `Active` (controller); `Connected`, `WalArchiving`, `Recoverable`, `SlotsDropped` (agent).
+    /// `Active` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -244,6 +244,13 @@ pub struct WalStatus {
     pub reason: String,
     /// The replication slot that holds WAL for us.
     pub slot: String,
+    /// Standbys that hold WAL for us too, in a slot of the same name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub standby_slots: Vec<String>,
+    /// The primary's setting `max_slot_wal_keep_size`: beyond it PostgreSQL itself gives up what slots hold; -1 is no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_slot_wal_keep_size: Option<String>,
     /// Every byte up to here is durable in the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_through: Option<Lsn>,
@@ -262,6 +269,9 @@ pub struct RecoveryWindow {
     /// The latest time: everything committed before it is in the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<MicroTime>,
+    /// WAL from here on follows a gap, and no backup leads to it yet: Highwater takes one by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_needed_from: Option<Lsn>,
     /// The same by timeline.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]

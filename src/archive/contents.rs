@@ -101,7 +101,8 @@ impl Contents {
         let whole = self
             .segments
             .iter()
-            .map(move |(name, segment)| (*name, name.end(size), segment.records));
+            // Behind the end of valid WAL nothing can be replayed: it is as if it were missing.
+            .map(|(name, segment)| (*name, segment.valid_end, segment.records));
         let tails = self
             .tails
             .iter()

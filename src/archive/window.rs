@@ -101,10 +101,22 @@ pub fn window(contents: &Contents) -> RecoveryWindow {
         .into_iter()
         .filter_map(|timeline| timeline_window(contents, timeline));
     RecoveryWindow {
+        backup_needed_from: unreached(contents, newest, &bases),
         from: from.map(MicroTime),
         to: to.map(MicroTime),
         timelines: timelines.collect(),
     }
+}
+
+/// Where the newest WAL begins, if it follows a gap and no backup leads to it.
+fn unreached(contents: &Contents, newest: TimelineId, bases: &[Base<'_>]) -> Option<Lsn> {
+    let ranges = contents.ranges(newest);
+    let [_, .., last] = ranges.as_slice() else {
+        return None;
+    };
+    let end = last.last()?.to;
+    let reached = bases.iter().any(|base| base.end() == end);
+    (!reached).then_some(last.first()?.from)
 }
 
 fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<TimelineWindow> {
@@ -122,4 +134,43 @@ fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<Timeline
         to: last.to,
         gaps: gaps.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::examples::*;
+
+    #[test]
+    fn behind_a_gap_a_backup_is_needed_until_there_is_one() {
+        let whole = with_backup(with_segments(empty(), 1, 1..9), "first", 1, 1.5, 2.5);
+        assert_eq!(window(&whole).backup_needed_from, None);
+        let holed = with_backup(
+            with_segments(empty(), 1, [1, 2, 3, 5, 6]),
+            "first",
+            1,
+            1.5,
+            2.5,
+        );
+        assert_eq!(window(&holed).backup_needed_from, Some(lsn(5.0)));
+        let begun = with_backup(holed.clone(), "in the gap", 1, 4.5, 5.5);
+        assert_eq!(window(&begun).backup_needed_from, Some(lsn(5.0)));
+        let closed = with_backup(holed, "second", 1, 5.1, 5.5);
+        assert_eq!(window(&closed).backup_needed_from, None);
+    }
+
+    /// A record that cannot be replayed is the end of what can be restored, whatever lies behind it.
+    #[test]
+    fn damage_is_a_gap() {
+        let mut damaged = with_backup(with_segments(empty(), 1, 1..9), "first", 1, 1.5, 2.5);
+        let broken = damaged.segments.get_mut(&segment(1, 4)).unwrap();
+        broken.valid_end = lsn(4.5);
+        let window = window(&damaged);
+        assert_eq!(window.backup_needed_from, Some(lsn(5.0)));
+        let gap = Gap {
+            from: lsn(4.5),
+            to: lsn(5.0),
+        };
+        assert_eq!(window.timelines[0].gaps, [gap]);
+    }
 }

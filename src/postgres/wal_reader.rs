@@ -72,6 +72,39 @@ pub async fn flush_position(client: &Client) -> Result<FlushPosition, WalReadErr
     })
 }
 
+/// How far a server is, in recovery or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Whether it is a standby, or recovering.
+    pub in_recovery: bool,
+    /// What it has flushed, or replayed.
+    pub lsn: Lsn,
+    /// Whether `max_slot_wal_keep_size` bounds what slots hold.
+    pub bounded: bool,
+}
+
+const END: &str = "SELECT pg_is_in_recovery(), \
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, \
+    (SELECT setting <> '-1' FROM pg_settings WHERE name = 'max_slot_wal_keep_size')";
+
+/// How far the server is.
+///
+/// # Errors
+/// The query fails.
+pub async fn end(client: &Client) -> Result<End, QueryError> {
+    let failed =
+        |error: tokio_postgres::Error| QueryError::new("ask how far PostgreSQL is", &error);
+    let row = client.query_typed_one(END, &[]).await.map_err(failed)?;
+    // Nothing is replayed yet where recovery has just begun.
+    let lsn: Option<PgLsn> = row.try_get(1).map_err(failed)?;
+    let bounded: Option<bool> = row.try_get(2).map_err(failed)?;
+    Ok(End {
+        in_recovery: row.try_get(0).map_err(failed)?,
+        lsn: Lsn::new(lsn.map_or(0, PgLsn::into)),
+        bounded: bounded.unwrap_or_default(),
+    })
+}
+
 /// `length` bytes of segment `name` from `offset`; fewer if the file ends before. Ask for what is flushed only: behind it
 /// lies whatever the file held before.
 ///

@@ -77,6 +77,12 @@ fn texts() -> Vec<Case> {
             duration,
         ),
         case(
+            "PgBackupPolicy",
+            policy(json!({"wal": {"slotCeiling": "50Gi"}})),
+            policy(json!({"wal": {"slotCeiling": "50GB"}})),
+            "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi",
+        ),
+        case(
             "PgArchive",
             json!({"s3": {"bucket": "backups"}, "prefix": "prod/eu/"}),
             json!({"s3": {"bucket": "backups"}, "prefix": "prod"}),

@@ -83,7 +83,7 @@ fn tells_its_numbers(orders: &Database) -> Result<()> {
 }
 
 /// Lets the second member copy the first and stream from it; returns a session with it.
-async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
+pub async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let client = orders.connect().await?;
     // As who runs standbys has it.

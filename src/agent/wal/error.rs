@@ -1,10 +1,11 @@
 //! What ends shipping.
 
-use super::tap::TapError;
+use super::{segment::Damage, tap::TapError};
 use crate::{
     archive::{PushError, ReadError},
     postgres::{
-        HistoryError, SegmentName, TimelineId, session::QueryError, wal_reader::WalReadError,
+        HistoryError, SegmentName, TimelineId, session::QueryError, wal::ScanError,
+        wal_reader::WalReadError,
     },
 };
 
@@ -29,6 +30,12 @@ pub enum Error {
     /// The segment that PostgreSQL writes cannot be read.
     #[error("failed to read WAL segment {0}, which PostgreSQL writes")]
     Unreadable(SegmentName),
+    /// What was read is not the segment that it should be.
+    #[error(transparent)]
+    Foreign(#[from] ScanError),
+    /// The segment is damaged.
+    #[error(transparent)]
+    Damaged(Damage),
     /// The server's history file makes no sense.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -64,6 +71,9 @@ impl Error {
             Self::SessionLost => "SessionLost",
             Self::TimelineChanged(_) => "TimelineChanged",
             Self::Unreadable(_) => "WalUnreadable",
+            Self::Foreign(ScanError::NotWal { .. }) => "WalUnsupported",
+            Self::Foreign(_) => "WalForeign",
+            Self::Damaged(_) => "WalDamaged",
             Self::History(_) => "HistoryInvalid",
             Self::Conflict(_) => "WalConflict",
             Self::Push(error) => error.reason(),

@@ -3,6 +3,7 @@
 mod buffer;
 mod clocks;
 mod error;
+mod others;
 mod plan;
 mod segment;
 mod shipper;
@@ -10,8 +11,10 @@ mod source;
 mod tap;
 
 pub use error::Error;
+pub use others::Other;
 pub use plan::Path;
-pub use shipper::{Route, Shipper, Signals};
+pub use segment::Damage;
+pub use shipper::{Notice, Route, Shipper, Signals};
 pub use source::Source;
 pub use tap::{Server, Tap, TapError};
 

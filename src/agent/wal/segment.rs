@@ -7,10 +7,9 @@ use bytes::Bytes;
 use super::{buffer::Buffer, error::Error, shipper::Route};
 use crate::{
     archive::{IndexEntry, RestorePoint},
-    controller::context::Chain,
     postgres::{
-        Lsn, SegmentName, SegmentSize, SystemIdentifier,
-        wal::{self, Carry, SegmentScan},
+        Lsn, SegmentName, SegmentSize,
+        wal::{self, Carry, Invalid, ScanEnd, ScanError, SegmentScan},
     },
 };
 
@@ -25,7 +24,7 @@ pub struct Sender {
 /// A segment, or its beginning, and what its records say.
 struct Scanned {
     bytes: Bytes,
-    scan: Option<SegmentScan>,
+    scan: SegmentScan,
 }
 
 impl Sender {
@@ -39,22 +38,29 @@ impl Sender {
         self.carry = None;
     }
 
-    /// Archives a whole segment.
+    /// Archives a whole segment. One whose chain of records breaks is refused or, if `on_damage` says so, archived as
+    /// it is: its entry says how far it can be replayed, and what follows counts as missing.
     ///
     /// # Errors
-    /// The archive does not take it.
+    /// It is not the segment that it should be, or damaged, or the archive does not take it.
     pub async fn segment(
         &mut self,
         route: &Route,
         name: SegmentName,
         bytes: Bytes,
+        on_damage: OnDamage,
     ) -> Result<(), Error> {
-        let Scanned { bytes, scan } = self.scan(route, name, bytes).await;
+        let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
+        if let Some(damage) = damage(name, &scan) {
+            match on_damage {
+                OnDamage::Refuse => return Err(Error::Damaged(damage)),
+                OnDamage::Archive => tracing::error!(segment = %name, "{damage}"),
+            }
+        }
         let (plain, records, size) = (bytes.clone(), scan.clone(), route.size);
-        let entry = blocking(move || entry(name, size, &plain, records.as_ref())).await;
+        let entry = blocking(move || entry(name, size, &plain, &records)).await;
         route.lineage.push_segment(name, bytes, &entry).await?;
-        let carry = scan.and_then(|scan| scan.carry).map(Arc::new);
-        self.carry = Some((name.end(route.size), carry));
+        self.carry = Some((name.end(route.size), scan.carry.map(Arc::new)));
         Ok(())
     }
 
@@ -72,9 +78,12 @@ impl Sender {
         let name = buffer.name();
         let start = name.start(route.size);
         let bytes = Bytes::copy_from_slice(buffer.bytes());
-        let Scanned { bytes, scan } = self.scan(route, name, bytes).await;
-        let read = start.advance(bytes.len() as u64);
-        let end = scan.map_or(read, |scan| scan.valid_end.min(read));
+        let Scanned { bytes, scan } = match self.scan(route, name, bytes).await {
+            // A new timeline's first segment begins with a copy: nothing of its own is there yet.
+            Err(Error::Foreign(ScanError::OtherTimeline { .. })) => return Ok(start),
+            scanned => scanned?,
+        };
+        let end = scan.valid_end.min(start.advance(bytes.len() as u64));
         let to = end.bytes_since(start);
         if to > offset {
             let range = ..usize::try_from(to).unwrap_or_default();
@@ -87,12 +96,17 @@ impl Sender {
         Ok(end.max(start))
     }
 
-    async fn scan(&mut self, route: &Route, name: SegmentName, bytes: Bytes) -> Scanned {
+    async fn scan(
+        &mut self,
+        route: &Route,
+        name: SegmentName,
+        bytes: Bytes,
+    ) -> Result<Scanned, Error> {
         let carry = self.carry_into(route, name).await;
-        let (size, identifier) = (route.size, route.system_identifier);
+        let (size, identifier) = (route.size, Some(route.system_identifier));
         blocking(move || {
-            let scan = scan(&bytes, name, size, identifier, carry.as_deref());
-            Scanned { bytes, scan }
+            let scan = wal::scan(&bytes, name, size, identifier, carry.as_deref())?;
+            Ok(Scanned { bytes, scan })
         })
         .await
     }
@@ -117,54 +131,63 @@ impl Sender {
         buffer.fill(&route.client, route.size, start).await.ok()?;
         let (name, size, identifier) = (buffer.name(), route.size, route.system_identifier);
         let bytes = buffer.into_bytes();
-        blocking(move || scan(&bytes, name, size, identifier, None)?.carry).await
+        let scanned = blocking(move || wal::scan(&bytes, name, size, Some(identifier), None)).await;
+        scanned.ok()?.carry
     }
 }
 
-fn scan(
-    bytes: &[u8],
-    name: SegmentName,
-    size: SegmentSize,
-    identifier: SystemIdentifier,
-    carry: Option<&Carry>,
-) -> Option<SegmentScan> {
-    match wal::scan(bytes, name, size, Some(identifier), carry) {
-        Ok(scan) => Some(scan),
-        Err(error) => {
-            // PostgreSQL wrote and reads it: it is archived all the same, only less is known of it.
-            tracing::error!(segment = %name, error = %Chain(&error), "failed to read the records of WAL");
-            None
-        }
+/// What to do with a segment whose chain of records breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Reading it again may help.
+    Refuse,
+    /// The server has nothing better.
+    Archive,
+}
+
+/// Where and why the chain of records breaks in a segment that the server has left behind.
+fn damage(name: SegmentName, scan: &SegmentScan) -> Option<Damage> {
+    match scan.end {
+        ScanEnd::Invalid { at, why } => Some(Damage { name, at, why }),
+        ScanEnd::Full | ScanEnd::Switch | ScanEnd::Data => None,
     }
 }
 
-fn entry(
-    name: SegmentName,
-    size: SegmentSize,
-    plain: &[u8],
-    scan: Option<&SegmentScan>,
-) -> IndexEntry {
-    let mut entry = IndexEntry::of(name, size, plain);
-    if let Some(scan) = scan {
-        let valid = scan.valid_end.bytes_since(name.start(size));
-        let valid = plain.get(..usize::try_from(valid).unwrap_or(plain.len()));
-        entry.valid_end = scan.valid_end;
-        entry.sha256_valid = valid.map(crate::archive::sha256);
-        entry.last_record = scan.last_record_start;
-        entry.first_commit = scan.first_commit;
-        entry.last_commit = scan.last_commit;
-        entry.first_xid = scan.first_xid;
-        entry.last_xid = scan.last_xid;
-        let points = scan.restore_points.iter();
-        entry.restore_points = points
+/// A segment that cannot be replayed to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "WAL segment {name} is damaged at {at}: {why}. PostgreSQL itself could not replay it: check the disk, and take a new backup"
+)]
+pub struct Damage {
+    /// The segment.
+    pub name: SegmentName,
+    /// Where its chain of records breaks.
+    pub at: Lsn,
+    /// Why.
+    pub why: Invalid,
+}
+
+fn entry(name: SegmentName, size: SegmentSize, plain: &[u8], scan: &SegmentScan) -> IndexEntry {
+    let valid = scan.valid_end.bytes_since(name.start(size));
+    let valid = plain.get(..usize::try_from(valid).unwrap_or(plain.len()));
+    let points = scan.restore_points.iter();
+    IndexEntry {
+        valid_end: scan.valid_end,
+        sha256_valid: valid.map(crate::archive::sha256),
+        last_record: scan.last_record_start,
+        first_commit: scan.first_commit,
+        last_commit: scan.last_commit,
+        first_xid: scan.first_xid,
+        last_xid: scan.last_xid,
+        restore_points: points
             .map(|point| RestorePoint {
                 name: point.name.clone(),
                 lsn: point.lsn,
                 at: point.at,
             })
-            .collect();
+            .collect(),
+        ..IndexEntry::of(name, size, plain)
     }
-    entry
 }
 
 /// Work that would keep the other tasks waiting.
@@ -218,7 +241,7 @@ mod tests {
         plain[0x200..].fill(9);
         let entry_of = |plain: &[u8], scan| serde_json::to_value(entry(name, SIZE, plain, scan));
         let found = scan(Lsn::new(0x20_0200));
-        let said = entry_of(&plain, Some(&found)).unwrap();
+        let said = entry_of(&plain, &found).unwrap();
         let whole = serde_json::json!({
             "segment": name,
             "validEnd": "0/200200",
@@ -234,22 +257,11 @@ mod tests {
         assert_eq!(said, whole);
         // What lies behind the valid end is not in the hash of what lies before it.
         plain[0x200] = 0;
-        let other = entry_of(&plain, Some(&found)).unwrap();
+        let other = entry_of(&plain, &found).unwrap();
         assert_eq!(other["sha256Valid"], said["sha256Valid"]);
         assert_ne!(other["sha256"], said["sha256"]);
         let full = scan(name.end(SIZE));
-        let full = entry_of(&plain, Some(&full)).unwrap();
+        let full = entry_of(&plain, &full).unwrap();
         assert_eq!(full["sha256Valid"], full["sha256"]);
-    }
-
-    #[test]
-    fn an_entry_without_a_scan_says_only_what_is_there() {
-        let name = SegmentName::containing(TimelineId::FIRST, Lsn::new(0x20_0000), SIZE);
-        let plain = vec![7; 1 << 20];
-        let said = serde_json::to_value(entry(name, SIZE, &plain, None)).unwrap();
-        assert_eq!(
-            said,
-            serde_json::json!({"segment": name, "validEnd": "0/300000", "sha256": sha256(&plain)})
-        );
     }
 }

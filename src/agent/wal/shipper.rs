@@ -3,15 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     buffer::Buffer,
     clocks::{Clocks, Reading},
     error::Error,
+    others::{self, Other},
     plan::{Path, Position, Situation, Step, begin, plan},
-    segment::Sender,
+    segment::{Damage, OnDamage, Sender},
     source::Source,
 };
 use crate::{
@@ -36,6 +40,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// How often the archive is told the time while nothing else is written.
 const CLOCK: Duration = Duration::from_secs(60);
+/// How often a damaged segment is read before it is believed.
+const READINGS: u32 = 3;
 /// How long the last tail may take at the end of the process.
 const LAST_TAIL: Duration = Duration::from_secs(15);
 
@@ -53,6 +59,22 @@ pub struct Route {
     pub lineage: Lineage,
     /// Whose WAL it is.
     pub system_identifier: SystemIdentifier,
+    /// The other members.
+    pub others: Vec<Other>,
+}
+
+/// What an admin must know, and no later state says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// PostgreSQL removed WAL before it was shipped, and no member has it.
+    Gap {
+        /// The first byte that is missing.
+        from: Lsn,
+        /// The first that is there again.
+        to: Lsn,
+    },
+    /// A segment can be replayed only up to there.
+    Damaged(Damage),
 }
 
 /// What the rest of the agent says and hears.
@@ -67,6 +89,8 @@ pub struct Signals {
     pub stop: CancellationToken,
     /// The numbers.
     pub metrics: Metrics,
+    /// What an admin must know.
+    pub notices: mpsc::UnboundedSender<Notice>,
 }
 
 /// Ships until something ends it.
@@ -198,14 +222,13 @@ impl Shipper {
     async fn segment(&mut self, start: Lsn) -> Result<(), Error> {
         let size = self.route.size;
         let end = start.advance(size.get());
-        let (name, bytes) = match self.whole(start, end).await {
-            Ok(whole) => whole,
+        match self.archive(start, end).await {
+            Ok(()) => {}
             Err(Error::Read(WalReadError::Removed(name) | WalReadError::Recycled(name, _))) => {
                 return self.skip(name.start(size)).await;
             }
             Err(error) => return Err(error),
-        };
-        self.sender.segment(&self.route, name, bytes).await?;
+        }
         self.whole = None;
         self.position = Position {
             segment: end,
@@ -219,6 +242,41 @@ impl Shipper {
         Ok(())
     }
 
+    /// Archives the segment from `start` to `end`. One that is damaged is read again before that is believed.
+    async fn archive(&mut self, start: Lsn, end: Lsn) -> Result<(), Error> {
+        let mut damage = None;
+        for _ in 1..READINGS {
+            let (name, bytes) = self.whole(start, end).await?;
+            let sent = self
+                .sender
+                .segment(&self.route, name, bytes, OnDamage::Refuse);
+            match sent.await {
+                Err(Error::Damaged(found)) => {
+                    tracing::warn!("{found}; it is read again");
+                    damage = Some(found);
+                }
+                sent => return sent,
+            }
+            self.signals.metrics.error("WalDamaged");
+            self.whole = None;
+            self.source.rest().await;
+        }
+        let (name, bytes) = self.whole(start, end).await?;
+        let sent = self
+            .sender
+            .segment(&self.route, name, bytes, OnDamage::Archive);
+        sent.await?;
+        if let Some(damage) = damage {
+            self.tell(Notice::Damaged(damage));
+        }
+        Ok(())
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Nobody listens any more only where everything ends.
+        let _ = self.signals.notices.send(notice);
+    }
+
     /// The segment from `start` to `end`, read once however often the archive refuses it.
     async fn whole(&mut self, start: Lsn, end: Lsn) -> Result<(SegmentName, Bytes), Error> {
         if let Some((at, name, bytes)) = &self.whole
@@ -226,8 +284,22 @@ impl Shipper {
         {
             return Ok((*name, bytes.clone()));
         }
-        let buffer = self.read(start, end).await?;
-        let (name, bytes) = (buffer.name(), buffer.into_bytes());
+        let (name, bytes) = match self.read(start, end).await {
+            Ok(buffer) => (buffer.name(), buffer.into_bytes()),
+            Err(
+                error @ Error::Read(WalReadError::Removed(name) | WalReadError::Recycled(name, _)),
+            ) => {
+                let Route {
+                    others,
+                    size,
+                    system_identifier,
+                    ..
+                } = &self.route;
+                let found = others::segment(others, name, *size, *system_identifier);
+                (name, found.await.ok_or(error)?)
+            }
+            Err(error) => return Err(error),
+        };
         self.whole = Some((start, name, bytes.clone()));
         Ok((name, bytes))
     }
@@ -281,6 +353,10 @@ impl Shipper {
             .unwrap_or_else(|| start.advance(size.get()));
         tracing::error!(from = %start, to = %next, "WAL is missing: PostgreSQL removed it before it was shipped");
         self.signals.metrics.error("WalGap");
+        self.tell(Notice::Gap {
+            from: start,
+            to: next,
+        });
         self.sender.forget();
         self.position = Position {
             segment: next,

@@ -152,7 +152,9 @@ fn is_deployed(observed: &Observed, objects: &Objects) -> bool {
 }
 
 fn wanted_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
-    annotated_backup(observed).or_else(|| first_backup(judgement, observed))
+    annotated_backup(observed)
+        .or_else(|| first_backup(judgement, observed))
+        .or_else(|| gap_backup(judgement, observed))
 }
 
 /// The one that a new value of the annotation asks for.
@@ -173,11 +175,6 @@ fn annotated_backup(observed: &Observed) -> Option<Step> {
 /// The first of a lineage, as soon as its WAL is being archived.
 fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
     let lineage = observed.protection.status.as_ref()?.lineage.as_ref()?;
-    let possible = judgement.agent.is_ok()
-        && judgement.backups.is_ok()
-        && observed.agent.running
-        && is_true(observed, CONNECTED)
-        && is_true(observed, WAL_ARCHIVING);
     let name = names::first_backup(&observed.protection.name_any(), lineage.as_str());
     let there = |backup: &BackupSeen| {
         let BackupSeen {
@@ -187,11 +184,36 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
         } = backup;
         *other == name || of.as_ref() == Some(lineage)
     };
-    (possible && !observed.backups.iter().any(there)).then_some(Step::TakeBackup {
+    (holds_backups(judgement, observed) && !observed.backups.iter().any(there)).then_some(
+        Step::TakeBackup {
+            name,
+            reason: BackupReason::First,
+            annotation: None,
+        },
+    )
+}
+
+/// The one without which nothing behind a gap in the WAL can be restored.
+fn gap_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
+    let status = observed.protection.status.as_ref()?;
+    let (lineage, window) = (status.lineage.as_ref()?, status.recoverable.as_ref()?);
+    let from = window.backup_needed_from?;
+    let name = names::gap_backup(&observed.protection.name_any(), lineage.as_str(), from);
+    let there = observed.backups.iter().any(|backup| backup.name == name);
+    (holds_backups(judgement, observed) && !there).then_some(Step::TakeBackup {
         name,
-        reason: BackupReason::First,
+        reason: BackupReason::Gap,
         annotation: None,
     })
+}
+
+/// Whether a backup taken now would hold the database, and its WAL be archived.
+fn holds_backups(judgement: &Judgement, observed: &Observed) -> bool {
+    judgement.agent.is_ok()
+        && judgement.backups.is_ok()
+        && observed.agent.running
+        && is_true(observed, CONNECTED)
+        && is_true(observed, WAL_ARCHIVING)
 }
 
 /// How long until the next look if no watch says anything.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{
-        BackupReason,
+        BackupReason, RecoveryWindow,
         conditions::{self, Status},
         names,
     },
@@ -175,6 +175,50 @@ fn the_first_backup_of_a_lineage_comes_as_soon_as_wal_is_archived() {
         set_condition(&mut observed, type_, Status::False, reason, 1);
         assert!(matches!(next(&observed, 0), Step::Rest(_)), "{reason}");
     }
+}
+
+#[test]
+fn a_gap_behind_every_backup_makes_one_backup() {
+    let mut observed = archiving();
+    let completed = BackupSeen {
+        name: "nightly".into(),
+        lineage: Some(LINEAGE.parse().unwrap()),
+        completed: Some(at(0)),
+    };
+    observed.backups.push(completed);
+    assert!(matches!(next(&observed, 1), Step::Rest(_)), "no gap");
+    let from = crate::postgres::Lsn::new(0x0300_0000);
+    let status = observed.protection.status.as_mut().unwrap();
+    status.recoverable = Some(RecoveryWindow {
+        backup_needed_from: Some(from),
+        ..RecoveryWindow::default()
+    });
+    let step = next(&observed, 1);
+    let name = names::gap_backup("orders", LINEAGE, from);
+    let expected = Step::TakeBackup {
+        name: name.clone(),
+        reason: BackupReason::Gap,
+        annotation: None,
+    };
+    assert_eq!(step, expected);
+    let mut stalled = observed.clone();
+    set_condition(
+        &mut stalled,
+        "WalArchiving",
+        Status::False,
+        "BucketNotFound",
+        1,
+    );
+    assert!(
+        matches!(next(&stalled, 1), Step::Rest(_)),
+        "it would not hold"
+    );
+    observed.backups.push(BackupSeen {
+        name,
+        lineage: None,
+        completed: None,
+    });
+    assert!(matches!(next(&observed, 1), Step::Rest(_)), "under way");
 }
 
 #[test]

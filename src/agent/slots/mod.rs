@@ -1,0 +1,281 @@
+//! Watches what replication slots hold back, on every member: standbys hold what the primary holds, so that after a
+//! failover nothing is missing; and none holds more than the policy's ceiling, whatever the archive does.
+
+mod plan;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tokio::sync::watch;
+
+pub use self::plan::Limits;
+use self::plan::{Level, Seen, Step, held, level, plan};
+use super::{
+    config::{Config, Wanted},
+    primary::Login,
+    shared::Shared,
+};
+use crate::{
+    api::{
+        Member, OnSlotLimit, SizeText,
+        conditions::{self, SLOT_WITHIN_CEILING, Status, WAL_ARCHIVING},
+    },
+    controller::context::Chain,
+    postgres::{
+        Lsn, SegmentSize,
+        session::{Client, ConnectError, QueryError},
+        slot, wal_reader,
+    },
+};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(10);
+/// How long one member may take.
+const EACH: Duration = Duration::from_secs(10);
+
+/// Runs until the process is to end.
+pub async fn run(shared: Arc<Shared>) {
+    let mut wanted = shared.wanted.clone();
+    let mut sessions = Sessions::new();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        match now {
+            Wanted::Protect(config) => {
+                tokio::select! {
+                    () = look(&shared, &config, &mut sessions, &wanted) => {}
+                    () = shared.stop.cancelled() => return,
+                }
+            }
+            Wanted::Nothing(_) | Wanted::Unprotect(_) => sessions.clear(),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = shared.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Sessions by the pod's UID.
+type Sessions = HashMap<String, Client>;
+
+/// What became of one member.
+struct Looked {
+    pod: String,
+    uid: String,
+    session: Option<Client>,
+    /// How full its slot is, if it has one.
+    level: Option<Level>,
+    /// The slot gave way.
+    renewed: bool,
+    in_recovery: bool,
+    holds: bool,
+}
+
+/// No look.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+}
+
+async fn look(
+    shared: &Shared,
+    config: &Config,
+    sessions: &mut Sessions,
+    wanted: &watch::Receiver<Wanted>,
+) {
+    // Who drops the slots of a database that is not protected any more waits for this look, and none begins after it.
+    let _slots = shared.slots.lock().await;
+    if !matches!(*wanted.borrow(), Wanted::Protect(_)) {
+        return;
+    }
+    let database = shared.reporter.read().database;
+    let Some(size) = database.map(|database| database.segment_size) else {
+        return;
+    };
+    let archived = shared.progress.borrow().durable;
+    let looks = config.members.iter().map(|member| {
+        let session = sessions.remove(&member.uid).filter(|s| !s.is_closed());
+        let one = one(shared, config, member, session, archived, size);
+        async move { (member, tokio::time::timeout(EACH, one).await) }
+    });
+    let mut looked = Vec::new();
+    for (member, result) in join_all(looks).await {
+        match result {
+            Ok(Ok(member)) => looked.push(member),
+            // Who ships says more of a primary that does not answer; a standby may come and go.
+            Ok(Err(error)) => {
+                tracing::debug!(pod = member.pod, error = %Chain(&error), "failed to look after the replication slot");
+            }
+            Err(_) => tracing::debug!(pod = member.pod, "no answer about the replication slot"),
+        }
+    }
+    told(shared, config, &looked).await;
+    for member in looked {
+        if let Some(session) = member.session {
+            sessions.insert(member.uid, session);
+        }
+    }
+}
+
+async fn one(
+    shared: &Shared,
+    config: &Config,
+    member: &Member,
+    session: Option<Client>,
+    archived: Option<Lsn>,
+    size: SegmentSize,
+) -> Result<Looked, LookError> {
+    let client = match session {
+        Some(client) => client,
+        None => connect(&shared.login, member).await?,
+    };
+    let seen = see(&client, &shared.slot).await?;
+    let step = plan(&seen, &config.slots, archived, size);
+    act(&client, &shared.slot, step).await?;
+    let bytes = held(&seen);
+    shared.metrics.slot(&member.pod, bytes);
+    if !matches!(step, Step::Leave | Step::Advance(_)) {
+        tracing::info!(
+            pod = member.pod,
+            slot = shared.slot,
+            held = bytes,
+            ?step,
+            "replication slot"
+        );
+    }
+    Ok(Looked {
+        pod: member.pod.clone(),
+        uid: member.uid.clone(),
+        session: Some(client),
+        level: seen
+            .slot
+            .is_some()
+            .then(|| level(bytes, config.slots.ceiling)),
+        renewed: step == Step::Renew,
+        in_recovery: seen.in_recovery,
+        holds: match step {
+            Step::Create | Step::Renew | Step::Advance(_) => true,
+            Step::Drop => false,
+            Step::Leave => seen.slot.is_some(),
+        },
+    })
+}
+
+async fn connect(login: &Login, member: &Member) -> Result<Client, ConnectError> {
+    login.connect(&member.address).await
+}
+
+async fn see(client: &Client, name: &str) -> Result<Seen, QueryError> {
+    let wal_reader::End {
+        in_recovery,
+        lsn,
+        bounded,
+    } = wal_reader::end(client).await?;
+    Ok(Seen {
+        in_recovery,
+        end: lsn,
+        bounded,
+        slot: slot::find(client, name).await?,
+    })
+}
+
+async fn act(client: &Client, name: &str, step: Step) -> Result<(), QueryError> {
+    match step {
+        Step::Leave => {}
+        Step::Create => drop(slot::create(client, name).await?),
+        Step::Advance(to) => drop(slot::advance(client, name, to).await?),
+        Step::Renew => {
+            slot::drop(client, name).await?;
+            slot::create(client, name).await?;
+        }
+        Step::Drop => drop(slot::drop(client, name).await?),
+    }
+    Ok(())
+}
+
+/// Says it in status, and in an event where WAL was given up.
+async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
+    let standbys: Vec<String> = looked
+        .iter()
+        .filter(|member| member.in_recovery && member.holds)
+        .map(|member| member.pod.clone())
+        .collect();
+    shared.reporter.edit(|report| {
+        if let Some(wal) = &mut report.wal {
+            wal.standby_slots = standbys;
+        }
+    });
+    let Some(worst) = looked.iter().filter_map(|member| member.level).max() else {
+        return;
+    };
+    let (status, reason, message) = judge(worst, &config.slots, &shared.slot);
+    if status == Status::True && gave_way(shared) {
+        return;
+    }
+    shared
+        .reporter
+        .condition(SLOT_WITHIN_CEILING, status, reason, message);
+    for member in looked.iter().filter(|member| member.renewed) {
+        let note = format!(
+            "replication slot {} on {} held back {} of WAL or had lost it: it was made anew, and PostgreSQL may remove what is not archived. Highwater takes a new backup when WAL is archived again",
+            shared.slot,
+            member.pod,
+            SizeText::bytes(config.slots.ceiling),
+        );
+        tracing::error!("{note}");
+        shared.metrics.error("SlotCeilingReached");
+        let about = &shared.about;
+        shared
+            .events
+            .warning(about, "SlotCeilingReached", note)
+            .await;
+    }
+}
+
+/// A slot gave way, and WAL is not archived yet: that must be seen until it is.
+fn gave_way(shared: &Shared) -> bool {
+    let conditions = shared.reporter.read().conditions;
+    let says = |type_, test: fn(&Condition) -> bool| {
+        conditions::find(&conditions, type_).is_some_and(test)
+    };
+    says(SLOT_WITHIN_CEILING, |c| c.reason == "SlotCeilingReached")
+        && !says(WAL_ARCHIVING, |c| c.status == Status::True.as_str())
+}
+
+/// What the fullest slot means. The message holds nothing that moves.
+fn judge(worst: Level, limits: &Limits, slot: &str) -> (Status, &'static str, String) {
+    let ceiling = SizeText::bytes(limits.ceiling);
+    match (worst, limits.on_limit) {
+        (Level::Within, _) => (
+            Status::True,
+            "WithinCeiling",
+            format!("replication slot {slot} holds back less than half of slotCeiling ({ceiling})"),
+        ),
+        (Level::Half, _) => (
+            Status::False,
+            "HalfOfCeiling",
+            format!(
+                "replication slot {slot} holds back half of slotCeiling ({ceiling}) of WAL or more: see why WAL is not archived, and whether the disk has room"
+            ),
+        ),
+        (Level::Reached, OnSlotLimit::ProtectDatabase) => (
+            Status::False,
+            "SlotCeilingReached",
+            format!(
+                "replication slot {slot} held back slotCeiling ({ceiling}) of WAL and was made anew: WAL that is not archived may be lost to the archive"
+            ),
+        ),
+        (Level::Reached, OnSlotLimit::ProtectArchive) => (
+            Status::False,
+            "SlotOverCeiling",
+            format!(
+                "replication slot {slot} holds back slotCeiling ({ceiling}) of WAL or more, and keeps it as the policy's onSlotLimit says: the disk may fill up"
+            ),
+        ),
+    }
+}

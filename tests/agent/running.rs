@@ -1,0 +1,258 @@
+//! A shipper between a real PostgreSQL and a directory archive.
+
+use std::{sync::Arc, time::Duration};
+
+use highwater::{
+    agent::{
+        Demand, Metrics, Progress,
+        wal::{Error, Notice, Other, Path, Route, Server, Shipper, Signals, Source},
+    },
+    api::PgArchiveSpec,
+    archive::{Archive, Contents, FORMAT, Identity, Lineage, LineageId, MountedSecrets, store},
+    clock::SystemClock,
+    postgres::{
+        Lsn, TimelineId,
+        server::{self, ServerFacts},
+        wal_reader,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::database::{Database, PASSWORD};
+
+pub const SLOT: &str = "highwater_test";
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// An archive in a directory of its own.
+pub struct Bucket {
+    _directory: tempfile::TempDir,
+    pub archive: Archive,
+}
+
+impl Bucket {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let spec: PgArchiveSpec = serde_json::from_value(
+            serde_json::json!({"directory": {"persistentVolumeClaim": "archive"}}),
+        )
+        .unwrap();
+        let secrets = MountedSecrets {
+            credentials: None,
+            ca_file: None,
+            directory: directory.path().to_owned(),
+        };
+        let store = store::open(&spec, &secrets).unwrap();
+        Self {
+            archive: Archive::new(store, &spec, "orders"),
+            _directory: directory,
+        }
+    }
+
+    pub async fn lineage(&self, facts: &ServerFacts) -> Lineage {
+        let id = LineageId::from_random([7; 10]);
+        let lineage = self.archive.lineage(id.clone());
+        let identity = Identity {
+            format: FORMAT,
+            lineage: id,
+            system_identifier: facts.system_identifier,
+            major_version: i32::try_from(facts.major).unwrap(),
+            segment_size: facts.segment_size,
+            created_at: "2026-11-20T00:00:00Z".parse().unwrap(),
+        };
+        lineage.create_identity(&identity).await.unwrap();
+        lineage
+    }
+}
+
+/// A shipper at work, and what it hears and says.
+pub struct Running {
+    pub task: JoinHandle<Result<(), Error>>,
+    pub demand: watch::Sender<Demand>,
+    pub progress: watch::Receiver<Progress>,
+    pub stop: CancellationToken,
+    pub notices: mpsc::UnboundedReceiver<Notice>,
+    _interval: watch::Sender<Duration>,
+}
+
+impl Running {
+    pub async fn start(database: &Database, lineage: &Lineage, interval: Duration) -> Self {
+        Self::start_with(Source::Sql, database, lineage, interval).await
+    }
+
+    pub async fn start_with(
+        source: Source,
+        database: &Database,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
+        let facts = server::facts(&database.client().await).await.unwrap();
+        Self::start_all(source, facts, Vec::new(), database, lineage, interval).await
+    }
+
+    /// By SQL, from a database that is taken for another.
+    pub async fn start_as(
+        facts: ServerFacts,
+        database: &Database,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
+        Self::start_all(Source::Sql, facts, Vec::new(), database, lineage, interval).await
+    }
+
+    /// By SQL, from one of several members.
+    pub async fn start_among(
+        others: &[&Database],
+        database: &Database,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
+        let facts = server::facts(&database.client().await).await.unwrap();
+        let others = others.iter().map(|other| Other {
+            pod: "orders-1".to_owned(),
+            options: other.login("postgres", Some(PASSWORD)),
+        });
+        Self::start_all(
+            Source::Sql,
+            facts,
+            others.collect(),
+            database,
+            lineage,
+            interval,
+        )
+        .await
+    }
+
+    async fn start_all(
+        source: Source,
+        facts: ServerFacts,
+        others: Vec<Other>,
+        database: &Database,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
+        let client = Arc::new(database.client().await);
+        let archived = lineage
+            .contents()
+            .await
+            .unwrap()
+            .whole_end(facts.timeline, &[]);
+        let route = Route {
+            client,
+            slot: SLOT.into(),
+            size: facts.segment_size,
+            path: Path {
+                timeline: facts.timeline,
+                ancestors: Vec::new(),
+            },
+            lineage: lineage.clone(),
+            system_identifier: facts.system_identifier,
+            others,
+        };
+        let (notices, noticed) = mpsc::unbounded_channel();
+        let (progress, seen) = watch::channel(Progress::default());
+        let (demand, demanded) = watch::channel(Demand::default());
+        let (sender, tail_interval) = watch::channel(interval);
+        let stop = CancellationToken::new();
+        let signals = Signals {
+            tail_interval,
+            demand: demanded,
+            progress,
+            stop: stop.clone(),
+            metrics: Metrics::default(),
+            notices,
+        };
+        let epoch = uniq();
+        let mut shipper = Shipper::open(route, signals, source, epoch, archived)
+            .await
+            .unwrap();
+        Self {
+            task: tokio::spawn(async move { shipper.run(|| {}).await }),
+            demand,
+            progress: seen,
+            stop,
+            notices: noticed,
+            _interval: sender,
+        }
+    }
+
+    /// Asks for WAL up to `lsn` and waits until it is durable.
+    pub async fn ship(&mut self, lsn: Lsn) {
+        self.demand.send_modify(|demand| demand.lsn = Some(lsn));
+        let mut progress = self.progress.clone();
+        let durable = progress.wait_for(|p| p.durable >= Some(lsn));
+        let waited = tokio::time::timeout(LIMIT, durable).await;
+        assert!(
+            waited.is_ok(),
+            "{lsn} is not durable: {:?}",
+            self.progress.borrow()
+        );
+    }
+
+    pub async fn end(self) -> Result<(), Error> {
+        self.stop.cancel();
+        tokio::time::timeout(LIMIT, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+}
+
+pub fn uniq() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("x{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub async fn flushed(database: &Database) -> Lsn {
+    let client = database.client().await;
+    wal_reader::flush_position(&client).await.unwrap().lsn
+}
+
+/// Writes about `megabytes` of WAL that does not compress, and commits.
+pub async fn write(database: &Database, megabytes: u32) {
+    let rows = megabytes * 128;
+    database
+        .sql(&format!(
+            "CREATE TABLE IF NOT EXISTS public.load (b bytea); \
+             ALTER TABLE public.load ALTER b SET STORAGE EXTERNAL; \
+             INSERT INTO public.load SELECT decode(string_agg(md5(random()::text), ''), 'hex') \
+             FROM generate_series(1, {rows}) n, generate_series(1, 500) m GROUP BY n"
+        ))
+        .await;
+}
+
+/// Everything from the first to the last archived byte is there, and is what the server has.
+pub async fn same_as_server(database: &Database, lineage: &Lineage) -> Contents {
+    let size = database.segment_size;
+    let contents = lineage.contents().await.unwrap();
+    let ranges = contents.ranges(TimelineId::FIRST);
+    assert_eq!(ranges.len(), 1, "holes: {ranges:?}");
+    for piece in &ranges[0] {
+        let name =
+            highwater::postgres::SegmentName::containing(TimelineId::FIRST, piece.from, size);
+        let Ok(theirs) = std::fs::read(database.wal().join(name.to_string())) else {
+            continue;
+        };
+        let ours = lineage.fetch_segment(name, size, piece.to).await.unwrap();
+        let valid = usize::try_from(piece.to.bytes_since(piece.from)).unwrap();
+        assert!(ours[..valid] == theirs[..valid], "{name} differs");
+    }
+    contents
+}
+
+/// For streams from a database.
+pub async fn server_of(database: &Database) -> Server {
+    let client = Arc::new(database.client().await);
+    let facts = server::facts(&client).await.unwrap();
+    Server {
+        options: database.login("postgres", Some(PASSWORD)),
+        system_identifier: facts.system_identifier,
+        timeline: facts.timeline,
+        client,
+        clock: Arc::new(SystemClock),
+    }
+}

@@ -1,0 +1,134 @@
+//! In order, through crashes, and never over other content.
+
+use std::time::Duration;
+
+use highwater::{
+    agent::{Progress, wal::Source},
+    postgres::{SegmentSize, TimelineId, server, slot},
+};
+use tokio::sync::watch;
+
+use crate::{
+    database::Database,
+    running::{Bucket, LIMIT, Running, SLOT, flushed, same_as_server, server_of, write},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ships_by_sql_in_order_through_a_crash_of_the_server() {
+    ships_in_order_through_a_crash(async |_| Source::Sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ships_a_stream_in_order_through_a_crash_of_the_server() {
+    ships_in_order_through_a_crash(async |database| Source::streaming(server_of(database).await))
+        .await;
+}
+
+async fn ships_in_order_through_a_crash(source: impl AsyncFn(&Database) -> Source) {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let database = Database::start(1, "");
+    database.allow_replication().await;
+    let bucket = Bucket::new();
+    let facts = server::facts(&database.client().await).await.unwrap();
+    let lineage = bucket.lineage(&facts).await;
+    let mut shipper =
+        Running::start_with(source(&database).await, &database, &lineage, NEVER).await;
+    write(&database, 8).await;
+    let first = flushed(&database).await;
+    shipper.ship(first).await;
+    let contents = same_as_server(&database, &lineage).await;
+    assert!(contents.segments.len() >= 8, "{}", contents.segments.len());
+    assert!(contents.segments.values().any(|segment| {
+        segment
+            .records
+            .is_some_and(|records| records.last_commit.is_some())
+    }));
+
+    // The slot lets the server remove what is shipped, and no more.
+    let held = slot::find(&database.client().await, SLOT)
+        .await
+        .unwrap()
+        .unwrap();
+    let restart = held.restart_lsn.unwrap();
+    assert!(
+        restart <= first && first.bytes_since(restart) <= SegmentSize::new(1 << 20).unwrap().get()
+    );
+
+    database.stop("immediate");
+    let ended = tokio::time::timeout(LIMIT, shipper.task)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!ended.unwrap_err().is_archive());
+    database.boot();
+    let mut shipper =
+        Running::start_with(source(&database).await, &database, &lineage, NEVER).await;
+    write(&database, 4).await;
+    let second = flushed(&database).await;
+    shipper.ship(second).await;
+    same_as_server(&database, &lineage).await;
+
+    // At the end of the process the tail goes too, though nobody asked.
+    write(&database, 0).await;
+    database.sql("CREATE TABLE public.last (n int)").await;
+    let third = flushed(&database).await;
+    shipper.end().await.unwrap();
+    let contents = same_as_server(&database, &lineage).await;
+    let pieces = contents.pieces(TimelineId::FIRST);
+    assert!(
+        pieces.last().unwrap().to >= third,
+        "{pieces:?} ends before {third}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_moves_on_while_the_database_is_idle() {
+    let database = Database::start(1, "");
+    let bucket = Bucket::new();
+    let facts = server::facts(&database.client().await).await.unwrap();
+    let lineage = bucket.lineage(&facts).await;
+    let mut shipper = Running::start(&database, &lineage, Duration::from_millis(100)).await;
+    let covered = async |progress: &mut watch::Receiver<Progress>, after| {
+        let wait = progress.wait_for(|p| p.covered > after);
+        let found = tokio::time::timeout(LIMIT, wait)
+            .await
+            .expect("no clock pair");
+        found.unwrap().covered
+    };
+    let first = covered(&mut shipper.progress, None).await;
+    shipper.demand.send_modify(|demand| demand.clock += 1);
+    let second = covered(&mut shipper.progress, first).await;
+    let contents = lineage.contents().await.unwrap();
+    assert!(contents.clocks.iter().any(|pair| Some(pair.at) >= second));
+    shipper.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_history_under_the_same_name_is_a_conflict_and_nothing_is_overwritten() {
+    let database = Database::start(1, "");
+    let bucket = Bucket::new();
+    let facts = server::facts(&database.client().await).await.unwrap();
+    let lineage = bucket.lineage(&facts).await;
+    database.stop("fast");
+    let other = database.copy("");
+    database.boot();
+    other.boot();
+    let mut shipper = Running::start(&database, &lineage, Duration::from_secs(3600)).await;
+    write(&database, 3).await;
+    shipper.ship(flushed(&database).await).await;
+    shipper.end().await.unwrap();
+    let before = lineage.contents().await.unwrap().segments;
+
+    let client = other.client().await;
+    slot::create(&client, SLOT).await.unwrap();
+    write(&other, 3).await;
+    let shipper = Running::start(&other, &lineage, Duration::from_secs(3600)).await;
+    let ended = tokio::time::timeout(LIMIT, shipper.task)
+        .await
+        .unwrap()
+        .unwrap();
+    let error = ended.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert!(error.to_string().contains("SHA-256"), "{error}");
+    assert_eq!(lineage.contents().await.unwrap().segments, before);
+}

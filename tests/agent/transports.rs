@@ -1,0 +1,77 @@
+//! Which way WAL comes, and why.
+
+use highwater::{
+    agent::{transport::Transports, wal::TapError},
+    api::Transport,
+};
+
+use crate::{database::Database, running::server_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transport_is_chosen_once_and_a_refusal_remembered() {
+    let refusals = |database: &Database| {
+        let log = std::fs::read_to_string(database.directory().join("log")).unwrap();
+        log.matches("no pg_hba.conf entry for replication").count()
+    };
+    let database = Database::start(1, "");
+    let server = server_of(&database).await;
+    let transports = Transports::default();
+    let choose = async |wanted| transports.choose(wanted, &server, "orders-0").await;
+    for _ in 0..3 {
+        let sql = choose(Transport::Auto).await.unwrap();
+        assert_eq!(
+            (sql.transport(), sql.reason),
+            (Transport::Sql, "NoReplicationAccess")
+        );
+        assert!(sql.message.contains("host replication"), "{}", sql.message);
+    }
+    assert_eq!(
+        refusals(&database),
+        1,
+        "the server is asked, and writes to its log, once"
+    );
+    let refused = choose(Transport::Streaming).await.err().unwrap();
+    assert!(refused.to_string().contains("pg_hba.conf"), "{refused}");
+    let asked_for = choose(Transport::Sql).await.unwrap();
+    assert_eq!(
+        (asked_for.transport(), asked_for.reason),
+        (Transport::Sql, "Requested")
+    );
+
+    database.allow_replication().await;
+    // Who asks for it by name is not told what was remembered, and what was is forgotten.
+    let streaming = choose(Transport::Streaming).await.unwrap();
+    assert_eq!(
+        (streaming.transport(), streaming.reason),
+        (Transport::Streaming, "Requested")
+    );
+    let streaming = choose(Transport::Auto).await.unwrap();
+    assert_eq!(streaming.reason, "ReplicationAllowed");
+    // A stream that breaks off again and again is given up for a while; one that works in between is not.
+    let broken = || transports.broken("orders-0", &TapError::Silent);
+    (0..4).for_each(|_| broken());
+    transports.works();
+    (0..4).for_each(|_| broken());
+    assert_eq!(
+        choose(Transport::Auto).await.unwrap().transport(),
+        Transport::Streaming
+    );
+    broken();
+    let sql = choose(Transport::Auto).await.unwrap();
+    assert_eq!(
+        (sql.transport(), sql.reason),
+        (Transport::Sql, "SessionLost")
+    );
+
+    let none = Database::start(1, "max_wal_senders = 0");
+    none.allow_replication().await;
+    let server = server_of(&none).await;
+    let sql = transports
+        .choose(Transport::Auto, &server, "orders-1")
+        .await
+        .unwrap();
+    assert_eq!(
+        (sql.transport(), sql.reason),
+        (Transport::Sql, "TooManyWalSenders")
+    );
+}
