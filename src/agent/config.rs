@@ -85,6 +85,8 @@ pub struct Config {
     pub archive_name: String,
     /// How WAL is to come.
     pub transport: Transport,
+    /// Whether commits may wait for the archive.
+    pub synchronous: bool,
     /// How often the unfinished segment's new bytes are shipped.
     pub tail_interval: Duration,
     /// How much WAL slots may hold back, and where.
@@ -157,6 +159,7 @@ fn settings(
         store: archive.spec.clone(),
         archive_name,
         transport: policy.spec.wal.transport,
+        synchronous: policy.spec.wal.synchronous,
         tail_interval: policy.spec.wal.tail_interval.get(),
         slots: Limits {
             ceiling: policy.spec.wal.slot_ceiling.get(),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::{
-        DatabaseFacts, Member, Primary, WalStatus,
+        DatabaseFacts, Member, Primary, Transport, WalStatus,
         conditions::{CONNECTED, SLOTS_DROPPED, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
@@ -168,7 +168,8 @@ async fn serve(
     let (server, pod) = (server(shared, &answering), &answering.member.pod);
     let choice = shared.transports.choose(config.transport, &server, pod);
     let choice = choice.await;
-    connected(shared, &answering, choice.as_ref().ok());
+    let chosen = choice.as_ref().ok();
+    connected(shared, &answering, chosen, config.synchronous);
     let choice = choice.map_err(|refused| Trouble::new("StreamingRefused", &refused))?;
     tracing::info!(reason = choice.reason, "{}", choice.message);
     let archive = shared.stores.archive(config)?;
@@ -227,7 +228,7 @@ async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     slot::create(client, name).await.map_err(session)
 }
 
-fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>) {
+fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>, synchronous: bool) {
     let Answering { member, facts, .. } = answering;
     shared.metrics.connected.set(1);
     shared.reporter.edit(|report| {
@@ -245,6 +246,7 @@ fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>) {
                 transport: choice.transport(),
                 reason: choice.reason.to_owned(),
                 slot: shared.slot.clone(),
+                synchronous: synchronous && choice.transport() == Transport::Streaming,
                 max_slot_wal_keep_size: facts.settings.get("max_slot_wal_keep_size").cloned(),
                 archived_through: before.as_ref().and_then(|wal| wal.archived_through),
                 lag_bytes: before.as_ref().and_then(|wal| wal.lag_bytes),
@@ -339,7 +341,7 @@ async fn ship(
     let mut shipper = Shipper::open(
         route,
         signals,
-        choice.source(),
+        choice.source(config.synchronous),
         shared.epoch.clone(),
         archived,
     )
@@ -446,7 +448,9 @@ async fn reconfigured(
         let Wanted::Protect(config) = now else { return };
         // Another pod at the address, or none: the session may be half open.
         let gone = !config.members.iter().any(|other| other == member);
-        if gone || !same_archive(known, &config) || known.transport != config.transport {
+        let other_way =
+            known.transport != config.transport || known.synchronous != config.synchronous;
+        if gone || !same_archive(known, &config) || other_way {
             return;
         }
         interval.send_replace(config.tail_interval);

@@ -266,6 +266,7 @@ mod tests {
                 transport: Transport::Sql,
                 reason: "Configured".into(),
                 slot: slot.into(),
+                synchronous: false,
                 standby_slots: Vec::new(),
                 max_slot_wal_keep_size: None,
                 archived_through: Some(Lsn::new(archived)),

@@ -62,8 +62,9 @@ impl Choice {
     }
 
     /// A new one each time.
-    pub fn source(&self) -> Source {
-        self.server.clone().map_or(Source::Sql, Source::streaming)
+    pub fn source(&self, synchronous: bool) -> Source {
+        let streaming = |server| Source::streaming(server, synchronous);
+        self.server.clone().map_or(Source::Sql, streaming)
     }
 }
 

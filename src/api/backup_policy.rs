@@ -95,12 +95,20 @@ impl Default for Deadlines {
 
 /// How WAL is shipped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.synchronous) || !self.synchronous || !has(self.transport) || self.transport != 'sql'",
+    "message": "synchronous needs streaming: set transport to Auto or streaming",
+}]))]
 #[serde(rename_all = "camelCase", default)]
 pub struct WalPolicy {
     /// How WAL comes to the agent. `Auto` takes the best that the database allows, and status says which and why.
     pub transport: Transport,
     /// How often the unfinished segment's new bytes are shipped. Default: 5s.
     pub tail_interval: DurationText,
+    /// Tells PostgreSQL what the archive holds, so that commits can wait for it: name `highwater` in
+    /// `synchronous_standby_names`. An acknowledged commit is then in the archive, and commits wait while the archive cannot
+    /// be written. Needs streaming. Default: false.
+    pub synchronous: bool,
     /// The most WAL that Highwater's replication slot may hold back on a member, where WAL cannot be archived. At half of it
     /// condition SlotWithinCeiling of the PgProtection turns False. Default: 50Gi.
     pub slot_ceiling: SizeText,
@@ -115,6 +123,7 @@ impl Default for WalPolicy {
         Self {
             transport: Transport::Auto,
             tail_interval: DurationText::seconds(5),
+            synchronous: false,
             slot_ceiling: SizeText::bytes(50 << 30),
             on_slot_limit: OnSlotLimit::ProtectDatabase,
             standby_slots: StandbySlots::WhereBounded,

@@ -244,6 +244,9 @@ pub struct WalStatus {
     pub reason: String,
     /// The replication slot that holds WAL for us.
     pub slot: String,
+    /// Whether commits can wait for the archive: PostgreSQL is told what the archive holds.
+    #[serde(default)]
+    pub synchronous: bool,
     /// Standbys that hold WAL for us too, in a slot of the same name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

@@ -12,4 +12,5 @@ mod integrity;
 mod running;
 mod ships;
 mod streams;
+mod synchronous;
 mod transports;

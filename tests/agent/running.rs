@@ -29,7 +29,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// An archive in a directory of its own.
 pub struct Bucket {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     pub archive: Archive,
 }
 
@@ -48,8 +48,22 @@ impl Bucket {
         let store = store::open(&spec, &secrets).unwrap();
         Self {
             archive: Archive::new(store, &spec, "orders"),
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// Nothing can be written or read any more.
+    pub fn close(&self) {
+        let path = self.directory.path();
+        std::fs::rename(path, path.with_extension("closed")).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+
+    /// Undoes [`Self::close`].
+    pub fn open(&self) {
+        let path = self.directory.path();
+        std::fs::remove_file(path).unwrap();
+        std::fs::rename(path.with_extension("closed"), path).unwrap();
     }
 
     pub async fn lineage(&self, facts: &ServerFacts) -> Lineage {

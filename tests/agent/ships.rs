@@ -20,8 +20,10 @@ async fn ships_by_sql_in_order_through_a_crash_of_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ships_a_stream_in_order_through_a_crash_of_the_server() {
-    ships_in_order_through_a_crash(async |database| Source::streaming(server_of(database).await))
-        .await;
+    ships_in_order_through_a_crash(async |database| {
+        Source::streaming(server_of(database).await, false)
+    })
+    .await;
 }
 
 async fn ships_in_order_through_a_crash(source: impl AsyncFn(&Database) -> Source) {

@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use highwater::{
-    agent::wal::Tap,
+    agent::wal::{Server, Tap, TapError},
     postgres::{Lsn, TimelineId},
 };
+use tokio::sync::watch;
 
 use crate::{
     database::Database,
     running::{flushed, server_of, write},
 };
+
+async fn open(server: &Server, at: Lsn) -> Result<Tap, TapError> {
+    let (_, silent) = watch::channel(None);
+    Tap::open(server, TimelineId::FIRST, at, silent).await
+}
 
 /// How many sessions stream from the server.
 async fn streams(database: &Database) -> i64 {
@@ -29,9 +35,7 @@ async fn a_stream_that_nobody_reads_keeps_nobody_waiting_and_goes_quietly() {
     database.allow_replication().await;
     let from = Lsn::new(flushed(&database).await.get() & !((1 << 20) - 1));
     let from_server = server_of(&database).await;
-    let mut tap = Tap::open(&from_server, TimelineId::FIRST, from)
-        .await
-        .unwrap();
+    let mut tap = open(&from_server, from).await.unwrap();
     // More than waits here, for longer than the server waits for an answer.
     write(&database, 32).await;
     database.sql("SELECT pg_sleep(5)").await;
@@ -50,9 +54,7 @@ async fn a_stream_that_nobody_reads_keeps_nobody_waiting_and_goes_quietly() {
     assert!(!said.contains("unexpected EOF"), "{said}");
 
     // It would wait for a stream that is neither read nor ended.
-    let tap = Tap::open(&from_server, TimelineId::FIRST, from)
-        .await
-        .unwrap();
+    let tap = open(&from_server, from).await.unwrap();
     let begin = std::time::Instant::now();
     write(&database, 32).await;
     database.stop("fast");
@@ -72,10 +74,10 @@ async fn another_server_at_the_address_is_noticed() {
     let known = server_of(&database).await;
     let mut stranger = known.clone();
     stranger.system_identifier = highwater::postgres::SystemIdentifier::new(1);
-    let refused = Tap::open(&stranger, TimelineId::FIRST, at).await.err();
+    let refused = open(&stranger, at).await.err();
     assert_eq!(refused.unwrap().reason(), "AnotherServer");
     let mut later = known;
     later.timeline = TimelineId::new(2).unwrap();
-    let refused = Tap::open(&later, TimelineId::FIRST, at).await.err();
+    let refused = open(&later, at).await.err();
     assert_eq!(refused.unwrap().reason(), "TimelineChanged");
 }

@@ -78,6 +78,12 @@ fn texts() -> Vec<Case> {
         ),
         case(
             "PgBackupPolicy",
+            policy(json!({"wal": {"synchronous": true, "transport": "streaming"}})),
+            policy(json!({"wal": {"synchronous": true, "transport": "sql"}})),
+            "synchronous needs streaming: set transport to Auto or streaming",
+        ),
+        case(
+            "PgBackupPolicy",
             policy(json!({"wal": {"slotCeiling": "50Gi"}})),
             policy(json!({"wal": {"slotCeiling": "50GB"}})),
             "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi",

@@ -9,7 +9,7 @@ use crate::{
     archive::{IndexEntry, RestorePoint},
     postgres::{
         Lsn, SegmentName, SegmentSize,
-        wal::{self, Carry, Invalid, ScanEnd, ScanError, SegmentScan},
+        wal::{self, Carry, Invalid, Resume, ScanEnd, ScanError, SegmentScan},
     },
 };
 
@@ -17,6 +17,8 @@ use crate::{
 pub struct Sender {
     /// The record cut by the end of the segment before `Lsn`; `None` in it if that segment cannot be read.
     carry: Option<(Lsn, Option<Arc<Carry>>)>,
+    /// How far the unfinished segment was scanned.
+    resume: Option<Resume>,
     /// Tells the tails of this run from those of another.
     epoch: String,
 }
@@ -30,12 +32,17 @@ struct Scanned {
 impl Sender {
     /// `epoch` names this run: letters and digits.
     pub const fn new(epoch: String) -> Self {
-        Self { carry: None, epoch }
+        Self {
+            carry: None,
+            resume: None,
+            epoch,
+        }
     }
 
     /// WAL is missing before the next segment.
     pub fn forget(&mut self) {
         self.carry = None;
+        self.resume = None;
     }
 
     /// Archives a whole segment. One whose chain of records breaks is refused or, if `on_damage` says so, archived as
@@ -77,17 +84,19 @@ impl Sender {
     ) -> Result<Lsn, Error> {
         let name = buffer.name();
         let start = name.start(route.size);
-        let bytes = Bytes::copy_from_slice(buffer.bytes());
-        let Scanned { bytes, scan } = match self.scan(route, name, bytes).await {
+        let scan = match self.scan_on(route, buffer).await {
             // A new timeline's first segment begins with a copy: nothing of its own is there yet.
             Err(Error::Foreign(ScanError::OtherTimeline { .. })) => return Ok(start),
             scanned => scanned?,
         };
-        let end = scan.valid_end.min(start.advance(bytes.len() as u64));
+        let end = scan
+            .valid_end
+            .min(start.advance(buffer.bytes().len() as u64));
+        self.resume = scan.resume;
         let to = end.bytes_since(start);
         if to > offset {
             let range = ..usize::try_from(to).unwrap_or_default();
-            let valid = bytes.get(range).unwrap_or_default();
+            let valid = buffer.bytes().get(range).unwrap_or_default();
             route
                 .lineage
                 .push_tail(name, offset, valid, &self.epoch)
@@ -109,6 +118,19 @@ impl Sender {
             Ok(Scanned { bytes, scan })
         })
         .await
+    }
+
+    /// Scans what `buffer` has more than at the last time.
+    async fn scan_on(&mut self, route: &Route, buffer: &Buffer) -> Result<SegmentScan, Error> {
+        let (name, bytes) = (buffer.name(), buffer.bytes());
+        let known = self.resume.take().filter(|resume| resume.name() == name);
+        let Some(resume) = known else {
+            let whole = self.scan(route, name, Bytes::copy_from_slice(bytes));
+            return Ok(whole.await?.scan);
+        };
+        let more = Bytes::copy_from_slice(bytes.get(resume.offset()..).unwrap_or_default());
+        let scanned = blocking(move || wal::scan_on(&more, resume)).await;
+        Ok(scanned?)
     }
 
     /// The record that the end of the segment before `name` cut: known from before, or read from the server once.
@@ -230,6 +252,7 @@ mod tests {
             }],
             unchecked_until: None,
             carry: None,
+            resume: None,
         }
     }
 

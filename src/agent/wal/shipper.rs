@@ -206,7 +206,8 @@ impl Shipper {
             let situation = Situation {
                 position: self.position,
                 flushed,
-                tail_due: self.last_tail.is_none_or(|at| at.elapsed() >= interval),
+                tail_due: self.source.is_synchronous()
+                    || self.last_tail.is_none_or(|at| at.elapsed() >= interval),
                 demanded: self.signals.demand.borrow().lsn,
                 ending,
             };
@@ -234,6 +235,7 @@ impl Shipper {
             segment: end,
             durable: end,
         };
+        self.source.durable(end);
         self.last_tail = Some(Instant::now());
         self.signals.metrics.segments.inc();
         self.signals.metrics.archived_bytes.inc_by(size.get());
@@ -318,6 +320,7 @@ impl Shipper {
         // At most up to the end of the last whole record.
         let end = sent?;
         self.position.durable = self.position.durable.max(end);
+        self.source.durable(self.position.durable);
         self.last_tail = Some(Instant::now());
         self.signals.metrics.tails.inc();
         self.signals
@@ -326,8 +329,15 @@ impl Shipper {
             .inc_by(end.bytes_since(from));
         // A record that is not whole yet was not acknowledged: the reading holds for what is whole.
         self.clocks.whole(to, end);
-        // The pair that was read with this tail's end says that the archive is complete up to then.
-        self.write_clock().await
+        let interval = *self.signals.tail_interval.borrow();
+        let waits = self.source.is_synchronous()
+            && self.last_clock.is_some_and(|at| at.elapsed() < interval);
+        match waits {
+            // Commits wait for the next tail.
+            true => Ok(()),
+            // The pair that was read with this tail's end says that the archive is complete up to then.
+            false => self.write_clock().await,
+        }
     }
 
     /// The bytes from the start of the segment up to `to`.
@@ -422,6 +432,9 @@ impl Shipper {
 
     /// Until the next poll: soon if the database writes, at once if somebody waits.
     async fn rest(&mut self) -> Result<(), Error> {
+        if self.source.is_synchronous() {
+            return self.follow().await;
+        }
         let idle = self.last_growth.elapsed() >= IDLE_AFTER;
         if idle {
             self.buffer = None;
@@ -433,6 +446,30 @@ impl Shipper {
             _ = self.signals.demand.changed() => Ok(()),
             () = self.signals.stop.cancelled() => Ok(()),
             () = self.route.client.ended() => Err(Error::SessionLost),
+        }
+    }
+
+    /// As [`Self::rest`], while commits wait: what comes is shipped at once.
+    async fn follow(&mut self) -> Result<(), Error> {
+        // The stream must be there for commits to wait for it, also where there is nothing to ship.
+        let buffer = self.read(self.position.segment, self.flushed).await?;
+        self.buffer = Some(buffer);
+        let poll = tokio::time::sleep(BUSY);
+        let mut poll = std::pin::pin!(poll);
+        loop {
+            let come = tokio::select! {
+                come = self.source.more() => come?,
+                () = &mut poll => return Ok(()),
+                _ = self.signals.demand.changed() => return Ok(()),
+                () = self.signals.stop.cancelled() => return Ok(()),
+                () = self.route.client.ended() => return Err(Error::SessionLost),
+            };
+            if come > self.flushed {
+                self.last_growth = Instant::now();
+                self.flushed = come;
+            }
+            self.ship(self.flushed, false).await?;
+            self.report();
         }
     }
 

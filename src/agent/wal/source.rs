@@ -5,7 +5,11 @@ use super::{
     error::Error,
     tap::{Server, Tap, TapError},
 };
-use crate::postgres::{Lsn, SegmentName, SegmentSize, session::Client, wal_reader::WalReadError};
+use tokio::sync::watch;
+
+use crate::postgres::{
+    Lsn, SegmentName, SegmentSize, TimelineId, session::Client, wal_reader::WalReadError,
+};
 
 /// Where the bytes of WAL come from. The slot that holds them is not its business.
 pub enum Source {
@@ -19,13 +23,58 @@ pub enum Source {
 pub struct Streaming {
     server: Server,
     tap: Option<Tap>,
+    /// What the server is told to be durable: never anything unless commits may wait for the archive. It would make this a
+    /// synchronous standby of whoever has `*` for their names.
+    durable: watch::Sender<Option<Lsn>>,
+    synchronous: bool,
 }
 
 impl Source {
-    /// Streams from `server`.
-    pub fn streaming(server: Server) -> Self {
-        let tap = None;
-        Self::Streaming(Box::new(Streaming { server, tap }))
+    /// Streams from `server`. With `synchronous` the server is told what is durable, so that commits can wait for that.
+    pub fn streaming(server: Server, synchronous: bool) -> Self {
+        Self::Streaming(Box::new(Streaming {
+            server,
+            tap: None,
+            durable: watch::Sender::new(None),
+            synchronous,
+        }))
+    }
+
+    /// Whether commits may wait for what [`Self::durable`] says.
+    pub fn is_synchronous(&self) -> bool {
+        match self {
+            Self::Sql => false,
+            Self::Streaming(streaming) => streaming.synchronous,
+        }
+    }
+
+    /// Everything before `lsn` is in the archive.
+    pub fn durable(&self, lsn: Lsn) {
+        if let Self::Streaming(streaming) = self
+            && streaming.synchronous
+        {
+            streaming.durable.send_if_modified(|told| {
+                let changed = *told < Some(lsn);
+                *told = (*told).max(Some(lsn));
+                changed
+            });
+        }
+    }
+
+    /// Waits until the server has sent more than was read, and returns where that ends; for ever if nothing is sent
+    /// unasked. Nothing is lost if this is dropped while it waits.
+    ///
+    /// # Errors
+    /// The stream has ended.
+    pub async fn more(&mut self) -> Result<Lsn, Error> {
+        let tap = match self {
+            Self::Sql => None,
+            Self::Streaming(streaming) => streaming.tap.as_mut(),
+        };
+        match tap {
+            Some(tap) => tap.more().await.map_err(Error::Stream),
+            None => std::future::pending().await,
+        }
     }
 
     /// Reads on in `buffer` up to `to`, which PostgreSQL must have flushed.
@@ -66,7 +115,16 @@ impl Streaming {
             let taken = self.take(name, at, most).await;
             buffer.push(&taken.map_err(|error| explain(error, name))?);
         }
+        if self.synchronous && self.tap.is_none() {
+            let at = name.start(size).advance(buffer.bytes().len() as u64);
+            let tap = self.open(name.timeline(), at).await;
+            self.tap = Some(tap.map_err(|error| explain(error, name))?);
+        }
         Ok(())
+    }
+
+    async fn open(&self, timeline: TimelineId, at: Lsn) -> Result<Tap, TapError> {
+        Tap::open(&self.server, timeline, at, self.durable.subscribe()).await
     }
 
     /// The bytes at `at`, from the stream that is there if that is where it is.
@@ -82,7 +140,7 @@ impl Streaming {
         }
         let mut tap = match self.tap.take() {
             Some(tap) => tap,
-            None => Tap::open(&self.server, timeline, at).await?,
+            None => self.open(timeline, at).await?,
         };
         let bytes = tap.take(most).await?;
         self.tap = Some(tap);

@@ -1,10 +1,10 @@
 //! A stream of WAL in a task of its own: the server is answered while the archive takes its time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -98,19 +98,25 @@ pub struct Tap {
     timeline: TimelineId,
     /// Where the next byte that is taken lies.
     at: Lsn,
-    /// What was not taken of the last message.
-    rest: Option<Chunk>,
+    /// What has come and was not taken.
+    rest: VecDeque<Chunk>,
     incoming: mpsc::UnboundedReceiver<Result<Chunk, TapError>>,
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
 
 impl Tap {
-    /// Begins at `at` of `timeline`, which is the server's or an ancestor of it.
+    /// Begins at `at` of `timeline`, which is the server's or an ancestor of it. The server is told what is `durable` at
+    /// once: while that is `None`, it does not count this stream as a standby that commits can wait for.
     ///
     /// # Errors
     /// No session, another server, or the server refuses.
-    pub async fn open(server: &Server, timeline: TimelineId, at: Lsn) -> Result<Self, TapError> {
+    pub async fn open(
+        server: &Server,
+        timeline: TimelineId,
+        at: Lsn,
+        durable: watch::Receiver<Option<Lsn>>,
+    ) -> Result<Self, TapError> {
         let mut replication = Replication::connect(&server.options).await?;
         let Identity {
             system_identifier,
@@ -129,11 +135,12 @@ impl Tap {
         let stream = replication.start(at, timeline).await?;
         let (sender, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
+        let stream = Answered { stream, durable };
         let task = run(stream, server.clone(), sender, stop.clone());
         Ok(Self {
             timeline,
             at,
-            rest: None,
+            rest: VecDeque::new(),
             incoming,
             stop,
             task: AbortOnDropHandle::new(tokio::spawn(task)),
@@ -150,7 +157,7 @@ impl Tap {
     /// # Errors
     /// The stream has ended.
     pub async fn take(&mut self, most: usize) -> Result<Bytes, TapError> {
-        let (mut bytes, room) = match self.rest.take() {
+        let (mut bytes, room) = match self.rest.pop_front() {
             Some(rest) => rest,
             None => {
                 let next = timeout(PATIENCE, self.incoming.recv()).await;
@@ -161,10 +168,28 @@ impl Tap {
         };
         let taken = bytes.split_to(bytes.len().min(most));
         if !bytes.is_empty() {
-            self.rest = Some((bytes, room));
+            self.rest.push_front((bytes, room));
         }
         self.at = self.at.advance(taken.len() as u64);
         Ok(taken)
+    }
+
+    /// Waits until there is something to take; returns where all that has come ends. Nothing is lost if this is dropped
+    /// while it waits.
+    ///
+    /// # Errors
+    /// The stream has ended.
+    pub async fn more(&mut self) -> Result<Lsn, TapError> {
+        if self.rest.is_empty() {
+            let next = self.incoming.recv().await;
+            self.rest
+                .push_back(next.unwrap_or(Err(TapError::SessionLost))?);
+        }
+        while let Ok(next) = self.incoming.try_recv() {
+            self.rest.push_back(next?);
+        }
+        let come = self.rest.iter().map(|(bytes, _)| bytes.len() as u64).sum();
+        Ok(self.at.advance(come))
     }
 
     /// Ends the stream and waits until the server has let go of it.
@@ -175,9 +200,15 @@ impl Tap {
     }
 }
 
+/// A stream, and what its server is told.
+struct Answered {
+    stream: WalStream,
+    durable: watch::Receiver<Option<Lsn>>,
+}
+
 /// Reads on as long as there is room, and answers all the time.
 async fn run(
-    stream: WalStream,
+    stream: Answered,
     server: Server,
     sender: mpsc::UnboundedSender<Result<Chunk, TapError>>,
     stop: CancellationToken,
@@ -194,7 +225,10 @@ async fn run(
 
 /// `None`: it is to stop.
 async fn read(
-    mut stream: WalStream,
+    Answered {
+        mut stream,
+        mut durable,
+    }: Answered,
     server: &Server,
     sender: &mpsc::UnboundedSender<Result<Chunk, TapError>>,
     stop: &CancellationToken,
@@ -210,6 +244,8 @@ async fn read(
                 return None;
             }
             _ = answer.tick() => true,
+            // Whoever says it may be gone; then it stays as it is.
+            Ok(()) = durable.changed() => true,
             // It is never closed.
             permit = free.clone().acquire_many_owned(MESSAGE), if room.is_none() => {
                 room = permit.ok();
@@ -234,9 +270,8 @@ async fn read(
                 Err(error) => return Some(error.into()),
             },
         };
-        // Never what is durable: it would make this a synchronous standby of whoever has `*` for their names, and their
-        // commits would wait for the archive.
-        if must_answer && let Err(error) = stream.confirm(None, server.clock.now()).await {
+        let told = *durable.borrow_and_update();
+        if must_answer && let Err(error) = stream.confirm(told, server.clock.now()).await {
             return Some(error.into());
         }
     }

@@ -13,6 +13,7 @@ mod tests;
 
 use assembly::Assembly;
 use jiff::Timestamp;
+use page::SegmentHeader;
 
 use super::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
@@ -44,6 +45,9 @@ pub struct SegmentScan {
     /// What the scan of the next segment needs. `None` if the segment is not complete, or is one piece of a record whose
     /// beginning was not at hand.
     pub carry: Option<Carry>,
+    /// What the scan of the rest of the segment needs, once there is more. `None` if nothing was read yet, or nothing
+    /// follows.
+    pub resume: Option<Resume>,
 }
 
 /// Why the chain of records ends.
@@ -117,6 +121,32 @@ impl Carry {
     /// Where the next segment begins.
     pub const fn next(&self) -> Lsn {
         self.next
+    }
+}
+
+/// The end of the last whole record of an unfinished segment, and all that was found up to there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    header: SegmentHeader,
+    name: SegmentName,
+    size: SegmentSize,
+    /// Offset in the segment.
+    at: usize,
+    previous: Option<Lsn>,
+    timeline: TimelineId,
+    claimed: bool,
+    found: Box<SegmentScan>,
+}
+
+impl Resume {
+    /// The segment.
+    pub const fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    /// Bytes from the start of the segment that are not needed any more.
+    pub const fn offset(&self) -> usize {
+        self.at
     }
 }
 
@@ -205,4 +235,13 @@ pub fn scan(
     carry: Option<&Carry>,
 ) -> Result<SegmentScan, ScanError> {
     scanner::scan(bytes, name, size, system_identifier, carry)
+}
+
+/// Goes on with a scan: `bytes` follow the first [`Resume::offset`] of the segment. What it returns is as if all had been
+/// scanned at once.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_on(bytes: &[u8], resume: Resume) -> Result<SegmentScan, ScanError> {
+    scanner::scan_on(bytes, resume)
 }

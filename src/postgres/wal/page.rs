@@ -39,7 +39,7 @@ pub(super) struct PageHeader {
 }
 
 /// What all pages of one segment have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     magic: u16,
     start: Lsn,
@@ -95,10 +95,10 @@ impl SegmentHeader {
         }
     }
 
-    /// Reads the header of the page at `offset`. `None` if the bytes end within it.
-    pub(super) fn page(&self, bytes: &[u8], offset: usize) -> Result<Option<PageHeader>, Invalid> {
+    /// Reads the header that `page` begins with: the page at `offset` of the segment. `None` if the bytes end within it.
+    pub(super) fn page(&self, page: &[u8], offset: usize) -> Result<Option<PageHeader>, Invalid> {
         let length = if offset == 0 { LONG } else { SHORT };
-        let Some(header) = bytes.get(offset..offset + length) else {
+        let Some(header) = page.get(..length) else {
             return Ok(None);
         };
         let flags = u16_at(header, 2).unwrap_or_default();

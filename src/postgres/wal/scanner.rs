@@ -1,7 +1,7 @@
 //! The walk along the chain of records.
 
 use super::{
-    Carry, Invalid, RestorePoint, ScanEnd, ScanError, SegmentScan,
+    Carry, Invalid, RestorePoint, Resume, ScanEnd, ScanError, SegmentScan,
     assembly::Assembly,
     page::{PAGE, PageHeader, SegmentHeader, u32_at},
     record::Record,
@@ -26,9 +26,12 @@ impl From<Invalid> for Stop {
 }
 
 struct Scanner<'a> {
+    /// The segment from `base` on.
     bytes: &'a [u8],
+    base: usize,
     header: SegmentHeader,
     name: SegmentName,
+    size: SegmentSize,
     start: Lsn,
     /// Offset of the next byte to look at.
     at: usize,
@@ -42,6 +45,16 @@ struct Scanner<'a> {
     /// Nothing is known of the record that is open.
     blind: bool,
     found: SegmentScan,
+    /// Where the last whole record ended, and what was known there.
+    mark: Option<Mark>,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    at: usize,
+    previous: Option<Lsn>,
+    timeline: TimelineId,
+    claimed: bool,
 }
 
 pub(super) fn scan(
@@ -74,8 +87,10 @@ pub(super) fn scan(
     };
     let mut scanner = Scanner {
         bytes,
+        base: 0,
         header,
         name,
+        size,
         start,
         at: 0,
         previous: carry.and_then(|carry| carry.previous),
@@ -84,9 +99,52 @@ pub(super) fn scan(
         overwrites: false,
         blind: false,
         found,
+        mark: None,
     };
-    let stop = scanner.walk(&first, carry);
-    scanner.finish(stop, size)
+    let stop = scanner.begin(&first, carry).err();
+    let stop = stop.unwrap_or_else(|| scanner.walk());
+    scanner.finish(stop)
+}
+
+pub(super) fn scan_on(bytes: &[u8], resume: Resume) -> Result<SegmentScan, ScanError> {
+    let Resume {
+        header,
+        name,
+        size,
+        at,
+        previous,
+        timeline,
+        claimed,
+        found,
+    } = resume;
+    let length = at + bytes.len();
+    if length as u64 > size.get() {
+        return Err(ScanError::TooLong { name, length });
+    }
+    let mark = Mark {
+        at,
+        previous,
+        timeline,
+        claimed,
+    };
+    let mut scanner = Scanner {
+        bytes,
+        base: at,
+        header,
+        name,
+        size,
+        start: name.start(size),
+        at,
+        previous,
+        timeline,
+        claimed,
+        overwrites: false,
+        blind: false,
+        found: *found,
+        mark: Some(mark),
+    };
+    let stop = scanner.walk();
+    scanner.finish(stop)
 }
 
 fn nothing(start: Lsn, major: u32, carry: Option<&Carry>) -> SegmentScan {
@@ -103,6 +161,7 @@ fn nothing(start: Lsn, major: u32, carry: Option<&Carry>) -> SegmentScan {
         restore_points: Vec::new(),
         unchecked_until: None,
         carry: None,
+        resume: None,
     }
 }
 
@@ -111,12 +170,23 @@ impl<'a> Scanner<'a> {
         self.start.advance(self.at as u64)
     }
 
+    /// The bytes from here on.
+    fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at - self.base..).unwrap_or_default()
+    }
+
+    /// What comes next may be scanned another time, from here on.
+    fn mark(&mut self) {
+        self.mark = Some(Mark {
+            at: self.at,
+            previous: self.previous,
+            timeline: self.timeline,
+            claimed: self.claimed,
+        });
+    }
+
     /// Walks until something stops it.
-    fn walk(&mut self, first: &PageHeader, carry: Option<&Carry>) -> Stop {
-        match self.begin(first, carry) {
-            Ok(()) => {}
-            Err(stop) => return stop,
-        }
+    fn walk(&mut self) -> Stop {
         loop {
             if let Err(stop) = self.next_record() {
                 return stop;
@@ -150,7 +220,7 @@ impl<'a> Scanner<'a> {
             self.overwrites = page.overwrites;
             self.at += page.length;
         }
-        let Some(total) = u32_at(self.bytes, self.at) else {
+        let Some(total) = u32_at(self.rest(), 0) else {
             return Err(Stop::Data(None));
         };
         let record = Assembly::begin(self.lsn(), total);
@@ -163,7 +233,7 @@ impl<'a> Scanner<'a> {
 
     /// The header of the page that begins here. `None` if the bytes end before or within it.
     fn page(&mut self) -> Result<Option<PageHeader>, Stop> {
-        let Some(page) = self.header.page(self.bytes, self.at)? else {
+        let Some(page) = self.header.page(self.rest(), self.at)? else {
             return Ok(None);
         };
         if page.timeline != self.timeline {
@@ -206,9 +276,10 @@ impl<'a> Scanner<'a> {
 
     /// At most `most` bytes from here to the end of the page.
     fn chunk(&self, most: usize) -> &'a [u8] {
-        let page_end = (self.at / PAGE + 1) * PAGE;
-        let end = page_end.min(self.bytes.len()).min(self.at + most);
-        self.bytes.get(self.at..end).unwrap_or_default()
+        let in_page = PAGE - self.at % PAGE;
+        let rest = self.rest();
+        rest.get(..in_page.min(most).min(rest.len()))
+            .unwrap_or_default()
     }
 
     /// Goes over the rest of a record that nothing is known of.
@@ -236,13 +307,14 @@ impl<'a> Scanner<'a> {
         self.blind = false;
         self.found.unchecked_until = Some(self.lsn());
         self.found.valid_end = self.lsn();
+        self.mark();
         Ok(())
     }
 
     /// Goes over the bytes between a record's end and where the next may begin.
     fn pad(&mut self) -> Result<(), Stop> {
         let end = self.at.next_multiple_of(ALIGNMENT);
-        let padding = self.bytes.get(self.at..end).ok_or(Stop::Data(None))?;
+        let padding = self.rest().get(..end - self.at).ok_or(Stop::Data(None))?;
         if padding.iter().any(|byte| *byte != 0) {
             return Err(Invalid::Padding.into());
         }
@@ -281,6 +353,7 @@ impl<'a> Scanner<'a> {
             | Record::FullPageWritesChange
             | Record::Other => {}
         }
+        self.mark();
         Ok(())
     }
 
@@ -317,9 +390,11 @@ impl<'a> Scanner<'a> {
             .or(Some(xid));
     }
 
-    fn finish(self, stop: Stop, size: SegmentSize) -> Result<SegmentScan, ScanError> {
-        let (at, own, end) = (self.lsn(), self.name.timeline(), self.name.end(size));
-        let whole = self.bytes.len() as u64 == size.get();
+    fn finish(self, stop: Stop) -> Result<SegmentScan, ScanError> {
+        let (at, own, end) = (self.lsn(), self.name.timeline(), self.name.end(self.size));
+        let whole = (self.base + self.bytes.len()) as u64 == self.size.get();
+        let resume = self.resume();
+        let rest = self.rest();
         let mut found = self.found;
         let mut carry = Carry {
             next: end,
@@ -332,9 +407,8 @@ impl<'a> Scanner<'a> {
                 (found.complete, found.end, found.valid_end) = (true, ScanEnd::Full, end);
                 found.carry = (!self.blind).then_some(carry);
             }
-            Stop::Data(_) => found.end = ScanEnd::Data,
+            Stop::Data(_) => (found.end, found.resume) = (ScanEnd::Data, resume),
             Stop::Switch => {
-                let rest = &self.bytes[self.at..];
                 if whole && rest.iter().all(|byte| *byte == 0) {
                     found.valid_end = end;
                 }
@@ -351,5 +425,24 @@ impl<'a> Scanner<'a> {
                 until: found.valid_end,
             }),
         }
+    }
+
+    fn resume(&self) -> Option<Resume> {
+        let Mark {
+            at,
+            previous,
+            timeline,
+            claimed,
+        } = self.mark?;
+        Some(Resume {
+            header: self.header,
+            name: self.name,
+            size: self.size,
+            at,
+            previous,
+            timeline,
+            claimed,
+            found: Box::new(self.found.clone()),
+        })
     }
 }

@@ -258,6 +258,36 @@ proptest! {
         prop_assert!(scans[..scans.len() - 1].iter().all(|found| found.end == ScanEnd::Full));
     }
 
+    /// Piece by piece, as a segment fills, the scan finds what it finds at once.
+    #[test]
+    fn a_scan_that_goes_on_finds_the_same(
+        lengths in proptest::collection::vec(0_usize..40_000, 1..40),
+        cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..12),
+    ) {
+        let mut writer = Writer::new(0xD118);
+        for (number, length) in lengths.iter().enumerate() {
+            let xid = u32::try_from(number).unwrap();
+            writer.record(if length % 2 == 0 { 1 } else { 10 }, 0, xid, &vec![0x5A; *length]);
+        }
+        let bytes = &writer.bytes[..writer.bytes.len().min(SIZE as usize)];
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        ends.push(bytes.len());
+        ends.sort_unstable();
+        let mut resume: Option<Resume> = None;
+        let mut found = None;
+        for end in ends {
+            let scanned = match resume.take() {
+                Some(resume) => scan_on(&bytes[resume.offset()..end], resume),
+                None => scan(&bytes[..end], name(1), size(), None, None),
+            };
+            let scanned = scanned.unwrap();
+            prop_assert!(scanned.valid_end <= name(1).start(size()).advance(end as u64));
+            resume.clone_from(&scanned.resume);
+            found = Some(scanned);
+        }
+        prop_assert_eq!(found.unwrap(), scan(bytes, name(1), size(), None, None).unwrap());
+    }
+
     /// No bytes make it panic.
     #[test]
     fn any_bytes_are_scanned(mut bytes in proptest::collection::vec(any::<u8>(), 0..20_000), sound: bool) {
