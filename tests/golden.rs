@@ -286,6 +286,30 @@ fn a_restore_has_no_free_field() {
     assert!(is_free(&labelled));
 }
 
+/// An alert about a number that nobody tells never fires.
+#[test]
+fn alerts_are_about_numbers_that_are_told() {
+    let told: String = ["src/agent/metrics.rs", "src/controller/metrics.rs"]
+        .iter()
+        .map(|file| fs::read_to_string(committed(file)).unwrap())
+        .collect();
+    let rules = &documents("docs/alerts.yaml")[0]["spec"]["groups"][0]["rules"];
+    let rules = rules.as_array().unwrap();
+    assert!(rules.len() >= 6);
+    for rule in rules {
+        let expression = rule["expr"].as_str().unwrap();
+        let names = expression
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("highwater_"));
+        for name in names {
+            let name = name.trim_end_matches("_total");
+            assert!(told.contains(&format!("\"{name}\"")), "{name}");
+        }
+        let runbook = rule["annotations"]["runbook"].as_str().unwrap();
+        assert!(committed(runbook).exists(), "{runbook}");
+    }
+}
+
 #[test]
 fn agents_run_the_image_of_the_controller() {
     let deployment = &documents("manifests/controller/deployment.yaml")[0];

@@ -12,6 +12,13 @@ pub struct Metrics {
     passes: Family<Pass, Counter>,
     /// Whether this replica holds the lease.
     pub leader: Gauge,
+    agents: Family<Agent, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Agent {
+    namespace: String,
+    protection: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,12 +38,29 @@ impl Metrics {
             .inc();
     }
 
+    /// Says whether the agent of a protection runs; `None` where there is none to run.
+    pub fn agent(&self, namespace: &str, protection: &str, running: Option<bool>) {
+        let agent = Agent {
+            namespace: namespace.to_owned(),
+            protection: protection.to_owned(),
+        };
+        match running {
+            Some(running) => drop(self.agents.get_or_create(&agent).set(running.into())),
+            None => drop(self.agents.remove(&agent)),
+        }
+    }
+
     /// Makes them part of `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "highwater_reconcile_passes",
             "Passes over one object, by controller and outcome",
             self.passes.clone(),
+        );
+        registry.register(
+            "highwater_agent_running",
+            "1 while the agent of a protection runs: without it no WAL is shipped, and no slot has a ceiling",
+            self.agents.clone(),
         );
         registry.register(
             "highwater_leader",

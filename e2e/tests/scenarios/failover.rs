@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::{
     devcluster::signal,
-    harness::{Database, Deployment, Ledger, Watching, Writer, connect, crash, story, until},
+    harness::{Database, Deployment, Ledger, Watching, Writer, crash, story, until},
 };
 use serde_json::Value;
 use tokio_postgres::Client;

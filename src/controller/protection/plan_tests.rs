@@ -1,6 +1,8 @@
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
+use kube::{ResourceExt, runtime::controller::Action};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -312,6 +314,33 @@ fn unprotecting_waits_for_the_slots_and_not_for_ever() {
     let mut gone = observed;
     gone.agent = AgentSeen::default();
     assert!(matches!(next(&gone, 1003), Step::Rest(_)));
+}
+
+/// A node that is lost says nothing, and no pod has anything to say either: the slot holds WAL without a ceiling.
+#[test]
+fn an_agent_that_does_not_run_is_told_within_two_minutes() {
+    let mut observed = running();
+    observed.agent.running = false;
+    let active = |observed: &Observed| {
+        let status = observed.protection.status.as_ref().unwrap();
+        let active = conditions::find(&status.conditions, "Active").unwrap();
+        (active.status.clone(), active.reason.clone())
+    };
+    let starting = reported(observed, 1000);
+    let said = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+    assert_eq!(active(&starting), said("Unknown", "AgentStarting"));
+    assert!(next(&starting, 1001).requeue(at(1001)) == Action::requeue(Duration::from_secs(5)));
+    let starting = reported(starting, 1099);
+    assert_eq!(active(&starting), said("Unknown", "AgentStarting"));
+    let overdue = reported(starting, 1100);
+    assert_eq!(active(&overdue), said("False", "AgentNotRunning"));
+    let mut overdue = reported(overdue, 1200);
+    assert_eq!(active(&overdue), said("False", "AgentNotRunning"));
+    overdue.agent.running = true;
+    assert_eq!(
+        active(&reported(overdue, 1300)),
+        said("True", "AgentRunning")
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The controller's part of a protection's status.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{Api, Resource, ResourceExt};
 
@@ -20,6 +20,11 @@ use crate::{
     kubernetes::{RequestError, apply_status},
 };
 
+const AGENT_STARTING: &str = "AgentStarting";
+const AGENT_NOT_RUNNING: &str = "AgentNotRunning";
+/// How long the agent may take to start.
+const START: SignedDuration = SignedDuration::from_secs(100);
+
 /// Applies the status if it changes, then says what changed.
 pub async fn report(
     observed: &Observed,
@@ -30,6 +35,7 @@ pub async fn report(
     ctx: &Context,
 ) -> Result<(), RequestError> {
     let protection = &observed.protection;
+    tell_metrics(observed, step, ctx);
     let before = owned(protection);
     let after = status(observed, judgement, step, outcome, now);
     // After its finalizer is gone the object may be gone too.
@@ -44,6 +50,17 @@ pub async fn report(
         .condition_changes(&about, &before.conditions, &after.conditions)
         .await;
     Ok(())
+}
+
+fn tell_metrics(observed: &Observed, step: &Step, ctx: &Context) {
+    let protection = &observed.protection;
+    let (namespace, name) = (
+        protection.namespace().unwrap_or_default(),
+        protection.name_any(),
+    );
+    let deployed = observed.agent.deployment.is_some() && *step != Step::Release;
+    let running = deployed.then_some(observed.agent.running);
+    ctx.metrics.agent(&namespace, &name, running);
 }
 
 /// What of the status is the controller's.
@@ -148,7 +165,7 @@ fn active(
     }
     let starting = || {
         let message = "the agent starts".to_owned();
-        Some((Status::Unknown, "AgentStarting", message))
+        Some((Status::Unknown, AGENT_STARTING, message))
     };
     if matches!(step, Step::DeployAgent(_) | Step::AddFinalizer) {
         return starting();
@@ -158,9 +175,30 @@ fn active(
     }
     match &observed.agent.trouble {
         Some(trouble) => {
-            let message = format!("the agent's pod does not run: {trouble}");
-            Some((Status::False, "AgentNotRunning", message))
+            let message = format!("the agent's pod does not run: {trouble}. {UNSHIPPED}");
+            Some((Status::False, AGENT_NOT_RUNNING, message))
+        }
+        None if is_overdue(observed, now) => {
+            let message = format!(
+                "the agent's pod has not been ready for {} s. {UNSHIPPED}",
+                START.as_secs()
+            );
+            Some((Status::False, AGENT_NOT_RUNNING, message))
         }
         None => starting(),
     }
+}
+
+/// What it means that no agent runs.
+const UNSHIPPED: &str = "No WAL is shipped meanwhile, and nobody keeps the replication slot below its ceiling: watch the database's disk";
+
+/// Whether the agent has had time enough to start, or was given up already.
+fn is_overdue(observed: &Observed, now: Timestamp) -> bool {
+    let status = observed.protection.status.as_ref();
+    let said = status.and_then(|status| conditions::find(&status.conditions, ACTIVE));
+    said.is_some_and(|said| match said.reason.as_str() {
+        AGENT_NOT_RUNNING => true,
+        AGENT_STARTING => now.duration_since(said.last_transition_time.0) >= START,
+        _ => false,
+    })
 }
