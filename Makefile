@@ -58,6 +58,10 @@ bench-job: build ## Measure backup, restore and memory on the dev cluster, again
 sweep: ## The backup controller killed at each of its writes, before and after: the whole sweep
 	@scripts/test sweep
 
+.PHONY: torture-wal
+torture-wal: ## The WAL shipper killed at a hundred random moments, three times; HIGHWATER_SEED=… repeats a run
+	@scripts/test torture-wal
+
 .PHONY: tools
 tools: ## Install and build what is missing (cached)
 	@scripts/tools

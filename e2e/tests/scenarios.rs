@@ -22,5 +22,7 @@ mod rules;
 mod session;
 #[path = "scenarios/setup.rs"]
 mod setup;
+#[path = "scenarios/synchronous.rs"]
+mod synchronous;
 #[path = "scenarios/volumes.rs"]
 mod volumes;

@@ -9,6 +9,7 @@
 #[path = "../postgres/database.rs"]
 mod database;
 mod integrity;
+mod killed;
 mod running;
 mod ships;
 mod streams;

@@ -13,6 +13,7 @@ use highwater::{
     postgres::{
         Lsn, TimelineId,
         server::{self, ServerFacts},
+        session::{ConnectOptions, connect},
         wal_reader,
     },
 };
@@ -29,25 +30,34 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// An archive in a directory of its own.
 pub struct Bucket {
-    directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
     pub archive: Archive,
+}
+
+/// The archive in a directory.
+pub fn archive_in(directory: &std::path::Path) -> Archive {
+    let spec: PgArchiveSpec = serde_json::from_value(
+        serde_json::json!({"directory": {"persistentVolumeClaim": "archive"}}),
+    )
+    .unwrap();
+    let secrets = MountedSecrets {
+        credentials: None,
+        ca_file: None,
+        directory: directory.to_owned(),
+    };
+    Archive::new(store::open(&spec, &secrets).unwrap(), &spec, "orders")
+}
+
+/// The one lineage of these tests.
+pub fn lineage_id() -> LineageId {
+    LineageId::from_random([7; 10])
 }
 
 impl Bucket {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let spec: PgArchiveSpec = serde_json::from_value(
-            serde_json::json!({"directory": {"persistentVolumeClaim": "archive"}}),
-        )
-        .unwrap();
-        let secrets = MountedSecrets {
-            credentials: None,
-            ca_file: None,
-            directory: directory.path().to_owned(),
-        };
-        let store = store::open(&spec, &secrets).unwrap();
         Self {
-            archive: Archive::new(store, &spec, "orders"),
+            archive: archive_in(directory.path()),
             directory,
         }
     }
@@ -67,7 +77,7 @@ impl Bucket {
     }
 
     pub async fn lineage(&self, facts: &ServerFacts) -> Lineage {
-        let id = LineageId::from_random([7; 10]);
+        let id = lineage_id();
         let lineage = self.archive.lineage(id.clone());
         let identity = Identity {
             format: FORMAT,
@@ -104,7 +114,8 @@ impl Running {
         interval: Duration,
     ) -> Self {
         let facts = server::facts(&database.client().await).await.unwrap();
-        Self::start_all(source, facts, Vec::new(), database, lineage, interval).await
+        let options = database.login("postgres", Some(PASSWORD));
+        Self::start_all(source, facts, Vec::new(), &options, lineage, interval).await
     }
 
     /// By SQL, from a database that is taken for another.
@@ -114,7 +125,8 @@ impl Running {
         lineage: &Lineage,
         interval: Duration,
     ) -> Self {
-        Self::start_all(Source::Sql, facts, Vec::new(), database, lineage, interval).await
+        let options = database.login("postgres", Some(PASSWORD));
+        Self::start_all(Source::Sql, facts, Vec::new(), &options, lineage, interval).await
     }
 
     /// By SQL, from one of several members.
@@ -133,22 +145,22 @@ impl Running {
             Source::Sql,
             facts,
             others.collect(),
-            database,
+            &database.login("postgres", Some(PASSWORD)),
             lineage,
             interval,
         )
         .await
     }
 
-    async fn start_all(
+    pub async fn start_all(
         source: Source,
         facts: ServerFacts,
         others: Vec<Other>,
-        database: &Database,
+        options: &ConnectOptions,
         lineage: &Lineage,
         interval: Duration,
     ) -> Self {
-        let client = Arc::new(database.client().await);
+        let client = Arc::new(connect(options).await.unwrap());
         let archived = lineage
             .contents()
             .await

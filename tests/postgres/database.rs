@@ -232,9 +232,14 @@ impl Database {
 
     /// How to log in as `user`.
     pub fn login(&self, user: &str, password: Option<&str>) -> ConnectOptions {
+        Self::options(self.port, user, password)
+    }
+
+    /// The same, for who knows the port only.
+    pub fn options(port: u16, user: &str, password: Option<&str>) -> ConnectOptions {
         ConnectOptions {
             host: "127.0.0.1".into(),
-            port: self.port,
+            port,
             database: "postgres".into(),
             credentials: Credentials {
                 user: Source::value(user),

@@ -51,7 +51,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
     let writer = Writer::start(&orders.address()?).await?;
     story::commits(&writer, 200).await?;
-    let agent = agent(&orders).await?;
+    let agent = crash::process(kubectl, namespace, &agent(&orders)?, "agent")?;
     signal(agent, "STOP")?;
     unshipped(&writer, &primary, &standby).await?;
     let least = fail_over(&orders, &writer, &standby).await?;
@@ -133,7 +133,8 @@ async fn follows(orders: &Database) -> Result<()> {
     Ok(())
 }
 
-async fn until_async(what: &str, client: &Client, condition: &str) -> Result<()> {
+/// Asks again and again.
+pub async fn until_async(what: &str, client: &Client, condition: &str) -> Result<()> {
     let begin = std::time::Instant::now();
     loop {
         if client.query_one(condition, &[]).await?.get(0) {
@@ -150,14 +151,12 @@ fn address(orders: &Database, pod: &str) -> Result<String> {
     Ok(address.as_str().context("no address")?.to_owned())
 }
 
-/// The agent's process.
-async fn agent(orders: &Database) -> Result<u32> {
-    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
-    let pods = kubectl.list(namespace, "pod")?;
-    let pod = pods
+/// The agent's pod.
+pub fn agent(orders: &Database) -> Result<String> {
+    let pods = orders.kubectl.list(&orders.namespace, "pod")?;
+    let mut names = pods
         .iter()
-        .filter_map(|pod| pod["metadata"]["name"].as_str())
-        .find(|name| name.starts_with("orders-highwater"))
-        .context("no agent")?;
-    crash::process(kubectl, namespace, pod, "agent")
+        .filter_map(|pod| pod["metadata"]["name"].as_str());
+    let name = names.find(|name| name.starts_with("orders-highwater"));
+    Ok(name.context("no agent")?.to_owned())
 }

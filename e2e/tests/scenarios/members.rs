@@ -82,15 +82,19 @@ fn tells_its_numbers(orders: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Lets the second member copy the first and stream from it; returns a session with it.
-pub async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
-    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
-    let client = orders.connect().await?;
-    // As who runs standbys has it.
+/// Lets replication connections in, as who runs standbys has it.
+pub async fn allow_replication(client: &tokio_postgres::Client) -> Result<()> {
     let allow =
         "COPY (SELECT 'host replication all all scram-sha-256') TO PROGRAM 'cat >> pg_hba.conf'";
     client.batch_execute(allow).await?;
     client.batch_execute("SELECT pg_reload_conf()").await?;
+    Ok(())
+}
+
+/// Lets the second member copy the first and stream from it; returns a session with it.
+pub async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    allow_replication(&orders.connect().await?).await?;
     let first = orders.address()?;
     kubectl.apply(&format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: orders-members, namespace: {namespace}}}\n\

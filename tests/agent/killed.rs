@@ -1,0 +1,247 @@
+//! kill -9 of the shipper at random moments, under load and with a server that crashes too: afterwards the archive has
+//! every byte that PostgreSQL wrote.
+//!
+//! `HIGHWATER_SEED` repeats a run, `HIGHWATER_KILLS` says how many (default 20, half by each transport).
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use highwater::{
+    agent::wal::{Server, Source},
+    archive::Lineage,
+    clock::{Clock, SystemClock},
+    postgres::{
+        Lsn, SegmentName, TimelineId, server,
+        session::{ConnectOptions, connect},
+    },
+};
+
+use crate::{
+    database::{Database, PASSWORD},
+    running::{Bucket, Running, archive_in, flushed, lineage_id},
+};
+
+const ORDER: &str = "HIGHWATER_SHIP";
+const TAILS: Duration = Duration::from_millis(100);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_shipper_leaves_no_hole_and_no_false_byte() {
+    let seed = number("HIGHWATER_SEED")
+        .unwrap_or_else(|| SystemClock.now().as_microsecond().cast_unsigned());
+    let kills = number("HIGHWATER_KILLS").unwrap_or(20);
+    println!("seed {seed}, {kills} kills");
+    let mut random = Random(seed | 1);
+    let database = Arc::new(Database::start(
+        1,
+        "wal_keep_size = '20GB'\nmax_wal_size = '64MB'",
+    ));
+    database.allow_replication().await;
+    database.pgbench(&["-i", "-q", "-s", "2"]);
+    let bucket = Bucket::new();
+    let facts = server::facts(&database.client().await).await.unwrap();
+    let lineage = bucket.lineage(&facts).await;
+    // From the first moment on: what the slot holds from then is what is owed.
+    let owed = flushed(&database).await;
+
+    let busy = Busy::start(database.clone());
+    for kill in 0..kills {
+        let transport = if kill % 2 == 0 { "sql" } else { "streaming" };
+        let mut child = ship(&database, bucket.directory.path(), transport);
+        tokio::time::sleep(Duration::from_millis(random.below(900))).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if random.below(7) == 0 {
+            busy.hold(|| {
+                database.stop("immediate");
+                database.boot();
+            });
+        }
+    }
+    busy.stop();
+    let by_the_killed = lineage.contents().await.unwrap().segments.len();
+    assert!(by_the_killed >= 5, "they archived {by_the_killed} segments");
+
+    let mut shipper = Running::start(&database, &lineage, TAILS).await;
+    let end = flushed(&database).await;
+    shipper.ship(end).await;
+    shipper.end().await.unwrap();
+    let compared = compare(&database, &lineage, owed, end).await.unwrap();
+    println!("{compared} segments compared");
+    assert!(compared >= 10, "too little was written to tell: {compared}");
+    the_oracle_sees(&database, &bucket, owed, end).await;
+}
+
+/// Every byte from `from` to `to` is there and is the server's; returns how many segments that were.
+async fn compare(
+    database: &Database,
+    lineage: &Lineage,
+    from: Lsn,
+    to: Lsn,
+) -> Result<usize, String> {
+    let size = database.segment_size;
+    let contents = lineage.contents().await.map_err(|e| e.to_string())?;
+    if let Some(missing) = contents.first_missing(TimelineId::FIRST, from, to) {
+        return Err(format!("{missing} is missing"));
+    }
+    let mut compared = 0;
+    for piece in contents.pieces(TimelineId::FIRST) {
+        let name = SegmentName::containing(TimelineId::FIRST, piece.from, size);
+        let theirs = database.segment(name);
+        let ours = lineage.fetch_segment(name, size, piece.to).await;
+        let ours = ours.map_err(|e| e.to_string())?;
+        let valid = usize::try_from(piece.to.bytes_since(piece.from)).unwrap();
+        if ours[..valid] != theirs[..valid] {
+            return Err(format!("{name} differs"));
+        }
+        compared += 1;
+    }
+    Ok(compared)
+}
+
+/// A segment that is gone and a byte that is false do not pass.
+async fn the_oracle_sees(database: &Database, bucket: &Bucket, from: Lsn, to: Lsn) {
+    let contents = bucket
+        .archive
+        .lineage(lineage_id())
+        .contents()
+        .await
+        .unwrap();
+    let middle = contents.segments.keys().nth(contents.segments.len() / 2);
+    let file = find(bucket.directory.path(), &format!("{}.zst", middle.unwrap()));
+    let bytes = std::fs::read(&file).unwrap();
+    let mut broken = bytes.clone();
+    let at = broken.len() / 2;
+    broken[at] ^= 1;
+    // A new handle each time: nothing is remembered.
+    let judged = async || {
+        let lineage = archive_in(bucket.directory.path()).lineage(lineage_id());
+        compare(database, &lineage, from, to).await
+    };
+    std::fs::write(&file, broken).unwrap();
+    assert!(judged().await.is_err(), "a false byte passed");
+    std::fs::remove_file(&file).unwrap();
+    assert!(judged().await.is_err(), "a missing segment passed");
+    std::fs::write(&file, bytes).unwrap();
+    judged().await.unwrap();
+}
+
+fn find(directory: &Path, name: &str) -> std::path::PathBuf {
+    let entries = std::fs::read_dir(directory).unwrap().flatten();
+    let mut found = entries.filter_map(|entry| match entry.path() {
+        path if path.is_dir() => Some(find(&path, name)).filter(|p| !p.as_os_str().is_empty()),
+        path => path.ends_with(name).then_some(path),
+    });
+    found.next().unwrap_or_default()
+}
+
+/// Load without an end, which can be held.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    held: Arc<std::sync::Mutex<()>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Busy {
+    fn start(database: Arc<Database>) -> Self {
+        let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (stopped, lock) = (stop.clone(), Arc::<std::sync::Mutex<()>>::clone(&held));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let held = lock.lock().unwrap();
+                database.pgbench(&["-c", "2", "-t", "100"]);
+                drop(held);
+                std::thread::yield_now();
+            }
+        });
+        Self { stop, held, thread }
+    }
+
+    fn hold(&self, work: impl FnOnce()) {
+        let _held = self.held.lock().unwrap();
+        work();
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+/// A number of the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// xorshift64: the same numbers for the same seed, wherever it runs.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % most
+    }
+}
+
+/// This program again, as the shipper that is killed.
+fn ship(database: &Database, directory: &Path, transport: &str) -> std::process::Child {
+    let port = database.login("postgres", None).port;
+    Command::new(std::env::current_exe().unwrap())
+        .args(["killed::ships_until_it_is_killed", "--exact", "--ignored"])
+        .env(ORDER, format!("{port} {transport} {}", directory.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it is the process that the test above kills"]
+async fn ships_until_it_is_killed() {
+    let order = std::env::var(ORDER).unwrap();
+    let mut words = order.splitn(3, ' ');
+    let port: u16 = words.next().unwrap().parse().unwrap();
+    let transport = words.next().unwrap();
+    let lineage = archive_in(Path::new(words.next().unwrap())).lineage(lineage_id());
+    let mut options = Database::options(port, "postgres", Some(PASSWORD));
+    options.timeout = Duration::from_secs(2);
+    loop {
+        // The server may be starting.
+        let Ok(client) = connect(&options).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Ok(facts) = server::facts(&client).await else {
+            continue;
+        };
+        let source = match transport {
+            "sql" => Source::Sql,
+            _ => Source::streaming(server(&options, client, &facts), false),
+        };
+        let shipper = Running::start_all(source, facts, Vec::new(), &options, &lineage, TAILS);
+        let ended = shipper.await.task.await.unwrap();
+        eprintln!("{ended:?}");
+    }
+}
+
+fn server(
+    options: &ConnectOptions,
+    client: highwater::postgres::session::Client,
+    facts: &server::ServerFacts,
+) -> Server {
+    Server {
+        options: options.clone(),
+        system_identifier: facts.system_identifier,
+        timeline: facts.timeline,
+        client: Arc::new(client),
+        clock: Arc::new(SystemClock),
+    }
+}
