@@ -134,7 +134,7 @@ impl Default for WalPolicy {
 /// What goes first when a replication slot holds back as much WAL as it may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnSlotLimit {
-    /// The archive: the slot is made anew, WAL may be missing from the archive, and a new backup is taken as soon as WAL is
+    /// The archive: the slot lets go of what it holds, WAL may be missing from the archive, and a new backup is taken as soon as WAL is
     /// archived again.
     #[default]
     ProtectDatabase,

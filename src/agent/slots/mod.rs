@@ -67,8 +67,8 @@ struct Looked {
     session: Option<Client>,
     /// How full its slot is, if it has one.
     level: Option<Level>,
-    /// The slot gave way.
-    renewed: bool,
+    /// It let go of WAL that may not be archived.
+    gave_way: bool,
     in_recovery: bool,
     holds: bool,
 }
@@ -156,10 +156,10 @@ async fn one(
             .slot
             .is_some()
             .then(|| level(bytes, config.slots.ceiling)),
-        renewed: step == Step::Renew,
+        gave_way: matches!(step, Step::LetGo(_) | Step::Renew),
         in_recovery: seen.in_recovery,
         holds: match step {
-            Step::Create | Step::Renew | Step::Advance(_) => true,
+            Step::Create | Step::Renew | Step::Advance(_) | Step::LetGo(_) => true,
             Step::Drop => false,
             Step::Leave => seen.slot.is_some(),
         },
@@ -188,7 +188,7 @@ async fn act(client: &Client, name: &str, step: Step) -> Result<(), QueryError> 
     match step {
         Step::Leave => {}
         Step::Create => drop(slot::create(client, name).await?),
-        Step::Advance(to) => drop(slot::advance(client, name, to).await?),
+        Step::Advance(to) | Step::LetGo(to) => drop(slot::advance(client, name, to).await?),
         Step::Renew => {
             slot::drop(client, name).await?;
             slot::create(client, name).await?;
@@ -220,9 +220,9 @@ async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
     shared
         .reporter
         .condition(SLOT_WITHIN_CEILING, status, reason, message);
-    for member in looked.iter().filter(|member| member.renewed) {
+    for member in looked.iter().filter(|member| member.gave_way) {
         let note = format!(
-            "replication slot {} on {} held back {} of WAL or had lost it: it was made anew, and PostgreSQL may remove what is not archived. Highwater takes a new backup when WAL is archived again",
+            "replication slot {} on {} held back slotCeiling ({}) of WAL, or PostgreSQL had given it up: it holds from now on only, and PostgreSQL may remove what is not archived. Highwater takes a new backup when WAL is archived again",
             shared.slot,
             member.pod,
             SizeText::bytes(config.slots.ceiling),
@@ -267,7 +267,7 @@ fn judge(worst: Level, limits: &Limits, slot: &str) -> (Status, &'static str, St
             Status::False,
             "SlotCeilingReached",
             format!(
-                "replication slot {slot} held back slotCeiling ({ceiling}) of WAL and was made anew: WAL that is not archived may be lost to the archive"
+                "replication slot {slot} held back slotCeiling ({ceiling}) of WAL and let go of it: WAL that is not archived may be lost to the archive"
             ),
         ),
         (Level::Reached, OnSlotLimit::ProtectArchive) => (

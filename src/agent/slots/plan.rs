@@ -52,7 +52,10 @@ pub enum Step {
     Create,
     /// Let go of what is in the archive.
     Advance(Lsn),
-    /// Let go of everything and hold again from now on: it is over its ceiling, or has lost its WAL.
+    /// Let go of everything up to now: it is over its ceiling. A slot that is made anew would hold WAL from the last
+    /// checkpoint on, which may be more than this one does.
+    LetGo(Lsn),
+    /// Make it anew: it has lost its WAL.
     Renew,
     /// It is not wanted there.
     Drop,
@@ -79,8 +82,8 @@ pub fn plan(seen: &Seen, limits: &Limits, archived: Option<Lsn>, size: SegmentSi
         && limits.on_limit == OnSlotLimit::ProtectDatabase;
     if !seen.in_recovery {
         // Who ships makes this one and moves it.
-        return match over && seen.slot.is_some() {
-            true => Step::Renew,
+        return match over {
+            true => Step::LetGo(seen.end),
             false => Step::Leave,
         };
     }
@@ -93,7 +96,8 @@ pub fn plan(seen: &Seen, limits: &Limits, archived: Option<Lsn>, size: SegmentSi
         (None, false) => Step::Leave,
         (Some(_), false) => Step::Drop,
         (None, true) => Step::Create,
-        (Some(slot), true) if over || slot.wal_status == WalStatus::Lost => Step::Renew,
+        (Some(slot), true) if slot.wal_status == WalStatus::Lost => Step::Renew,
+        (Some(_), true) if over => Step::LetGo(seen.end),
         (Some(slot), true) => {
             // Whole segments only: the one that is being filled is shipped anew after a failover.
             let start = archived.map(|lsn| Lsn::new(lsn.get() - size.offset(lsn)));
@@ -155,7 +159,7 @@ mod tests {
         let at = |end| seen(false, Some(slot(1.0, WalStatus::Extended)), end, false);
         for (name, seen, limits, expected) in [
             ("below", at(10.9), database, Step::Leave),
-            ("at the ceiling", at(11.0), database, Step::Renew),
+            ("at the ceiling", at(11.0), database, Step::LetGo(lsn(11.0))),
             ("the archive goes first", at(99.0), archive, Step::Leave),
             (
                 "none",
@@ -222,7 +226,7 @@ mod tests {
                 "over",
                 seen(true, there(5.0), 15.0, true),
                 bounded,
-                Step::Renew,
+                Step::LetGo(lsn(15.0)),
             ),
         ] {
             let limits = limits(standbys, OnSlotLimit::ProtectDatabase);
@@ -256,7 +260,7 @@ mod tests {
                 Step::Advance(to) => prop_assert!(to <= lsn(archived) && to > lsn(restart)),
                 Step::Drop => prop_assert!(recovery && !bounded),
                 Step::Leave | Step::Create => {}
-                Step::Renew => prop_assert!(false, "it holds what it should"),
+                Step::LetGo(_) | Step::Renew => prop_assert!(false, "it holds what it should"),
             }
         }
     }
