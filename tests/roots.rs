@@ -78,7 +78,8 @@ async fn the_program_brings_its_root_certificates() {
         ca_file: Some(root.path().join("ca.crt")),
         directory: "/nowhere".into(),
     };
-    let archive = Archive::new(store::open(&spec, &mounted).unwrap(), &spec, "shop-orders");
+    let archive =
+        Archive::new(store::open(&spec, &mounted).unwrap(), &spec, "shop-orders").unwrap();
     let lineage = archive.lineage("0123456789".parse().unwrap());
     let timeline = TimelineId::new(2).unwrap();
     lineage

@@ -14,7 +14,7 @@ say() { printf '%-22s %s\n' "$1" "$2"; }
 
 packages() {
   local missing=()
-  for package in ca-certificates gcc libc6-dev runc btrfs-progs nftables conntrack mmdebstrap iproute2 openssl musl-tools "postgresql-$POSTGRES_MAJOR" util-linux zstd; do
+  for package in ca-certificates gcc libc6-dev runc btrfs-progs nftables conntrack mmdebstrap iproute2 lz4 openssh-client openssl musl-tools "postgresql-$POSTGRES_MAJOR" util-linux zstd; do
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
@@ -167,6 +167,8 @@ component external-provisioner "" github.com/kubernetes-csi/external-provisioner
 component versitygw "" github.com/versity/versitygw/cmd/versitygw
 program_image versitygw "$latest/bin/versitygw"
 component csi-sanity "" github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+# Reads what the archive encrypts, in tests.
+component age "" filippo.io/age/cmd/{age,age-keygen}
 # Pushes images to a registry of the user; tests run it as a registry as well.
 component crane "" github.com/google/go-containerregistry/cmd/crane
 pause_image

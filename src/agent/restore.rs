@@ -197,9 +197,12 @@ async fn in_lineages(
             target: restore.spec.target.clone(),
             archive: config.archive.clone(),
             archive_name: config.archive_name.clone(),
+            can_decrypt: restore.spec.decryption.is_some(),
         };
         match plan(&request, &contents) {
             Ok(plan) => return Ok(Outcome::Planned(Box::new(plan))),
+            // This history it is; that it cannot be read makes no other the right one.
+            Err(refusal @ Refusal::KeyMissing { .. }) => return Ok(Outcome::Refused(refusal)),
             Err(refusal) => refused = refused.or(Some(refusal)),
         }
         // Only a time says by itself which history is meant.

@@ -87,7 +87,7 @@ impl Stores {
             return Ok(archive.clone());
         }
         let store = store::open(&config.store, &self.secrets)?;
-        let archive = Arc::new(Archive::new(store, &config.store, &config.archive_name));
+        let archive = Arc::new(Archive::new(store, &config.store, &config.archive_name)?);
         *open = Some((config.clone(), archive.clone()));
         Ok(archive)
     }

@@ -57,6 +57,9 @@ pub struct PgArchiveSpec {
     /// How WAL segments are compressed. Default: zstd, level 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
+    /// Encrypt WAL with age. The catalog stays in the clear. Default: not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 /// A bucket of S3 or of a store that speaks its protocol.
@@ -134,6 +137,22 @@ pub struct Compression {
     pub level: Option<i32>,
 }
 
+/// To whom WAL is encrypted.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// Public keys, each of which opens what is written from now on: age1… as age-keygen prints them, or SSH keys of type
+    /// ssh-ed25519 or ssh-rsa (2048 to 4096 bits). To rotate keys change the list; what was written before stays readable
+    /// with the old keys only, so keep those.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 1024)))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.all(recipient, recipient.matches('^(age1[0-9a-z]+|ssh-ed25519 .+|ssh-rsa .+)$'))",
+        "message": "each recipient must be a public key, as in age1… or ssh-ed25519 …",
+    }]))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub recipients: Vec<String>,
+}
+
 /// A compression algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -141,6 +160,8 @@ pub enum CompressionAlgorithm {
     /// Zstandard (RFC 8878).
     #[default]
     Zstd,
+    /// LZ4 frames: less work, larger objects.
+    Lz4,
     /// As PostgreSQL wrote it.
     None,
 }

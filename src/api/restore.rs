@@ -61,6 +61,22 @@ pub struct PgRestoreSpec {
     pub target: Option<RestoreTarget>,
     /// Where to.
     pub into: RestoreInto,
+    /// The private key for encrypted WAL. Only recovery reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decryption: Option<Decryption>,
+}
+
+/// A file of private keys in a Secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Decryption {
+    /// The Secret's name, in this namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// The key in it whose value is a file as age -i takes it: age identities one a line, SSH private keys without a
+    /// passphrase, or both. After a rotation it holds the keys of every generation that is read.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
 }
 
 /// What to restore from, in this namespace.

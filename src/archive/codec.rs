@@ -1,31 +1,84 @@
 //! How plain bytes become an object's bytes: formats that an admin can read without Highwater.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use bytes::{Bytes, BytesMut};
-use object_store::PutPayload;
+use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use object_store::{PutPayload, path::Path};
 use sha2::{Digest, Sha256};
 
-use crate::api::{Compression, CompressionAlgorithm};
+use super::{
+    OpenError,
+    encryption::{Identities, Notes, Recipients, at_end},
+};
+use crate::api::{Compression, CompressionAlgorithm, PgArchiveSpec};
 
-/// What an object's ending says about its bytes.
+/// How an object is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
     /// A Zstandard frame (RFC 8878): `zstd -d` reads it.
     Zstd,
+    /// An LZ4 frame: `lz4 -d` reads it.
+    Lz4,
     /// The plain bytes.
     Raw,
 }
 
+/// What an object's ending says about its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// How it is compressed.
+    pub codec: Codec,
+    /// Whether what came of that is encrypted: `age -d` reads it.
+    pub encrypted: bool,
+}
+
+/// Why plain bytes cannot be had from an object's.
+#[derive(Debug)]
+pub(super) enum DecodeError {
+    /// It is encrypted, and there is no key.
+    KeyMissing,
+    /// It is encrypted, and none of the keys fits.
+    KeyWrong,
+    /// It is not what its ending says.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for DecodeError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
 impl Codec {
-    /// Every codec that a reader may meet, the likeliest first.
-    pub const ALL: [Self; 2] = [Self::Zstd, Self::Raw];
+    const fn encoding(self, encrypted: bool) -> Encoding {
+        Encoding {
+            codec: self,
+            encrypted,
+        }
+    }
+}
+
+impl Encoding {
+    /// Every one that a reader may meet, the likeliest first.
+    pub const ALL: [Self; 6] = [
+        Codec::Zstd.encoding(false),
+        Codec::Zstd.encoding(true),
+        Codec::Lz4.encoding(false),
+        Codec::Lz4.encoding(true),
+        Codec::Raw.encoding(false),
+        Codec::Raw.encoding(true),
+    ];
 
     /// The ending of keys.
     pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Zstd => "zst",
-            Self::Raw => "raw",
+        match (self.codec, self.encrypted) {
+            (Codec::Zstd, false) => "zst",
+            (Codec::Zstd, true) => "zst.age",
+            (Codec::Lz4, false) => "lz4",
+            (Codec::Lz4, true) => "lz4.age",
+            (Codec::Raw, false) => "raw",
+            (Codec::Raw, true) => "raw.age",
         }
     }
 
@@ -33,70 +86,218 @@ impl Codec {
     pub fn from_extension(extension: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
-            .find(|codec| codec.extension() == extension)
+            .find(|encoding| encoding.extension() == extension)
+    }
+
+    /// From a key; `None` for objects that are never encoded.
+    pub(super) fn of(key: &Path) -> Option<Self> {
+        let (before, last) = key.filename()?.rsplit_once('.')?;
+        let encrypted = || Self::from_extension(&format!("{}.{last}", before.rsplit_once('.')?.1));
+        Self::from_extension(last).or_else(encrypted)
     }
 
     /// Plain bytes from an object's; `limit` bounds what a broken object can make of itself.
-    ///
-    /// # Errors
-    /// Not a Zstandard frame, or more than `limit` bytes.
-    pub fn decode(self, bytes: &[u8], limit: usize) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Raw if bytes.len() > limit => {
-                Err(io::Error::other(format!("more than {limit} bytes")))
+    pub(super) fn decode(
+        self,
+        stored: &[u8],
+        limit: usize,
+        identities: &Identities,
+    ) -> Result<Vec<u8>, DecodeError> {
+        let plain = match (self.codec, self.encrypted) {
+            (Codec::Raw, false) if stored.len() > limit => Err(too_long(limit)),
+            (Codec::Raw, false) => Ok(stored.to_vec()),
+            (Codec::Zstd, false) if stored.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            (Codec::Zstd, false) => zstd::bulk::decompress(stored, limit),
+            (Codec::Lz4, false) => self.codec.read(stored, stored.len(), limit),
+            (_, true) => {
+                let opened = BufReader::with_capacity(CHUNK, identities.open(stored)?);
+                self.codec.read(opened, stored.len(), limit)
             }
-            Self::Raw => Ok(bytes.to_vec()),
-            Self::Zstd => zstd::bulk::decompress(bytes, limit),
+        };
+        Ok(plain?)
+    }
+}
+
+impl Codec {
+    /// Plain bytes from a stream of encoded ones: never two copies of the whole.
+    fn read(self, mut encoded: impl BufRead, stored: usize, limit: usize) -> io::Result<Vec<u8>> {
+        let first = encoded.fill_buf()?;
+        if first.is_empty() && self != Self::Raw {
+            // To the libraries it is no frame at all, and so no content.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let announced = self.announced(first).unwrap_or(stored);
+        let mut plain = Vec::with_capacity(announced.min(limit));
+        match self {
+            Self::Raw => copy(encoded.by_ref(), &mut plain, limit)?,
+            Self::Zstd => {
+                let mut frame =
+                    zstd::stream::read::Decoder::with_buffer(&mut encoded)?.single_frame();
+                copy(&mut frame, &mut plain, limit)?;
+            }
+            Self::Lz4 => {
+                let frame = FrameDecoder::new(Unended(&mut encoded));
+                copy(frame, &mut plain, limit)?;
+            }
+        }
+        at_end(encoded)?;
+        Ok(plain)
+    }
+
+    /// The length of the content that a frame's first bytes announce.
+    fn announced(self, first: &[u8]) -> Option<usize> {
+        let length = match self {
+            Self::Raw => None,
+            Self::Zstd => zstd::zstd_safe::get_frame_content_size(first)
+                .ok()
+                .flatten(),
+            Self::Lz4 => {
+                let sized = first.get(4).is_some_and(|flags| flags & LZ4_SIZED != 0);
+                let bytes = first.get(6..14).filter(|_| sized)?;
+                Some(u64::from_le_bytes(bytes.try_into().ok()?))
+            }
+        };
+        usize::try_from(length?).ok()
+    }
+}
+
+/// Bytes that must not end while they are read: the LZ4 library takes an end between two blocks for the frame's.
+struct Unended<R>(R);
+
+impl<R: Read> Read for Unended<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(to)? {
+            0 if !to.is_empty() => Err(io::Error::other("it ends within its frame")),
+            read => Ok(read),
         }
     }
 }
 
+/// The flag of an LZ4 frame that its content's size follows.
+const LZ4_SIZED: u8 = 0x08;
+
+fn copy(from: impl Read, to: &mut Vec<u8>, limit: usize) -> io::Result<()> {
+    // One more, to see that there is more.
+    from.take(limit as u64 + 1).read_to_end(to)?;
+    match to.len() > limit {
+        true => Err(too_long(limit)),
+        false => Ok(()),
+    }
+}
+
+fn too_long(limit: usize) -> io::Error {
+    io::Error::other(format!("more than {limit} bytes"))
+}
+
 /// How a writer encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Encoder {
-    /// The codec.
-    pub codec: Codec,
+    codec: Codec,
     level: i32,
+    recipients: Recipients,
 }
 
 /// Compressed bytes are kept in pieces of this size: one buffer that doubles would need twice the memory.
 const CHUNK: usize = 256 * 1024;
 
 impl Encoder {
-    /// As the PgArchive says. Default: zstd, level 3.
-    pub fn new(compression: Option<&Compression>) -> Self {
-        let (codec, level) = match compression {
-            Some(Compression {
-                algorithm: CompressionAlgorithm::None,
-                level: _,
-            }) => (Codec::Raw, None),
-            Some(Compression {
-                algorithm: CompressionAlgorithm::Zstd,
-                level,
-            }) => (Codec::Zstd, *level),
-            None => (Codec::Zstd, None),
-        };
-        let level = level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
-        Self { codec, level }
-    }
-
-    /// An object's bytes from plain ones.
+    /// As the PgArchive says. Default: zstd, level 3, not encrypted.
     ///
     /// # Errors
-    /// Memory.
-    pub fn encode(self, plain: &Bytes) -> io::Result<PutPayload> {
+    /// A recipient that is none.
+    pub fn new(spec: &PgArchiveSpec) -> Result<Self, OpenError> {
+        let compression = spec.compression.clone().unwrap_or(Compression {
+            algorithm: CompressionAlgorithm::Zstd,
+            level: None,
+        });
+        let Compression { algorithm, level } = compression;
+        Ok(Self {
+            codec: match algorithm {
+                CompressionAlgorithm::Zstd => Codec::Zstd,
+                CompressionAlgorithm::Lz4 => Codec::Lz4,
+                CompressionAlgorithm::None => Codec::Raw,
+            },
+            level: level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL),
+            recipients: Recipients::new(spec.encryption.as_ref())?,
+        })
+    }
+
+    /// What the objects are that it makes.
+    pub fn encoding(&self) -> Encoding {
+        self.codec.encoding(!self.recipients.is_empty())
+    }
+
+    /// An object's bytes from plain ones. `notes` is what an encrypted one says in the clear.
+    pub(super) fn encode(&self, plain: &Bytes, notes: &Notes) -> io::Result<PutPayload> {
+        let encrypted = self.encoding().encrypted;
+        if self.codec == Codec::Raw && !encrypted {
+            return Ok(plain.clone().into());
+        }
+        let sink = match encrypted {
+            true => {
+                let encryptor = self.recipients.encryptor(notes)?;
+                Sink::Encrypted(encryptor.wrap_output(Chunks::default())?)
+            }
+            false => Sink::Clear(Chunks::default()),
+        };
+        self.compress(plain, sink)?.finish()
+    }
+
+    /// Readers learn from a frame how long its content is, and whether it is whole.
+    fn compress(&self, plain: &[u8], mut sink: Sink) -> io::Result<Sink> {
         match self.codec {
-            Codec::Raw => Ok(plain.clone().into()),
+            Codec::Raw => {
+                sink.write_all(plain)?;
+                Ok(sink)
+            }
             Codec::Zstd => {
-                let mut encoder = zstd::stream::write::Encoder::new(Chunks::default(), self.level)?;
-                // Readers learn from the frame how long the content is, and whether it is whole.
-                encoder.set_pledged_src_size(Some(plain.len() as u64))?;
-                encoder.include_contentsize(true)?;
-                encoder.include_checksum(true)?;
-                encoder.write_all(plain)?;
-                Ok(encoder.finish()?.into_payload())
+                let mut frame = zstd::stream::write::Encoder::new(sink, self.level)?;
+                frame.set_pledged_src_size(Some(plain.len() as u64))?;
+                frame.include_contentsize(true)?;
+                frame.include_checksum(true)?;
+                frame.write_all(plain)?;
+                frame.finish()
+            }
+            Codec::Lz4 => {
+                let info = FrameInfo::new()
+                    .block_size(BlockSize::Max256KB)
+                    .block_mode(BlockMode::Linked)
+                    .content_size(Some(plain.len() as u64))
+                    .content_checksum(true);
+                let mut frame = FrameEncoder::with_frame_info(info, sink);
+                frame.write_all(plain)?;
+                Ok(frame.finish()?)
             }
         }
+    }
+}
+
+/// Where an object's bytes go.
+enum Sink {
+    Clear(Chunks),
+    Encrypted(age::stream::StreamWriter<Chunks>),
+}
+
+impl Sink {
+    fn finish(self) -> io::Result<PutPayload> {
+        let chunks = match self {
+            Self::Clear(chunks) => chunks,
+            Self::Encrypted(stream) => stream.finish()?,
+        };
+        Ok(chunks.into_payload())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(chunks) => chunks.write(bytes),
+            Self::Encrypted(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -139,55 +340,4 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn encoded(encoder: Encoder, plain: &[u8]) -> Bytes {
-        encoder
-            .encode(&Bytes::copy_from_slice(plain))
-            .unwrap()
-            .into()
-    }
-
-    #[test]
-    fn a_broken_object_is_no_content() {
-        let plain = vec![7; 3 * CHUNK];
-        let stored = encoded(Encoder::new(None), &plain).to_vec();
-        for at in 0..stored.len() {
-            let mut broken = stored.clone();
-            broken[at] ^= 1;
-            let read = Codec::Zstd.decode(&broken, plain.len());
-            assert!(read.is_err() || read.unwrap() == plain, "byte {at}");
-        }
-        assert!(
-            Codec::Zstd
-                .decode(&stored[..stored.len() - 1], plain.len())
-                .is_err()
-        );
-        assert!(
-            Codec::Zstd.decode(&stored, plain.len() - 1).is_err(),
-            "limit"
-        );
-        assert!(Codec::Raw.decode(&plain, plain.len() - 1).is_err(), "limit");
-    }
-
-    proptest! {
-        #[test]
-        fn reads_what_it_wrote(seed: u64, length in 0..5 * CHUNK, none: bool) {
-            // Half noise, half zeros: neither all literals nor all matches.
-            let mut state = seed | 1;
-            let plain: Vec<u8> = (0..length).map(|at| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                if at % 2 == 0 { state.to_le_bytes()[0] } else { 0 }
-            }).collect();
-            let compression = none.then_some(Compression { algorithm: CompressionAlgorithm::None, level: None });
-            let encoder = Encoder::new(compression.as_ref());
-            let stored = encoded(encoder, &plain);
-            prop_assert_eq!(encoder.codec.decode(&stored, length).unwrap(), plain);
-        }
-    }
-}
+mod tests;

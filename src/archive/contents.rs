@@ -31,6 +31,8 @@ pub struct Segment {
     pub valid_end: Lsn,
     /// What its records say; `None` where nobody read them.
     pub records: Option<Records>,
+    /// Whether it can be read with a private key only.
+    pub encrypted: bool,
 }
 
 /// The shipped beginning of a segment that is not whole.
@@ -40,6 +42,8 @@ pub struct Tail {
     pub end: Lsn,
     /// What its records say; `None` where nobody could read them.
     pub records: Option<Records>,
+    /// Whether any of it can be read with a private key only.
+    pub encrypted: bool,
 }
 
 /// What the records of a stretch of WAL say.
@@ -62,6 +66,8 @@ pub struct Piece {
     pub to: Lsn,
     /// What its records say; `None` where that is not known.
     pub records: Option<Records>,
+    /// Whether it can be read with a private key only.
+    pub encrypted: bool,
 }
 
 impl From<&IndexEntry> for Segment {
@@ -73,6 +79,8 @@ impl From<&IndexEntry> for Segment {
                 last_record: entry.last_record,
                 last_commit: entry.last_commit,
             }),
+            // The listing says it.
+            encrypted: false,
         }
     }
 }
@@ -98,33 +106,36 @@ impl Contents {
         let begins = ancestors
             .last()
             .map_or(Lsn::new(0), |(_, left_at)| *left_at);
+        // Behind the end of valid WAL nothing can be replayed: it is as if it were missing.
         let whole = self
             .segments
             .iter()
-            // Behind the end of valid WAL nothing can be replayed: it is as if it were missing.
-            .map(|(name, segment)| (*name, segment.valid_end, segment.records));
+            .map(|(name, segment)| (*name, segment.valid_end, segment.records, segment.encrypted));
         let tails = self
             .tails
             .iter()
             .filter(|(name, _)| !self.segments.contains_key(*name))
-            .map(|(name, tail)| (*name, tail.end, tail.records));
-        whole.chain(tails).filter_map(move |(name, end, records)| {
-            let own = name.timeline() == timeline;
-            let left_at = match own {
-                true => None,
-                false => Some(ancestors.iter().find(|(id, _)| *id == name.timeline())?.1),
-            };
-            let to = left_at.map_or(end, |left_at| end.min(left_at));
-            let from = name.start(size);
-            let belongs = from < to && (!own || name.end(size) > begins);
-            belongs.then_some(Piece {
-                timeline: name.timeline(),
-                from,
-                to,
-                // What lies behind the switch is another line's.
-                records: records.filter(|_| to == end),
+            .map(|(name, tail)| (*name, tail.end, tail.records, tail.encrypted));
+        whole
+            .chain(tails)
+            .filter_map(move |(name, end, records, encrypted)| {
+                let own = name.timeline() == timeline;
+                let left_at = match own {
+                    true => None,
+                    false => Some(ancestors.iter().find(|(id, _)| *id == name.timeline())?.1),
+                };
+                let to = left_at.map_or(end, |left_at| end.min(left_at));
+                let from = name.start(size);
+                let belongs = from < to && (!own || name.end(size) > begins);
+                belongs.then_some(Piece {
+                    timeline: name.timeline(),
+                    from,
+                    to,
+                    // What lies behind the switch is another line's.
+                    records: records.filter(|_| to == end),
+                    encrypted,
+                })
             })
-        })
     }
 
     /// [`Self::pieces`], cut where bytes are missing.

@@ -7,6 +7,13 @@ use object_store::{
     client::{HttpError, HttpErrorKind},
 };
 
+/// Something is encrypted, and no key was given.
+pub(crate) const KEY_MISSING: &str = "DecryptionKeyMissing";
+/// Something is encrypted, and the keys that were given do not fit.
+pub(crate) const KEY_WRONG: &str = "DecryptionKeyWrong";
+/// What to do about both.
+const DECRYPTION: &str = "PgRestore.spec.decryption names Secret and key of a file of age identities or SSH private keys: create a new PgRestore with one that holds the key of each generation that the restore reads";
+
 /// Why an archive cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -24,6 +31,27 @@ pub enum OpenError {
     /// The store's settings make no sense.
     #[error("failed to open the store: {0}")]
     Store(#[from] StoreError),
+    /// What is to be encrypted to is no public key.
+    #[error(
+        "encryption.recipients[{position}] of the PgArchive is no recipient: {cause}; give public keys as age-keygen -y prints them, or of SSH"
+    )]
+    InvalidRecipient {
+        /// Its position in the list, from 0.
+        position: usize,
+        /// Why.
+        cause: String,
+    },
+    /// The file with the private keys is not there.
+    #[error("failed to read the decryption key: there is no file {0}; {DECRYPTION}")]
+    IdentityMissing(String),
+    /// It is there, and is no file of identities.
+    #[error("failed to read the decryption key {path}: {what}; {DECRYPTION}")]
+    InvalidIdentity {
+        /// Which file.
+        path: String,
+        /// Why not; never any of its content.
+        what: String,
+    },
     /// Neither s3 nor directory.
     #[error("the PgArchive names no store: give exactly one of s3 and directory")]
     NoStore,
@@ -35,6 +63,9 @@ impl OpenError {
         match self {
             Self::Mounted { .. } | Self::MissingKey(_) => "CredentialsUnreadable",
             Self::Store(_) | Self::NoStore => "InvalidArchive",
+            Self::InvalidRecipient { .. } => "InvalidRecipient",
+            Self::IdentityMissing(_) => KEY_MISSING,
+            Self::InvalidIdentity { .. } => "InvalidDecryptionKey",
         }
     }
 }
@@ -241,6 +272,20 @@ pub enum ReadError {
         /// What the store said.
         cause: StoreError,
     },
+    /// It is encrypted, and no key was given.
+    #[error("failed to read {key}: it is encrypted, and there is no decryption key; {DECRYPTION}")]
+    KeyMissing {
+        /// The key.
+        key: String,
+    },
+    /// It is encrypted, and none of the given keys fits.
+    #[error(
+        "failed to read {key}: it is encrypted, and none of the given decryption keys fits; {DECRYPTION}"
+    )]
+    KeyWrong {
+        /// The key.
+        key: String,
+    },
     /// It is there, and not what was written.
     #[error("failed to read {key}: {what}")]
     Corrupt {
@@ -252,10 +297,20 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// Whether only somebody with a private key, or with another one, can read it.
+    pub const fn wants_key(&self) -> bool {
+        match self {
+            Self::KeyMissing { .. } | Self::KeyWrong { .. } => true,
+            Self::NotFound { .. } | Self::Unavailable { .. } | Self::Corrupt { .. } => false,
+        }
+    }
+
     /// For condition, event and metric.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "NotInArchive",
+            Self::KeyMissing { .. } => KEY_MISSING,
+            Self::KeyWrong { .. } => KEY_WRONG,
             Self::Unavailable { cause, .. } => Fault::of(cause).reason(),
             Self::Corrupt { .. } => "ArchiveCorrupt",
         }

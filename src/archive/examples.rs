@@ -70,6 +70,7 @@ pub fn with_segments(
         let whole = Segment {
             valid_end: Lsn::new((number + 1) * MIB),
             records: Some(records),
+            encrypted: false,
         };
         contents.segments.insert(segment(tli, number), whole);
     }
@@ -85,6 +86,7 @@ pub fn with_tail(mut contents: Contents, tli: u32, end: f64, committed: Option<f
     let tail = Tail {
         end: lsn(end),
         records: Some(records),
+        encrypted: false,
     };
     contents.tails.insert(segment(tli, end as u64), tail);
     contents

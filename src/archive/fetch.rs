@@ -1,11 +1,13 @@
 //! Fetching WAL: segments, whole or put together from their tails, and history files.
 
+use futures::future::join_all;
 use object_store::{Error as StoreError, path::Path};
 
 use super::{
-    Codec, IndexEntry, Lineage, ReadError,
-    handle::{check, corrupt, not_found, plain, unavailable},
+    Encoding, IndexEntry, Lineage, ReadError,
+    handle::{check, corrupt, not_found, said_hash, unavailable},
     memory::Part,
+    objects::Stored,
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
@@ -53,44 +55,81 @@ impl Lineage {
 
     /// Not there, or the store says so of everything.
     async fn missing(&self, name: SegmentName) -> ReadError {
-        let key = self.layout.segment(name, self.encoder.codec);
+        let key = self.layout.segment(name, self.encoder.encoding());
         match self.objects.get(&self.layout.identity()).await {
             Ok(_) => not_found(&key),
             Err(cause) => unavailable(&key, cause),
         }
     }
 
-    /// The whole segment, if the store has it under any codec's ending. `None` is to be believed only while the identity
-    /// object can be read.
+    /// The whole segment, if the store has it under any ending: the one that was found last, or is written now, is tried
+    /// first. `None` is to be believed only while the identity object can be read.
     pub(super) async fn whole(
         &self,
         name: SegmentName,
         length: usize,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        for codec in Codec::ALL {
-            let key = self.layout.segment(name, codec);
-            let stored = match self.objects.get(&key).await {
-                Ok(stored) => stored,
-                Err(StoreError::NotFound { .. }) => continue,
-                Err(error) => return Err(unavailable(&key, error)),
-            };
-            let known = stored.sha256.is_some();
-            let plain = plain(&key, &stored, length)?;
-            if plain.len() != length {
-                let found = plain.len();
-                return Err(corrupt(&key, format!("{found} bytes, want {length}")));
+        let last = self.memory.read(|read| read.ending);
+        let likely = last.unwrap_or_else(|| self.encoder.encoding());
+        let mut failed = match self.whole_as(name, likely, length).await {
+            Ok(Some(plain)) => return Ok(Some(plain)),
+            Ok(None) => None,
+            // Another copy may be readable, as where encryption was begun or given up.
+            Err(error) if error.wants_key() => Some(error),
+            Err(error) => return Err(error),
+        };
+        let others = Encoding::ALL.into_iter().filter(|other| *other != likely);
+        let tried = others.map(async |other| (other, self.whole_as(name, other, length).await));
+        for (ending, outcome) in join_all(tried).await {
+            match outcome {
+                Ok(Some(plain)) => {
+                    self.memory.read(|read| read.ending = Some(ending));
+                    return Ok(Some(plain));
+                }
+                Ok(None) => {}
+                // An outage may hide a copy that can be read.
+                Err(error) if error.wants_key() => failed = failed.or(Some(error)),
+                Err(error) => failed = Some(error),
             }
-            // The frame has a checksum of its own: without an entry that is all there is.
-            let entry = match known {
-                true => None,
-                false => self.get_json(&self.layout.index_entry(name)).await?,
-            };
-            if let Some(IndexEntry { sha256, .. }) = entry {
-                check(&key, &plain, &sha256)?;
-            }
-            return Ok(Some(plain));
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
+    }
+
+    async fn whole_as(
+        &self,
+        name: SegmentName,
+        encoding: Encoding,
+        length: usize,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let key = self.layout.segment(name, encoding);
+        match self.objects.get(&key).await {
+            Ok(stored) => self.checked(name, &key, &stored, length).await.map(Some),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(unavailable(&key, error)),
+        }
+    }
+
+    async fn checked(
+        &self,
+        name: SegmentName,
+        key: &Path,
+        stored: &Stored,
+        length: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let plain = self.plain(key, stored, length)?;
+        if plain.len() != length {
+            let found = plain.len();
+            return Err(corrupt(key, format!("{found} bytes, want {length}")));
+        }
+        // The frame has a checksum of its own: without an entry that is all there is.
+        let entry = match said_hash(key, stored)? {
+            Some(_) => None,
+            None => self.get_json(&self.layout.index_entry(name)).await?,
+        };
+        if let Some(IndexEntry { sha256, .. }) = entry {
+            check(key, &plain, &sha256)?;
+        }
+        Ok(plain)
     }
 
     /// The longest beginning of an unfinished segment that its parts make up.
@@ -144,7 +183,7 @@ impl Lineage {
 }
 
 /// Of all parts that go on at `reached`, the one that goes furthest.
-fn furthest(parts: &[Part], reached: u64) -> Option<usize> {
+pub(super) fn furthest(parts: &[Part], reached: u64) -> Option<usize> {
     let goes_on = |part: &Part| part.name.from <= reached && part.name.to > reached;
     let next = parts.iter().enumerate().filter(|(_, part)| goes_on(part));
     next.max_by_key(|(_, part)| part.name.to)

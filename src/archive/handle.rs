@@ -10,7 +10,9 @@ use object_store::{Error as StoreError, ObjectMeta, ObjectStore, PutPayload, pat
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Codec, Encoder, Identity, Layout, LineageId, PushError, ReadError,
+    Encoder, Encoding, Identities, Identity, Layout, LineageId, OpenError, PushError, ReadError,
+    codec::DecodeError,
+    encryption::Notes,
     memory::Memory,
     objects::{Objects, Put, Stored},
     sha256,
@@ -27,19 +29,34 @@ pub struct Archive {
     prefix: String,
     archive_name: String,
     encoder: Encoder,
+    identities: Identities,
     memories: Arc<Mutex<BTreeMap<LineageId, Arc<Memory>>>>,
 }
 
 impl Archive {
     /// The database `archive_name` in the store that `spec` names.
-    pub fn new(store: Arc<dyn ObjectStore>, spec: &PgArchiveSpec, archive_name: &str) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// What is to be encrypted to is no public key.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        spec: &PgArchiveSpec,
+        archive_name: &str,
+    ) -> Result<Self, OpenError> {
+        Ok(Self {
             objects: Objects::new(store),
             prefix: spec.prefix.clone().unwrap_or_default(),
             archive_name: archive_name.to_owned(),
-            encoder: Encoder::new(spec.compression.as_ref()),
+            encoder: Encoder::new(spec)?,
+            identities: Identities::default(),
             memories: Arc::default(),
-        }
+        })
+    }
+
+    /// Reads encrypted objects with these keys: for recovery only.
+    #[must_use]
+    pub fn with_identities(self, identities: Identities) -> Self {
+        Self { identities, ..self }
     }
 
     /// Tries each request as `policy` says. Default: [`Policy::REQUEST`].
@@ -60,7 +77,8 @@ impl Archive {
         Lineage {
             objects: self.objects.clone(),
             layout: Layout::new(&self.prefix, &self.archive_name, &id),
-            encoder: self.encoder,
+            encoder: self.encoder.clone(),
+            identities: self.identities.clone(),
             memory: memories.entry(id.clone()).or_default().clone(),
             id,
         }
@@ -78,6 +96,7 @@ pub struct Lineage {
     pub(super) objects: Objects,
     pub(super) layout: Layout,
     pub(super) encoder: Encoder,
+    identities: Identities,
     /// What was learnt about it, shared by all that one [`Archive`] hands out.
     pub(super) memory: Arc<Memory>,
     id: LineageId,
@@ -192,7 +211,9 @@ impl Lineage {
 
     /// Whether what lies at `key` is what `ours` is the hash of.
     async fn compare(&self, key: &Path, ours: &str) -> Result<PushOutcome, PushError> {
-        let theirs = self.hash(key).await?.ok_or_else(|| not_found(key))?;
+        let theirs = self.hash(key).await;
+        let theirs = theirs.map_err(|error| undecided(error, ours))?;
+        let theirs = theirs.ok_or_else(|| not_found(key))?;
         match theirs == ours {
             true => Ok(PushOutcome::AlreadyThere),
             false => Err(PushError::Conflict {
@@ -203,11 +224,21 @@ impl Lineage {
         }
     }
 
-    /// SHA-256 of the plain content of an object; `None` if it is definitely not there.
+    /// SHA-256 of the plain content of an object; `None` if it is definitely not there. Of an encrypted one that says it
+    /// nowhere in the clear only who has the key can know it.
     pub(super) async fn hash(&self, key: &Path) -> Result<Option<String>, ReadError> {
         match self.objects.hash(key).await {
             Ok(Ok(hash)) => Ok(Some(hash)),
-            Ok(Err(stored)) => Ok(Some(sha256(&decode(key, &stored, LONGEST)?))),
+            Ok(Err(bytes)) => {
+                let stored = Stored {
+                    bytes,
+                    sha256: None,
+                };
+                match said_hash(key, &stored)? {
+                    Some(hash) => Ok(Some(hash)),
+                    None => Ok(Some(sha256(&self.decode(key, &stored, LONGEST)?))),
+                }
+            }
             Err(missing @ StoreError::NotFound { .. }) => {
                 self.believe(key, missing).await.map(|()| None)
             }
@@ -215,7 +246,7 @@ impl Lineage {
         }
     }
 
-    /// The plain content of an object whose ending names its codec, checked where the store keeps its hash.
+    /// The plain content of an object whose ending names its encoding, checked where its hash is said.
     pub(super) async fn get_plain(
         &self,
         key: &Path,
@@ -224,7 +255,46 @@ impl Lineage {
         let Some(stored) = self.get(key).await? else {
             return Ok(None);
         };
-        plain(key, &stored, limit).map(Some)
+        self.plain(key, &stored, limit).map(Some)
+    }
+
+    /// Plain content, checked where its hash is said.
+    pub(super) fn plain(
+        &self,
+        key: &Path,
+        stored: &Stored,
+        limit: usize,
+    ) -> Result<Vec<u8>, ReadError> {
+        let plain = self.decode(key, stored, limit)?;
+        match said_hash(key, stored)? {
+            Some(expected) => check(key, &plain, &expected).map(|()| plain),
+            None => Ok(plain),
+        }
+    }
+
+    fn decode(&self, key: &Path, stored: &Stored, limit: usize) -> Result<Vec<u8>, ReadError> {
+        let bytes = &stored.bytes;
+        // The frame says how long the content is; a limit keeps a broken one from taking all memory.
+        let limit = limit.min(LONGEST);
+        match Encoding::of(key) {
+            Some(encoding) => encoding.decode(bytes, limit, &self.identities),
+            None => Ok(bytes.to_vec()),
+        }
+        .map_err(|error| unreadable(key, error))
+    }
+
+    /// What an encrypted object says in the clear; `None` if it is definitely not there.
+    pub(super) async fn notes(&self, key: &Path) -> Result<Option<Notes>, ReadError> {
+        match self.objects.beginning(key).await {
+            Ok(bytes) => {
+                let notes = Notes::read(&bytes);
+                notes.map(Some).map_err(|error| unreadable(key, error))
+            }
+            Err(missing @ StoreError::NotFound { .. }) => {
+                self.believe(key, missing).await.map(|()| None)
+            }
+            Err(error) => Err(unavailable(key, error)),
+        }
     }
 
     pub(super) async fn create_json<T: Serialize + Sync>(
@@ -277,12 +347,39 @@ pub(super) fn corrupt(key: &Path, what: impl Into<String>) -> ReadError {
     }
 }
 
-/// Plain content, checked.
-pub(super) fn plain(key: &Path, stored: &Stored, limit: usize) -> Result<Vec<u8>, ReadError> {
-    let plain = decode(key, &stored.bytes, limit)?;
-    match &stored.sha256 {
-        Some(expected) => check(key, &plain, expected).map(|()| plain),
-        None => Ok(plain),
+/// SHA-256 of the plain content, as the store or the object itself says it.
+pub(super) fn said_hash(key: &Path, stored: &Stored) -> Result<Option<String>, ReadError> {
+    let encrypted = Encoding::of(key).is_some_and(|encoding| encoding.encrypted);
+    if stored.sha256.is_some() || !encrypted {
+        return Ok(stored.sha256.clone());
+    }
+    let notes = Notes::read(&stored.bytes).map_err(|error| unreadable(key, error))?;
+    Ok(notes.sha256)
+}
+
+fn unreadable(key: &Path, error: DecodeError) -> ReadError {
+    let key = key.to_string();
+    match error {
+        DecodeError::KeyMissing => ReadError::KeyMissing { key },
+        DecodeError::KeyWrong => ReadError::KeyWrong { key },
+        DecodeError::Broken(cause) => ReadError::Corrupt {
+            key,
+            what: cause.to_string(),
+        },
+    }
+}
+
+/// What keeps a content from being compared with `ours`. If nobody without a private key can know it, it counts as another.
+pub(super) fn undecided(error: ReadError, ours: &str) -> PushError {
+    match error {
+        ReadError::KeyMissing { key } | ReadError::KeyWrong { key } => PushError::Conflict {
+            key,
+            ours: ours.to_owned(),
+            theirs: "not known, as it is encrypted and says none".to_owned(),
+        },
+        error @ (ReadError::NotFound { .. }
+        | ReadError::Unavailable { .. }
+        | ReadError::Corrupt { .. }) => PushError::Compare(error),
     }
 }
 
@@ -296,14 +393,6 @@ pub(super) fn check(key: &Path, plain: &[u8], expected: &str) -> Result<(), Read
             format!("SHA-256 is {found}, it was archived with {expected}"),
         )),
     }
-}
-
-fn decode(key: &Path, stored: &[u8], limit: usize) -> Result<Vec<u8>, ReadError> {
-    let ending = key.extension().and_then(Codec::from_extension);
-    let codec = ending.unwrap_or(Codec::Raw);
-    // The frame says how long the content is; a limit keeps a broken one from taking all memory.
-    let decoded = codec.decode(stored, limit.min(LONGEST));
-    decoded.map_err(|error| corrupt(key, error.to_string()))
 }
 
 fn parse<T: DeserializeOwned>(key: &Path, bytes: &[u8]) -> Result<T, ReadError> {

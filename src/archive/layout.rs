@@ -2,7 +2,7 @@
 
 use object_store::path::Path;
 
-use super::{Codec, LineageId};
+use super::{Encoding, LineageId};
 use crate::postgres::{SegmentName, TimelineId};
 
 /// The version of everything below a lineage: layout, index, manifest. Written into the identity object.
@@ -42,11 +42,11 @@ impl Layout {
     }
 
     /// A whole segment.
-    pub fn segment(&self, name: SegmentName, codec: Codec) -> Path {
+    pub fn segment(&self, name: SegmentName, encoding: Encoding) -> Path {
         self.key(&format!(
             "wal/{:08X}/{name}.{}",
             name.timeline(),
-            codec.extension()
+            encoding.extension()
         ))
     }
 
@@ -84,7 +84,7 @@ impl Layout {
     }
 
     /// A part of an unfinished segment: bytes `from` to `to`, counted from its start, by the writer `epoch`.
-    pub fn tail(&self, part: &TailName, codec: Codec) -> Path {
+    pub fn tail(&self, part: &TailName, encoding: Encoding) -> Path {
         let TailName {
             segment,
             from,
@@ -94,7 +94,7 @@ impl Layout {
         self.key(&format!(
             "tail/{:08X}/{segment}/{from:08X}-{to:08X}.{epoch}.{}",
             segment.timeline(),
-            codec.extension()
+            encoding.extension()
         ))
     }
 
@@ -117,15 +117,18 @@ impl Layout {
         Some(match kind {
             "history" => Key::History(ending("history")?.parse().ok()?),
             "wal" => {
-                Codec::from_extension(key.extension()?)?;
-                Key::Segment(stem(key)?.parse().ok()?)
+                let (name, ending) = key.filename()?.split_once('.')?;
+                Key::Segment(name.parse().ok()?, Encoding::from_extension(ending)?)
             }
             "index" => Key::Entry(ending("json")?.parse().ok()?),
             "rollup" => {
                 let (first, last) = rollup_range(key)?;
                 Key::Rollup(first, last)
             }
-            "tail" => Key::Tail(TailName::parse(key)?.0),
+            "tail" => {
+                let (name, encoding) = TailName::parse(key)?;
+                Key::Tail(name, encoding)
+            }
             "clock" => Key::Clock,
             "backups" => Key::BackupFile(parts.next()?.to_owned(), parts.next()?.to_owned()),
             _ => return None,
@@ -137,10 +140,10 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     History(TimelineId),
-    Segment(SegmentName),
+    Segment(SegmentName, Encoding),
     Entry(SegmentName),
     Rollup(SegmentName, SegmentName),
-    Tail(TailName),
+    Tail(TailName, Encoding),
     Clock,
     /// The backup's folder and the file's name.
     BackupFile(String, String),
@@ -160,11 +163,11 @@ pub struct TailName {
 }
 
 impl TailName {
-    /// From a key, with the codec that its ending names. `None` for what is no part.
-    pub fn parse(key: &Path) -> Option<(Self, Codec)> {
+    /// From a key, with the encoding that its ending names. `None` for what is no part.
+    pub fn parse(key: &Path) -> Option<(Self, Encoding)> {
         let mut parts = key.as_ref().rsplit('/');
         let (file, segment) = (parts.next()?, parts.next()?);
-        let mut pieces = file.split('.');
+        let mut pieces = file.splitn(3, '.');
         let (range, epoch, extension) = (pieces.next()?, pieces.next()?, pieces.next()?);
         let (from, to) = range.split_once('-')?;
         let name = Self {
@@ -173,7 +176,7 @@ impl TailName {
             to: u64::from_str_radix(to, 16).ok()?,
             epoch: epoch.to_owned(),
         };
-        Some((name, Codec::from_extension(extension)?))
+        Some((name, Encoding::from_extension(extension)?))
     }
 }
 
@@ -203,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tail_is_read_back_from_its_key() {
+    fn what_is_encoded_is_read_back_from_its_key() {
         let layout = Layout::new("prod/", "orders", &"0123456789".parse().unwrap());
         let name = TailName {
             segment: "00000001000000000000000A".parse().unwrap(),
@@ -211,12 +214,30 @@ mod tests {
             to: 0xFF00,
             epoch: "k3".into(),
         };
-        let key = layout.tail(&name, Codec::Zstd);
-        assert_eq!(
-            key.as_ref(),
-            "prod/orders/0123456789/tail/00000001/00000001000000000000000A/00000010-0000FF00.k3.zst"
-        );
-        assert_eq!(TailName::parse(&key), Some((name, Codec::Zstd)));
+        for (encoding, ending) in Encoding::ALL
+            .into_iter()
+            .zip(["zst", "zst.age", "lz4", "lz4.age", "raw", "raw.age"])
+        {
+            let key = layout.tail(&name, encoding);
+            let begin = "prod/orders/0123456789/tail/00000001/00000001000000000000000A/00000010-0000FF00.k3";
+            assert_eq!(key.as_ref(), format!("{begin}.{ending}"));
+            assert_eq!(TailName::parse(&key), Some((name.clone(), encoding)));
+            assert_eq!(Encoding::of(&key), Some(encoding));
+            let key = layout.segment(name.segment, encoding);
+            assert_eq!(
+                layout.parse(&key),
+                Some(Key::Segment(name.segment, encoding))
+            );
+        }
         assert_eq!(TailName::parse(&layout.identity()), None);
+        assert_eq!(Encoding::of(&layout.identity()), None);
+        for other in ["zst.gpg", "age", "zst.age.age", "zst.age.sha256"] {
+            let key = Path::from(format!(
+                "prod/orders/0123456789/wal/00000001/{}.{other}",
+                name.segment
+            ));
+            assert_eq!(layout.parse(&key), None, "{other}");
+            assert_eq!(Encoding::of(&key), None, "{other}");
+        }
     }
 }

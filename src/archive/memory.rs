@@ -7,7 +7,7 @@ use std::{
 
 use object_store::path::Path;
 
-use super::{Tail, TailName, contents::Segment};
+use super::{Encoding, Tail, TailName, contents::Segment};
 use crate::postgres::{SegmentName, wal::Carry};
 
 /// What was learnt about a lineage.
@@ -24,6 +24,8 @@ pub(super) struct Memory {
 pub(super) struct Part {
     pub name: TailName,
     pub key: Path,
+    /// Whether only recovery can read it.
+    pub encrypted: bool,
     /// Of the plain content; known of what this process wrote.
     pub sha256: Option<String>,
 }
@@ -32,6 +34,8 @@ pub(super) struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub segments: BTreeMap<SegmentName, Segment>,
+    /// The ending that a segment was found under last.
+    pub ending: Option<Encoding>,
     pub texts: BTreeMap<Path, String>,
     pub tails: BTreeMap<SegmentName, (Vec<Path>, Option<Tail>)>,
     /// The segment that was scanned last for what its end leaves to the next.

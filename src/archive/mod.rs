@@ -3,6 +3,7 @@
 mod backups;
 mod codec;
 mod contents;
+mod encryption;
 mod error;
 #[cfg(test)]
 mod examples;
@@ -22,9 +23,11 @@ pub mod store;
 pub mod window;
 
 pub use backups::{BACKUP_LABEL, MANIFEST, TABLESPACE_MAP, TOMBSTONE, Tombstone};
-pub use codec::{Codec, Encoder, sha256};
+pub use codec::{Codec, Encoder, Encoding, sha256};
 pub use contents::{Contents, LogEnd, Piece, Records, Segment, Tail, end_of_log};
+pub use encryption::Identities;
 pub use error::{Fault, OpenError, ProbeError, PushError, ReadError};
+pub(crate) use error::{KEY_MISSING, KEY_WRONG};
 pub use formats::{ClockPair, Identity, IndexEntry, Manifest, ManifestVolume, RestorePoint};
 pub use handle::{Archive, Lineage, PushOutcome};
 pub use layout::{FORMAT, Layout, TailName, backup_key};

@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    Attribute, Attributes, Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutPayload, path::Path,
+    Attribute, Attributes, Error as StoreError, GetOptions, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path,
 };
 
 use super::Fault;
@@ -17,6 +17,9 @@ use crate::retry::{self, Failure, Policy};
 
 /// The name of the metadata with the plain content's SHA-256, on stores that keep metadata.
 const HASH: &str = "sha256";
+
+/// More than the header of an encrypted object: sixteen long RSA keys take 12 KiB.
+const BEGINNING: u64 = 64 << 10;
 
 /// A store and what was found out about it.
 #[derive(Clone, Debug)]
@@ -87,6 +90,18 @@ impl Objects {
                 Some(hash) => Ok(Ok(hash)),
                 None => Ok(Err(result.bytes().await?)),
             }
+        })
+        .await
+    }
+
+    /// The first bytes of an object, at most [`BEGINNING`].
+    pub(super) async fn beginning(&self, key: &Path) -> Result<Bytes, StoreError> {
+        self.again(|| async {
+            let options = GetOptions {
+                range: Some((0..BEGINNING).into()),
+                ..GetOptions::default()
+            };
+            self.store.get_opts(key, options).await?.bytes().await
         })
         .await
     }

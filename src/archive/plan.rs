@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{
     Contents, Piece,
+    error::KEY_MISSING,
     window::{Base, bases, newest_timeline},
 };
 use crate::{
@@ -23,6 +24,8 @@ pub struct Request {
     pub archive: String,
     /// The database's name in the archive, for the plan.
     pub archive_name: String,
+    /// Whether there is a key for encrypted WAL.
+    pub can_decrypt: bool,
 }
 
 /// Why a target cannot be reached, and what can.
@@ -84,6 +87,14 @@ pub enum Refusal {
         /// What can be recovered.
         window: String,
     },
+    /// WAL of the plan is encrypted.
+    #[error(
+        "WAL from {from} on is encrypted, and the restore names no key for it: create a new PgRestore with spec.decryption, the Secret and key of a file with the age identity"
+    )]
+    KeyMissing {
+        /// Where the first encrypted piece begins.
+        from: Lsn,
+    },
 }
 
 impl Refusal {
@@ -96,6 +107,7 @@ impl Refusal {
             Self::BeforeWindow { .. } => "TargetBeforeWindow",
             Self::AfterWindow { .. } => "TargetAfterWindow",
             Self::Gap { .. } => "WalMissing",
+            Self::KeyMissing { .. } => KEY_MISSING,
         }
     }
 }
@@ -113,7 +125,10 @@ pub fn plan(request: &Request, contents: &Contents) -> Result<RestorePlan, Refus
         (None, Some(lsn)) => line.to_lsn(lsn, inclusive),
         (None, None) => line.to_latest(),
     }?;
-    Ok(chosen.into_plan(request, contents, line.timeline))
+    match chosen.encrypted_from() {
+        Some(from) if !request.can_decrypt => Err(Refusal::KeyMissing { from }),
+        Some(_) | None => Ok(chosen.into_plan(request, contents, line.timeline)),
+    }
 }
 
 /// A timeline to follow and the backups that it can begin with, the one that stopped last at the end: at least one.
@@ -304,6 +319,14 @@ impl<'a> Base<'a> {
 }
 
 impl Chosen<'_> {
+    /// Where the first piece begins that is needed and encrypted.
+    fn encrypted_from(&self) -> Option<Lsn> {
+        let mut needed = self.base.pieces.iter();
+        needed
+            .find(|piece| piece.encrypted && piece.from < self.wal_to)
+            .map(|piece| piece.from)
+    }
+
     fn into_plan(self, request: &Request, contents: &Contents, newest: TimelineId) -> RestorePlan {
         let manifest = self.base.manifest;
         let bytes = self.wal_to.bytes_since(manifest.start_lsn);

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use object_store::{PutPayload, path::Path};
 
 use super::{
-    ClockPair, Encoder, IndexEntry, Lineage, PushError, PushOutcome, ReadError, layout::TailName,
-    memory::Part, sha256,
+    ClockPair, Encoder, IndexEntry, Lineage, PushError, PushOutcome, ReadError, Records,
+    encryption::Notes, handle::undecided, layout::TailName, memory::Part, sha256,
 };
-use crate::postgres::{SegmentName, SegmentSize, TimelineId};
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
 /// A segment has at most this many parts before they are merged into one.
 pub const MOST_TAILS: usize = 32;
@@ -32,13 +32,17 @@ impl Lineage {
         let mut known = self.known_parts(unfinished.take()).await?;
         let parts = known.remove(&name).unwrap_or_default();
         let replaced = self.same(&parts, &plain).await?;
-        let key = self.layout.segment(name, self.encoder.codec);
-        let payload = encoded(&key, self.encoder, &plain).await?;
+        let key = self.layout.segment(name, self.encoder.encoding());
+        let notes = Notes {
+            sha256: Some(entry.sha256.clone()),
+            records: None,
+        };
+        let payload = encoded(&key, &self.encoder, &plain, notes).await?;
         let outcome = match self.create(&key, &entry.sha256, payload).await {
-            Err(conflict @ PushError::Conflict { .. }) => {
+            Err(PushError::Conflict { key, ours, theirs }) => {
                 // Two servers may hold what differs behind the end of valid WAL only, as after a failover.
-                if !self.holds(name, &plain, entry).await? {
-                    return Err(conflict);
+                if !self.holds(name, &plain, entry, &theirs).await? {
+                    return Err(PushError::Conflict { key, ours, theirs });
                 }
                 PushOutcome::AlreadyThere
             }
@@ -79,12 +83,13 @@ impl Lineage {
         Err(conflict)
     }
 
-    /// Whether the archived segment holds all valid WAL of `plain`.
+    /// Whether the archived segment, whose content has the hash `archived`, holds all valid WAL of `plain`.
     async fn holds(
         &self,
         name: SegmentName,
         plain: &[u8],
         entry: &IndexEntry,
+        archived: &str,
     ) -> Result<bool, ReadError> {
         let Some(theirs) = self.entry(name).await? else {
             return Ok(false);
@@ -93,18 +98,25 @@ impl Lineage {
         if !read || theirs.valid_end < entry.valid_end {
             return Ok(false);
         }
-        let start = entry.valid_end.get() % plain.len().max(1) as u64;
-        // The end of valid WAL is the segment's end where the remainder is nothing.
-        let valid = match usize::try_from(start) {
-            Ok(0) | Err(_) => plain.len(),
-            Ok(offset) => offset,
-        };
-        let archived = self.whole(name, plain.len()).await?;
-        Ok(archived.is_some_and(|archived| archived.get(..valid) == plain.get(..valid)))
+        // Their valid WAL is ours, too, and reaches as far as ours: nobody has to read theirs for that.
+        let theirs_of_ours = plain.get(..valid_length(theirs.valid_end, plain.len()));
+        if theirs.sha256 == archived && theirs.sha256_valid == theirs_of_ours.map(sha256) {
+            return Ok(true);
+        }
+        let valid = valid_length(entry.valid_end, plain.len());
+        match self.whole(name, plain.len()).await {
+            Ok(archived) => {
+                Ok(archived.is_some_and(|archived| archived.get(..valid) == plain.get(..valid)))
+            }
+            // Theirs goes on behind ours. Whether it is the same up to there is not known.
+            Err(error) if error.wants_key() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Archives bytes of an unfinished segment. `segment` is all of it that there is so far, from its start; what lies
-    /// before `from` is in the archive already. Where too many parts would pile up, they are merged.
+    /// before `from` is in the archive already. Where too many parts would pile up, they are merged. `records` is what the
+    /// records in `segment` say: nobody can find out later if it is encrypted.
     ///
     /// # Errors
     /// Another part has other content, or the store refuses.
@@ -114,6 +126,7 @@ impl Lineage {
         from: u64,
         segment: &[u8],
         epoch: &str,
+        records: Option<Records>,
     ) -> Result<(), PushError> {
         let mut unfinished = self.memory.unfinished.lock().await;
         let mut known = self.known_parts(unfinished.take()).await?;
@@ -123,7 +136,7 @@ impl Lineage {
         let first = usize::try_from(from).unwrap_or(usize::MAX);
         let plain = Bytes::copy_from_slice(segment.get(first..).unwrap_or_default());
         if !plain.is_empty() {
-            let part = self.put_part(name, from, plain, epoch).await?;
+            let part = self.put_part(name, from, plain, epoch, records).await?;
             parts.retain(|other| other.key != part.key);
             if merge {
                 let replaced = self.same(&parts, segment).await?;
@@ -143,6 +156,7 @@ impl Lineage {
         from: u64,
         plain: Bytes,
         epoch: &str,
+        records: Option<Records>,
     ) -> Result<Part, PushError> {
         let name = TailName {
             segment,
@@ -150,13 +164,19 @@ impl Lineage {
             to: from + plain.len() as u64,
             epoch: epoch.to_owned(),
         };
-        let key = self.layout.tail(&name, self.encoder.codec);
+        let encoding = self.encoder.encoding();
+        let key = self.layout.tail(&name, encoding);
         let hash = sha256(&plain);
-        let payload = encoded(&key, self.encoder, &plain).await?;
+        let notes = Notes {
+            sha256: Some(hash.clone()),
+            records,
+        };
+        let payload = encoded(&key, &self.encoder, &plain, notes).await?;
         self.create(&key, &hash, payload).await?;
         Ok(Part {
             name,
             key,
+            encrypted: encoding.encrypted,
             sha256: Some(hash),
         })
     }
@@ -184,10 +204,11 @@ impl Lineage {
     async fn parts_below(&self, folder: &Path) -> Result<Vec<Part>, ReadError> {
         let objects = self.list(folder).await?;
         let named = objects.into_iter().filter_map(|object| {
-            let (name, _) = TailName::parse(&object.location)?;
+            let (name, encoding) = TailName::parse(&object.location)?;
             Some(Part {
                 name,
                 key: object.location,
+                encrypted: encoding.encrypted,
                 sha256: None,
             })
         });
@@ -204,7 +225,13 @@ impl Lineage {
         segment: &[u8],
     ) -> Result<Vec<Path>, PushError> {
         let mut same = Vec::new();
-        for Part { name, key, sha256 } in parts {
+        for part in parts {
+            let Part {
+                name,
+                key,
+                encrypted: _,
+                sha256,
+            } = part;
             let range = usize::try_from(name.from)
                 .ok()
                 .zip(usize::try_from(name.to).ok());
@@ -214,7 +241,10 @@ impl Lineage {
             let ours = super::sha256(ours);
             let theirs = match sha256 {
                 Some(known) => Some(known.clone()),
-                None => self.hash(key).await?,
+                None => {
+                    let hash = self.hash(key).await;
+                    hash.map_err(|error| undecided(error, &ours))?
+                }
             };
             match theirs {
                 Some(theirs) if theirs != ours => {
@@ -265,14 +295,29 @@ impl Lineage {
     }
 }
 
+/// How much of a segment of `length` bytes lies before `end`, which is in it or its end.
+fn valid_length(end: Lsn, length: usize) -> usize {
+    let offset = end.get() % length.max(1) as u64;
+    // It is the segment's end where the remainder is nothing.
+    match usize::try_from(offset) {
+        Ok(0) | Err(_) => length,
+        Ok(offset) => offset,
+    }
+}
+
 /// Compressing a segment takes long enough to keep other tasks waiting.
-async fn encoded(key: &Path, encoder: Encoder, plain: &Bytes) -> Result<PutPayload, PushError> {
+async fn encoded(
+    key: &Path,
+    encoder: &Encoder,
+    plain: &Bytes,
+    notes: Notes,
+) -> Result<PutPayload, PushError> {
     let failed = |what: String| PushError::Encode {
         key: key.to_string(),
         what,
     };
-    let plain = plain.clone();
-    let encoded = tokio::task::spawn_blocking(move || encoder.encode(&plain)).await;
+    let (plain, encoder) = (plain.clone(), encoder.clone());
+    let encoded = tokio::task::spawn_blocking(move || encoder.encode(&plain, &notes)).await;
     match encoded {
         Ok(Ok(payload)) => Ok(payload),
         Ok(Err(error)) => Err(failed(error.to_string())),

@@ -10,6 +10,7 @@ use super::{
     ClockPair, Contents, FORMAT, Identity, IndexEntry, Lineage, Manifest, ReadError,
     backups::{MANIFEST, TOMBSTONE},
     contents::{Records, Segment, Tail},
+    fetch::furthest,
     handle::corrupt,
     layout::Key,
     memory::Part,
@@ -25,7 +26,8 @@ const PARALLEL: usize = 16;
 /// The keys of a lineage, sorted out.
 #[derive(Default)]
 struct Listing {
-    segments: BTreeSet<SegmentName>,
+    /// With whether there is no copy that is not encrypted.
+    segments: BTreeMap<SegmentName, bool>,
     entries: BTreeSet<SegmentName>,
     rollups: Vec<(SegmentName, SegmentName, Path)>,
     tails: BTreeMap<SegmentName, BTreeMap<Path, Part>>,
@@ -77,12 +79,16 @@ impl Lineage {
         let mut buried = BTreeSet::new();
         for key in objects.into_iter().map(|object| object.location) {
             match self.layout.parse(&key) {
-                Some(Key::Segment(name)) => drop(listing.segments.insert(name)),
+                Some(Key::Segment(name, encoding)) => {
+                    let encrypted = listing.segments.entry(name).or_insert(true);
+                    *encrypted &= encoding.encrypted;
+                }
                 Some(Key::Entry(name)) => drop(listing.entries.insert(name)),
                 Some(Key::Rollup(first, last)) => listing.rollups.push((first, last, key)),
-                Some(Key::Tail(name)) => {
+                Some(Key::Tail(name, encoding)) => {
                     let part = Part {
                         key: key.clone(),
+                        encrypted: encoding.encrypted,
                         sha256: None,
                         name,
                     };
@@ -109,7 +115,7 @@ impl Lineage {
     fn forget_but(&self, listing: &Listing) {
         self.memory.read(|read| {
             read.segments
-                .retain(|name, _| listing.segments.contains(name));
+                .retain(|name, _| listing.segments.contains_key(name));
             read.tails
                 .retain(|name, _| listing.tails.contains_key(name));
             let texts: BTreeSet<&Path> = listing
@@ -201,7 +207,7 @@ impl Lineage {
         identity: &Identity,
     ) -> Result<BTreeMap<SegmentName, Segment>, ReadError> {
         let unknown: BTreeSet<SegmentName> = self.memory.read(|read| {
-            let names = listing.segments.iter();
+            let names = listing.segments.keys();
             names
                 .filter(|name| !read.segments.contains_key(*name))
                 .copied()
@@ -223,12 +229,17 @@ impl Lineage {
                     read.segments.insert(entry.segment, Segment::from(&entry));
                 }
             }
-            let segment = |name: &SegmentName| {
+            let segment = |(name, encrypted): (&SegmentName, &bool)| {
                 let known = read.segments.get(name).copied();
                 let unread = Segment {
                     valid_end: name.end(identity.segment_size),
                     records: None,
+                    encrypted: *encrypted,
                 };
+                let known = known.map(|known| Segment {
+                    encrypted: *encrypted,
+                    ..known
+                });
                 (*name, known.unwrap_or(unread))
             };
             Ok(listing.segments.iter().map(segment).collect())
@@ -246,19 +257,58 @@ impl Lineage {
         if let Some((_, tail)) = known.filter(|(seen, _)| *seen == keys) {
             return Ok(tail);
         }
-        let size = contents.identity.segment_size;
-        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
-        let plain = self.tail(parts, length).await?;
-        let tail = match plain.is_empty() {
-            true => None,
-            false => Some(Tail {
-                end: name.start(size).advance(plain.len() as u64),
-                records: self.read_records(name, plain, contents).await?,
-            }),
+        let start = name.start(contents.identity.segment_size);
+        let tail = match parts.iter().any(|part| part.encrypted) {
+            true => self.encrypted_tail(start, parts).await?,
+            false => self.plain_tail(name, parts, contents).await?,
         };
         self.memory
             .read(|read| read.tails.insert(name, (keys, tail)));
         Ok(tail)
+    }
+
+    async fn plain_tail(
+        &self,
+        name: SegmentName,
+        parts: Vec<Part>,
+        contents: &Contents,
+    ) -> Result<Option<Tail>, ReadError> {
+        let size = contents.identity.segment_size;
+        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
+        let plain = self.tail(parts, length).await?;
+        if plain.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Tail {
+            end: name.start(size).advance(plain.len() as u64),
+            records: self.read_records(name, plain, contents).await?,
+            encrypted: false,
+        }))
+    }
+
+    /// What names and headers say: the parts' names how far it goes, the last part's header what the records up to there
+    /// say.
+    async fn encrypted_tail(
+        &self,
+        start: Lsn,
+        mut parts: Vec<Part>,
+    ) -> Result<Option<Tail>, ReadError> {
+        let mut last: Option<Part> = None;
+        let reached = |last: &Option<Part>| last.as_ref().map_or(0, |part| part.name.to);
+        while let Some(index) = furthest(&parts, reached(&last)) {
+            last = Some(parts.swap_remove(index));
+        }
+        let Some(last) = last else { return Ok(None) };
+        let notes = match last.encrypted {
+            true => self.notes(&last.key).await?,
+            // What comes before it cannot be read.
+            false => None,
+        };
+        Ok(Some(Tail {
+            end: start.advance(last.name.to),
+            records: notes.and_then(|notes| notes.records),
+            encrypted: true,
+        }))
     }
 
     async fn read_records(
@@ -273,10 +323,12 @@ impl Lineage {
         let scan = match scan {
             // A record that begins in the segment before may be a commit.
             Some(scan) if scan.unchecked_until.is_some() => {
-                match self.carry_into(name, start, contents).await? {
-                    Some(carry) => Scan::new(name, contents, Some(carry)).run(plain).await.0,
+                match self.carry_into(name, start, contents).await {
+                    Ok(Some(carry)) => Scan::new(name, contents, Some(carry)).run(plain).await.0,
                     // No backup can begin before a segment whose predecessor is missing: what is cut does not matter.
-                    None => Some(scan),
+                    Ok(None) => Some(scan),
+                    Err(error) if error.wants_key() => None,
+                    Err(error) => return Err(error),
                 }
             }
             other => other,

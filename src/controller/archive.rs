@@ -26,7 +26,13 @@ use crate::{
 /// Whether a reason of `WalArchiving=False` is the store's, not the database's.
 fn is_of_store(reason: &str) -> bool {
     Fault::ALL.iter().any(|fault| fault.reason() == reason)
-        || ["ArchiveCorrupt", "CredentialsUnreadable", "InvalidArchive"].contains(&reason)
+        || [
+            "ArchiveCorrupt",
+            "CredentialsUnreadable",
+            "InvalidArchive",
+            "InvalidRecipient",
+        ]
+        .contains(&reason)
 }
 
 /// A pass that failed.
@@ -140,6 +146,7 @@ fn store(spec: &PgArchiveSpec) -> String {
         directory,
         credentials: _,
         compression: _,
+        encryption: _,
     } = spec;
     let root = match (s3, directory) {
         (Some(s3), _) => format!("s3://{}", s3.bucket),
@@ -248,6 +255,7 @@ mod tests {
         let works = || protection("a", Some(("True", "Archiving")));
         let fails = || protection("b", Some(("False", "BucketNotFound")));
         let untrusted = || protection("e", Some(("False", "CertificateNotTrusted")));
+        let to_nobody = || protection("f", Some(("False", "InvalidRecipient")));
         let offline = || protection("c", Some(("False", "DatabaseUnreachable")));
         let silent = || protection("d", None);
         for (protections, status, reason) in [
@@ -255,6 +263,11 @@ mod tests {
             (vec![silent(), offline()], Status::Unknown, "NotTried"),
             (vec![works(), offline()], Status::True, "Available"),
             (vec![works(), fails()], Status::False, "BucketNotFound"),
+            (
+                vec![works(), to_nobody()],
+                Status::False,
+                "InvalidRecipient",
+            ),
             (
                 vec![works(), untrusted()],
                 Status::False,

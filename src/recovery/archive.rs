@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{PgArchiveSpec, RestorePlan},
     archive::{
-        Archive, BACKUP_LABEL, Lineage, Manifest, MountedSecrets, OpenError, ReadError,
+        Archive, BACKUP_LABEL, Identities, Lineage, Manifest, MountedSecrets, OpenError, ReadError,
         TABLESPACE_MAP, sha256, store,
     },
     postgres::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId},
@@ -86,13 +86,26 @@ fn lineage(
     mounted: &MountedPaths,
     plan: &RestorePlan,
 ) -> Result<Lineage, OpenError> {
+    let identities = mounted.decryption.as_deref().map(Identities::read);
     let mounted = MountedSecrets {
         credentials: mounted.credentials.clone(),
         ca_file: mounted.ca.clone(),
         directory: mounted.directory.clone(),
     };
     let store = store::open(spec, &mounted)?;
-    Ok(Archive::new(store, spec, &plan.archive_name).lineage(plan.lineage.clone()))
+    let archive = match Archive::new(store.clone(), spec, &plan.archive_name) {
+        // Nothing is written here: a recipient that is none must not keep a database from being restored.
+        Err(OpenError::InvalidRecipient { .. }) => {
+            let unencrypted = PgArchiveSpec {
+                encryption: None,
+                ..spec.clone()
+            };
+            Archive::new(store, &unencrypted, &plan.archive_name)
+        }
+        opened => opened,
+    };
+    let archive = archive?.with_identities(identities.transpose()?.unwrap_or_default());
+    Ok(archive.lineage(plan.lineage.clone()))
 }
 
 struct Wal {
@@ -117,6 +130,8 @@ impl From<ReadError> for SourceError {
             ReadError::NotFound { .. } => Self::NotFound,
             ReadError::Unavailable { .. } => Self::Unavailable(error.to_string()),
             ReadError::Corrupt { .. } => Self::Corrupt(error.to_string()),
+            ReadError::KeyMissing { .. } => Self::KeyMissing(error.to_string()),
+            ReadError::KeyWrong { .. } => Self::KeyWrong(error.to_string()),
         }
     }
 }

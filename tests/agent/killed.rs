@@ -121,7 +121,7 @@ async fn the_oracle_sees(database: &Database, bucket: &Bucket, from: Lsn, to: Ls
     broken[at] ^= 1;
     // A new handle each time: nothing is remembered.
     let judged = async || {
-        let lineage = archive_in(bucket.directory.path()).lineage(lineage_id());
+        let lineage = archive_in(bucket.directory.path(), &[]).lineage(lineage_id());
         compare(database, &lineage, from, to).await
     };
     std::fs::write(&file, broken).unwrap();
@@ -210,7 +210,7 @@ async fn ships_until_it_is_killed() {
     let mut words = order.splitn(3, ' ');
     let port: u16 = words.next().unwrap().parse().unwrap();
     let transport = words.next().unwrap();
-    let lineage = archive_in(Path::new(words.next().unwrap())).lineage(lineage_id());
+    let lineage = archive_in(Path::new(words.next().unwrap()), &[]).lineage(lineage_id());
     let mut options = Database::options(port, "postgres", Some(PASSWORD));
     options.timeout = Duration::from_secs(2);
     loop {

@@ -35,17 +35,19 @@ pub struct Bucket {
 }
 
 /// The archive in a directory.
-pub fn archive_in(directory: &std::path::Path) -> Archive {
-    let spec: PgArchiveSpec = serde_json::from_value(
-        serde_json::json!({"directory": {"persistentVolumeClaim": "archive"}}),
-    )
-    .unwrap();
+pub fn archive_in(directory: &std::path::Path, recipients: &[String]) -> Archive {
+    let mut spec = serde_json::json!({"directory": {"persistentVolumeClaim": "archive"}});
+    if !recipients.is_empty() {
+        spec["encryption"] = serde_json::json!({ "recipients": recipients });
+    }
+    let spec: PgArchiveSpec = serde_json::from_value(spec).unwrap();
     let secrets = MountedSecrets {
         credentials: None,
         ca_file: None,
         directory: directory.to_owned(),
     };
-    Archive::new(store::open(&spec, &secrets).unwrap(), &spec, "orders")
+    let store = store::open(&spec, &secrets).unwrap();
+    Archive::new(store, &spec, "orders").unwrap()
 }
 
 /// The one lineage of these tests.
@@ -55,9 +57,13 @@ pub fn lineage_id() -> LineageId {
 
 impl Bucket {
     pub fn new() -> Self {
+        Self::encrypted_to(&[])
+    }
+
+    pub fn encrypted_to(recipients: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
-            archive: archive_in(directory.path()),
+            archive: archive_in(directory.path(), recipients),
             directory,
         }
     }

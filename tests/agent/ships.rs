@@ -83,6 +83,29 @@ async fn ships_in_order_through_a_crash(source: impl AsyncFn(&Database) -> Sourc
     );
 }
 
+/// Of a tail that the agent cannot read it knows what it would find there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_tail_says_what_its_records_say() {
+    let database = Database::start(1, "");
+    let facts = server::facts(&database.client().await).await.unwrap();
+    database.sql("CREATE TABLE public.last (n int)").await;
+    let end = flushed(&database).await;
+    let key = age::x25519::Identity::generate().to_public().to_string();
+    let mut found = Vec::new();
+    for recipients in [vec![], vec![key]] {
+        let bucket = Bucket::encrypted_to(&recipients);
+        let lineage = bucket.lineage(&facts).await;
+        let mut shipper = Running::start(&database, &lineage, LIMIT * 60).await;
+        shipper.ship(end).await;
+        shipper.end().await.unwrap();
+        let tails = lineage.contents().await.unwrap().tails;
+        let tail = tails.values().last().unwrap();
+        assert_eq!(tail.encrypted, !recipients.is_empty());
+        found.push(tail.records.unwrap().last_commit.unwrap());
+    }
+    assert_eq!(found[0], found[1]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_moves_on_while_the_database_is_idle() {
     let database = Database::start(1, "");

@@ -24,6 +24,10 @@ fn s3(more: Value) -> Value {
     json!({ "s3": s3 })
 }
 
+fn encrypted(recipients: Value) -> Value {
+    json!({"s3": {"bucket": "backups"}, "encryption": {"recipients": recipients}})
+}
+
 fn merge(into: &mut Value, more: Value) {
     if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
         into.extend(more);
@@ -142,6 +146,17 @@ fn archive_rules() -> Vec<Case> {
             good: json!({"directory": {"persistentVolumeClaim": "wal"}}),
             bad: json!({}),
             message: "give exactly one of s3 and directory",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: encrypted(json!([
+                "age1qqqq",
+                "ssh-ed25519 AAAA admin",
+                "ssh-rsa AAAA"
+            ])),
+            bad: encrypted(json!(["age1qqqq", "AGE-SECRET-KEY-1QQQQ"])),
+            message: "each recipient must be a public key, as in age1… or ssh-ed25519 …",
         },
         Case {
             kind: "PgArchive",

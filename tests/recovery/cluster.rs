@@ -11,7 +11,7 @@ use highwater::{
     api::PgArchiveSpec,
     archive::{
         Archive, BACKUP_LABEL, ClockPair, FORMAT, Identity, IndexEntry, Lineage, LineageId,
-        Manifest, MountedSecrets, sha256, store,
+        Manifest, MountedSecrets, Records, sha256, store,
     },
     postgres::{
         Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId,
@@ -136,6 +136,8 @@ pub struct Fixture {
     pub end: Lsn,
     pub start: Lsn,
     pub spec: PgArchiveSpec,
+    /// The same archive, encrypted to [`Self::identity`].
+    pub encrypted: PgArchiveSpec,
     pub callee: Callee,
 }
 
@@ -148,6 +150,16 @@ impl Fixture {
 
     pub fn archive(&self) -> PathBuf {
         self.root.join("archive")
+    }
+
+    /// The same, encrypted.
+    pub fn encrypted_archive(&self) -> PathBuf {
+        self.root.join("encrypted")
+    }
+
+    /// The private key of the encrypted archive.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("identity")
     }
 
     pub async fn build() -> Self {
@@ -218,6 +230,10 @@ impl Fixture {
             "directory": {"persistentVolumeClaim": "archive"},
         }))
         .unwrap();
+        let key = write_key(&root.join("identity"));
+        let mut encrypted = spec.clone();
+        let to = serde_json::json!({"recipients": [key]});
+        encrypted.encryption = Some(serde_json::from_value(to).unwrap());
         let fixture = Self {
             root,
             before_drop,
@@ -226,30 +242,51 @@ impl Fixture {
             end,
             start,
             spec,
+            encrypted,
             callee,
         };
-        fixture
-            .archive_all(&sql, &pgdata, &label, stop.parse().unwrap())
-            .await;
+        for lineage in [fixture.lineage(), fixture.encrypted_lineage()] {
+            fixture
+                .archive_all(lineage, &sql, &pgdata, &label, stop.parse().unwrap())
+                .await;
+        }
         drop(source);
         fs::remove_dir_all(&pgdata).unwrap();
         fixture
     }
 
     pub fn lineage(&self) -> Lineage {
-        fs::create_dir_all(self.archive()).unwrap();
-        hand_over(&self.archive());
+        Self::lineage_in(self.archive(), &self.spec)
+    }
+
+    /// As the agent has it: without the private key.
+    pub fn encrypted_lineage(&self) -> Lineage {
+        Self::lineage_in(self.encrypted_archive(), &self.encrypted)
+    }
+
+    fn lineage_in(directory: PathBuf, spec: &PgArchiveSpec) -> Lineage {
+        fs::create_dir_all(&directory).unwrap();
+        hand_over(&directory);
         let mounted = MountedSecrets {
             credentials: None,
             ca_file: None,
-            directory: self.archive(),
+            directory,
         };
-        let store = store::open(&self.spec, &mounted).unwrap();
+        let store = store::open(spec, &mounted).unwrap();
         let id: LineageId = LINEAGE.parse().unwrap();
-        Archive::new(store, &self.spec, "shop-orders").lineage(id)
+        Archive::new(store, spec, "shop-orders")
+            .unwrap()
+            .lineage(id)
     }
 
-    async fn archive_all(&self, sql: &Client, pgdata: &Path, label: &str, stop: Lsn) {
+    async fn archive_all(
+        &self,
+        lineage: Lineage,
+        sql: &Client,
+        pgdata: &Path,
+        label: &str,
+        stop: Lsn,
+    ) {
         let row = sql
             .query_one(
                 "SELECT system_identifier::text FROM pg_control_system()",
@@ -258,7 +295,6 @@ impl Fixture {
             .await
             .unwrap();
         let identifier: SystemIdentifier = row.get::<_, String>(0).parse().unwrap();
-        let lineage = self.lineage();
         let identity = Identity {
             format: FORMAT,
             lineage: LINEAGE.parse().unwrap(),
@@ -292,8 +328,14 @@ impl Fixture {
                     .unwrap();
             } else {
                 let length = usize::try_from(SIZE.offset(self.end)).unwrap();
+                let tail = &bytes[..length];
+                let scan = wal::scan(tail, name, SIZE, Some(identifier), carry.as_ref()).unwrap();
+                let records = Some(Records {
+                    last_record: scan.last_record_start,
+                    last_commit: scan.last_commit,
+                });
                 lineage
-                    .push_tail(name, 0, &bytes[..length], "e1")
+                    .push_tail(name, 0, tail, "e1", records)
                     .await
                     .unwrap();
             }
@@ -329,6 +371,14 @@ impl Fixture {
         manifest["attempt"] = serde_json::json!(1);
         serde_json::from_value(manifest).unwrap()
     }
+}
+
+/// Writes a new private key, readable by whoever PostgreSQL runs as; returns the public one.
+pub fn write_key(path: &Path) -> String {
+    use age::secrecy::ExposeSecret as _;
+    let key = age::x25519::Identity::generate();
+    fs::write(path, key.to_string().expose_secret()).unwrap();
+    key.to_public().to_string()
 }
 
 /// What the planner must know of a segment, and what cuts into the next.

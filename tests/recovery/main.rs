@@ -3,6 +3,7 @@
 
 mod calls;
 mod cluster;
+mod encrypted;
 mod exit_codes;
 mod refusals;
 mod targets;
@@ -15,7 +16,7 @@ use std::{
 
 use cluster::{BACKUP, Fixture, LINEAGE, Running};
 use highwater::{
-    api::{RestorePlan, RestoreProgress},
+    api::{PgArchiveSpec, RestorePlan, RestoreProgress},
     postgres::{Lsn, SegmentName, TimelineId},
     recovery::{
         base,
@@ -62,6 +63,18 @@ impl Restore {
     /// Restores a fresh copy of the snapshot, from a copy of the archive.
     async fn planned(name: &str, plan: RestorePlan) -> Self {
         let fixture = fixture().await;
+        Self::from_archive(name, plan, &fixture.spec, &fixture.archive(), None).await
+    }
+
+    /// The same from another archive, with its private key.
+    async fn from_archive(
+        name: &str,
+        plan: RestorePlan,
+        spec: &PgArchiveSpec,
+        source: &Path,
+        decryption: Option<PathBuf>,
+    ) -> Self {
+        let fixture = fixture().await;
         let root = fixture.root.join(name);
         fs::create_dir(&root).unwrap();
         cluster::hand_over(&root);
@@ -69,13 +82,14 @@ impl Restore {
         cluster::copy(&fixture.snapshot(), &pgdata);
         fs::write(pgdata.join("standby.signal"), "").unwrap();
         let archive = root.join("archive");
-        cluster::copy(&fixture.archive(), &archive);
+        cluster::copy(source, &archive);
         let mounted = MountedPaths {
             credentials: None,
             ca: None,
+            decryption,
             directory: archive,
         };
-        let mut base = base(&fixture.spec, &mounted, &plan).await.unwrap();
+        let mut base = base(spec, &mounted, &plan).await.unwrap();
         base.source.data_directory = pgdata;
         let work = root.join("run");
         let job = Job {
@@ -83,7 +97,7 @@ impl Restore {
             texts: base.texts,
             source: base.source,
             fetch: FetchConfig {
-                archive: fixture.spec.clone(),
+                archive: spec.clone(),
                 mounted,
                 plan,
                 line: base.line,

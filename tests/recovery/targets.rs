@@ -18,6 +18,7 @@ async fn planned(target: serde_json::Value) -> RestorePlan {
         target: Some(serde_json::from_value(target).unwrap()),
         archive: "main".to_owned(),
         archive_name: "shop-orders".to_owned(),
+        can_decrypt: false,
     };
     plan(&request, &contents).unwrap()
 }

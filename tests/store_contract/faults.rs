@@ -35,7 +35,7 @@ async fn a_failed_request_is_tried_again() {
     store.set(Fault::Flaky);
     assert_eq!(push(&lineage, 3, 0).await.unwrap(), PushOutcome::Created);
     lineage
-        .push_tail(segment(4), 0, &content(4, 0)[..100], "run")
+        .push_tail(segment(4), 0, &content(4, 0)[..100], "run", None)
         .await
         .unwrap();
     assert_eq!(fetch(&lineage, 3, MIB).await.unwrap(), content(3, 0));
@@ -129,7 +129,7 @@ async fn few_requests_do() {
     );
     for end in [1000, 2000, 3000] {
         let plain = content(13, 0);
-        let push = lineage.push_tail(segment(13), end as u64 - 1000, &plain[..end], "run");
+        let push = lineage.push_tail(segment(13), end as u64 - 1000, &plain[..end], "run", None);
         push.await.unwrap();
     }
     assert_eq!(store.count(), (3, 0, 0), "a tail is one put");

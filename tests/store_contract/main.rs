@@ -7,11 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod encryption;
 mod faults;
 mod faulty;
 mod refusals;
 mod rest;
 mod server;
+mod stock;
 mod suite;
 
 use std::sync::Arc;
@@ -31,7 +33,7 @@ fn directory_spec() -> PgArchiveSpec {
 }
 
 fn archive(store: Arc<dyn ObjectStore>) -> Archive {
-    Archive::new(store, &directory_spec(), "shop-orders")
+    Archive::new(store, &directory_spec(), "shop-orders").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,6 +59,6 @@ async fn directory() {
 async fn s3() {
     let server = server::Server::start();
     let store = server.store();
-    let archive = Archive::new(store.clone(), &server.spec(server::BUCKET), "shop-orders");
+    let archive = Archive::new(store.clone(), &server.spec(server::BUCKET), "shop-orders").unwrap();
     suite::all(&archive, &*store).await;
 }

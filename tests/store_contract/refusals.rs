@@ -17,7 +17,9 @@ use crate::{
 /// The reason and the sentence.
 async fn refused(spec: &PgArchiveSpec, key_id: &str, secret: &str) -> (&'static str, String) {
     let store = server::open(spec, key_id, secret);
-    let archive = Archive::new(store, spec, "shop-orders").with_policy(Policy::ONCE);
+    let archive = Archive::new(store, spec, "shop-orders")
+        .unwrap()
+        .with_policy(Policy::ONCE);
     let error = archive.probe().await.unwrap_err();
     // Whatever the server says: nothing that is read there is believed to be missing.
     let lineage = archive.lineage(lineage_id("0123456789"));

@@ -9,11 +9,11 @@ use highwater::{
 use crate::suite::{MIB, SIZE, content, fetch, identity, is_conflict, lineage_id, push, segment};
 
 /// The end of valid WAL.
-const VALID: usize = 5000;
-const NUMBER: u64 = 2;
+pub const VALID: usize = 5000;
+pub const NUMBER: u64 = 2;
 
 /// The same segment with the byte at `place` changed, and its entry.
-fn changed(place: usize) -> (Bytes, IndexEntry) {
+pub fn changed(place: usize) -> (Bytes, IndexEntry) {
     let mut plain = content(NUMBER, 0).to_vec();
     plain[place] ^= 1;
     let entry = read(&plain);
@@ -21,7 +21,7 @@ fn changed(place: usize) -> (Bytes, IndexEntry) {
 }
 
 /// What is known of a segment whose records were read.
-fn read(plain: &[u8]) -> IndexEntry {
+pub fn read(plain: &[u8]) -> IndexEntry {
     IndexEntry {
         valid_end: Lsn::new(NUMBER * MIB as u64 + VALID as u64),
         sha256_valid: Some(sha256(&plain[..VALID])),

@@ -141,16 +141,21 @@ fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("VERSITYGW") {
         return path.into();
     }
+    component("versitygw").join("bin/versitygw")
+}
+
+/// Where scripts/tools has built `wanted`.
+pub fn component(wanted: &str) -> PathBuf {
     let cache = std::env::var_os("HIGHWATER_CACHE").map_or_else(default_cache, PathBuf::from);
     let components = cache.join("components");
     let built = fs::read_dir(&components).into_iter().flatten().flatten();
+    let named = |path: &PathBuf| name(path).starts_with(&format!("{wanted}-"));
     let built = built
         .map(|entry| entry.path())
-        .filter(|path| name(path).starts_with("versitygw-") && path.join(".finished").exists())
-        .map(|path| path.join("bin/versitygw"));
+        .filter(|path| named(path) && path.join(".finished").exists());
     built.last().unwrap_or_else(|| {
         panic!(
-            "found no versitygw in {}: run scripts/tools, or set VERSITYGW",
+            "found no {wanted} in {}: run scripts/tools",
             components.display()
         )
     })

@@ -159,7 +159,7 @@ async fn tails(lineage: &Lineage, store: &dyn ObjectStore) {
         let from = (end - 1) * step;
         let part = &plain[..end * step];
         lineage
-            .push_tail(segment(4), from as u64, part, "run1")
+            .push_tail(segment(4), from as u64, part, "run1", None)
             .await
             .unwrap();
         assert!(
@@ -169,7 +169,7 @@ async fn tails(lineage: &Lineage, store: &dyn ObjectStore) {
     }
     // Another run begins anew, and overlaps.
     lineage
-        .push_tail(segment(4), 0, &plain[..42 * step], "run2")
+        .push_tail(segment(4), 0, &plain[..42 * step], "run2", None)
         .await
         .unwrap();
     let there = fetch(lineage, 4, 42 * step).await.unwrap();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{buffer::Buffer, error::Error, shipper::Route};
 use crate::{
-    archive::{IndexEntry, RestorePoint},
+    archive::{IndexEntry, Records, RestorePoint},
     postgres::{
         Lsn, SegmentName, SegmentSize,
         wal::{self, Carry, Invalid, Resume, ScanEnd, ScanError, SegmentScan},
@@ -92,6 +92,10 @@ impl Sender {
         let end = scan
             .valid_end
             .min(start.advance(buffer.bytes().len() as u64));
+        let records = Records {
+            last_record: scan.last_record_start,
+            last_commit: scan.last_commit,
+        };
         self.resume = scan.resume;
         let to = end.bytes_since(start);
         if to > offset {
@@ -99,7 +103,7 @@ impl Sender {
             let valid = buffer.bytes().get(range).unwrap_or_default();
             route
                 .lineage
-                .push_tail(name, offset, valid, &self.epoch)
+                .push_tail(name, offset, valid, &self.epoch, Some(records))
                 .await?;
         }
         Ok(end.max(start))

@@ -158,6 +158,7 @@ proptest! {
             target: target.clone(),
             archive: "a".into(),
             archive_name: "n".into(),
+            can_decrypt: false,
         };
         let Ok(plan) = plan(&request, &contents) else { return Ok(()) };
         let (_, base) = contents.backups.iter().find(|(key, _)| *key == plan.backup_key).unwrap();

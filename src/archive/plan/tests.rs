@@ -10,6 +10,7 @@ fn request(target: Option<RestoreTarget>) -> Request {
         target,
         archive: "archive".into(),
         archive_name: "orders".into(),
+        can_decrypt: false,
     }
 }
 
@@ -109,6 +110,7 @@ fn where_nobody_read_the_records_postgresql_decides() {
     let unread = Tail {
         end: lsn(10.5),
         records: None,
+        encrypted: false,
     };
     contents.tails.insert(segment(1, 10), unread);
     let plan = planned(&contents, to_time(11.5));
@@ -275,4 +277,33 @@ fn a_timeline_without_history_cannot_be_followed() {
         super::plan(&named, &contents).unwrap().timeline,
         timeline(1)
     );
+}
+
+#[test]
+fn encrypted_wal_in_the_way_wants_a_key_before_anything_is_made() {
+    let mut contents = plain();
+    let encrypt = |contents: &mut Contents, number| {
+        let segment = contents.segments.get_mut(&segment(1, number));
+        segment.unwrap().encrypted = true;
+    };
+    let with_key = |target| Request {
+        can_decrypt: true,
+        ..request(target)
+    };
+    encrypt(&mut contents, 8);
+    let refused = plan(&request(None), &contents).unwrap_err();
+    assert_eq!(refused, Refusal::KeyMissing { from: lsn(8.0) });
+    assert_eq!(refused.reason(), "DecryptionKeyMissing");
+    assert!(plan(&with_key(None), &contents).is_ok());
+    // What lies behind the target need not be read.
+    assert!(plan(&request(to_lsn(7.5)), &contents).is_ok());
+    assert!(plan(&request(to_lsn(8.5)), &contents).is_err());
+    // What cannot be done at all is said first.
+    let beyond = plan(&request(to_lsn(99.0)), &contents).unwrap_err();
+    assert_eq!(beyond.reason(), "TargetAfterWindow");
+    let mut tail = plain();
+    tail.tails.get_mut(&segment(1, 10)).unwrap().encrypted = true;
+    let refused = plan(&request(None), &tail).unwrap_err();
+    assert_eq!(refused, Refusal::KeyMissing { from: lsn(10.0) });
+    assert!(plan(&request(to_lsn(9.5)), &tail).is_ok());
 }

@@ -195,6 +195,8 @@ impl Agent {
             directory,
             credentials,
             compression: _,
+            // Public keys, which it reads in the PgArchive.
+            encryption: _,
         } = &self.archive;
         if credentials.is_some() {
             args.push(format!("--archive-credentials={ARCHIVE_CREDENTIALS}"));

@@ -222,6 +222,7 @@ fn wanted(observed: &Observed, ready: &Ready, image: &Image) -> Vec<(Kind, Json)
             source: &ready.source,
             container,
             archive: &archive.spec,
+            decryption: observed.restore.spec.decryption.as_ref(),
             volumes,
             restored: &status.volumes,
             topology: &observed.topology,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{Identity, source::Source};
 use crate::{
-    api::{PgArchiveSpec, RestoredVolume, VolumeStatus, annotations, names},
+    api::{Decryption, PgArchiveSpec, RestoredVolume, VolumeStatus, annotations, names},
     controller::Image,
 };
 
@@ -22,6 +22,7 @@ const PROGRAM: &str = "/highwater/bin/highwater";
 const INSTALL: &str = "/install";
 const ARCHIVE_CREDENTIALS: &str = "/etc/highwater/archive/credentials";
 const ARCHIVE_CA: &str = "/etc/highwater/archive/ca";
+const DECRYPTION: &str = "/etc/highwater/decryption";
 const ARCHIVE_DIRECTORY: &str = "/var/lib/highwater/archive";
 
 /// What the pod is made from.
@@ -35,6 +36,8 @@ pub struct RecoveryPod<'a> {
     pub container: &'a Container,
     /// Where the archive is.
     pub archive: &'a PgArchiveSpec,
+    /// The key for encrypted WAL.
+    pub decryption: Option<&'a Decryption>,
     /// The backup's volumes.
     pub volumes: &'a [VolumeStatus],
     /// The claims made from them.
@@ -158,6 +161,9 @@ impl RecoveryPod<'_> {
         if self.archive.directory.is_some() {
             args.push(format!("--archive-directory={ARCHIVE_DIRECTORY}"));
         }
+        if self.decryption.is_some() {
+            args.push(format!("--decryption-identity={DECRYPTION}/identity"));
+        }
         args
     }
 
@@ -196,6 +202,13 @@ impl RecoveryPod<'_> {
             let secret = json!({"secretName": credentials.secret_name, "defaultMode": 0o444});
             all.add("archive-credentials", json!({ "secret": secret }));
             all.mount("archive-credentials", ARCHIVE_CREDENTIALS, read_only());
+        }
+        if let Some(Decryption { secret_name, key }) = self.decryption {
+            let items = json!([{"key": key, "path": "identity"}]);
+            // A Secret that is missing would keep the pod waiting without a word: recovery says it.
+            let secret = json!({"secretName": secret_name, "defaultMode": 0o444, "items": items, "optional": true});
+            all.add("decryption", json!({ "secret": secret }));
+            all.mount("decryption", DECRYPTION, read_only());
         }
         let s3 = self.archive.s3.as_ref();
         if let Some(ca) = s3.and_then(|s3| s3.ca_secret.as_ref()) {

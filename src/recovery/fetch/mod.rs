@@ -23,7 +23,7 @@ pub use progress::{FetchFailure, FetchProgress};
 use super::{archive, files};
 use crate::{
     api::{PgArchiveSpec, RestorePlan},
-    archive::OpenError,
+    archive::{KEY_MISSING, KEY_WRONG, OpenError},
     postgres::{Lsn, SegmentName, SegmentSize, TimelineId},
 };
 
@@ -67,6 +67,10 @@ pub struct MountedPaths {
     /// A PEM file with the certificate authority of the archive's endpoint.
     #[arg(long = "archive-ca")]
     pub ca: Option<PathBuf>,
+    /// A file with the private keys for encrypted WAL, as age -i takes it.
+    #[arg(long = "decryption-identity")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decryption: Option<PathBuf>,
     /// Where the volume of a directory archive is mounted.
     #[arg(
         long = "archive-directory",
@@ -87,6 +91,12 @@ pub enum SourceError {
     /// It is there and it is not what was archived.
     #[error("{0}")]
     Corrupt(String),
+    /// It is encrypted, and no key was given.
+    #[error("{0}")]
+    KeyMissing(String),
+    /// It is encrypted, and the keys that were given do not fit.
+    #[error("{0}")]
+    KeyWrong(String),
 }
 
 /// An archive to read WAL from.
@@ -133,6 +143,22 @@ pub enum FetchError {
         /// How it is broken.
         cause: String,
     },
+    /// What the archive holds is encrypted, and no key was given.
+    #[error("failed to fetch {file}: {cause}")]
+    KeyMissing {
+        /// What was asked for.
+        file: String,
+        /// What is encrypted, and what to do.
+        cause: String,
+    },
+    /// What the archive holds is encrypted, and the keys that were given do not fit.
+    #[error("failed to fetch {file}: {cause}")]
+    KeyWrong {
+        /// What was asked for.
+        file: String,
+        /// What is encrypted, and what to do.
+        cause: String,
+    },
     /// The file cannot be written.
     #[error("failed to write {}: {cause}", path.display())]
     Write {
@@ -174,6 +200,9 @@ impl FetchError {
             Self::Open(_) => 206,
             Self::Panicked(_) => PANICKED,
             Self::Runtime(_) => 208,
+            // 209 is USAGE.
+            Self::KeyMissing { .. } => 210,
+            Self::KeyWrong { .. } => 211,
         }
     }
 
@@ -183,6 +212,8 @@ impl FetchError {
             Self::Unavailable { .. } => Some("ArchiveUnavailable"),
             Self::Gap(_) => Some("Gap"),
             Self::Corrupt { .. } => Some("ArchiveCorrupt"),
+            Self::KeyMissing { .. } => Some(KEY_MISSING),
+            Self::KeyWrong { .. } => Some(KEY_WRONG),
             Self::OffPlan(_) => Some("OffPlan"),
             Self::Write { .. } | Self::Config { .. } => Some("DiskFailed"),
             Self::Open(error) => Some(error.reason()),
@@ -347,10 +378,16 @@ where
             Ok(Ok(content)) => return Ok(Some(content)),
             Ok(Err(SourceError::NotFound)) => return Ok(None),
             Ok(Err(SourceError::Corrupt(cause))) => {
-                return Err(FetchError::Corrupt {
-                    file: file.to_owned(),
-                    cause,
-                });
+                let file = file.to_owned();
+                return Err(FetchError::Corrupt { file, cause });
+            }
+            Ok(Err(SourceError::KeyMissing(cause))) => {
+                let file = file.to_owned();
+                return Err(FetchError::KeyMissing { file, cause });
+            }
+            Ok(Err(SourceError::KeyWrong(cause))) => {
+                let file = file.to_owned();
+                return Err(FetchError::KeyWrong { file, cause });
             }
             Ok(Err(SourceError::Unavailable(cause))) => cause,
             Err(_) => "no answer".to_owned(),

@@ -22,7 +22,7 @@ pub struct FetchProgress {
 /// Why a fetch ended recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchFailure {
-    /// In one word: `Gap`, `ArchiveUnavailable`, `ArchiveCorrupt`, `OffPlan`, `DiskFailed`.
+    /// In one word: `Gap`, `ArchiveUnavailable`, `ArchiveCorrupt`, `OffPlan`, `DiskFailed`, `DecryptionKeyMissing`, `DecryptionKeyWrong`.
     pub reason: String,
     /// In a sentence.
     pub message: String,

@@ -36,6 +36,7 @@ fn config() -> FetchConfig {
         mounted: MountedPaths {
             credentials: None,
             ca: None,
+            decryption: None,
             directory: "/nowhere".into(),
         },
         plan: serde_json::from_value(serde_json::json!({
@@ -130,6 +131,18 @@ async fn what_is_broken_or_short_is_no_end() {
     let short = ask("000000010000000000000002", Ok(vec![0; 100])).await;
     assert_eq!(code(&short), 202);
     assert!(short.files.is_empty());
+}
+
+#[tokio::test]
+async fn without_the_key_it_is_no_end_and_not_tried_again() {
+    for (answer, expected) in [
+        (SourceError::KeyMissing("no key".into()), 210),
+        (SourceError::KeyWrong("another key".into()), 211),
+    ] {
+        let asked = ask("000000010000000000000002", Err(answer)).await;
+        assert_eq!((code(&asked), asked.calls), (expected, 1));
+        assert!(asked.files.is_empty());
+    }
 }
 
 #[tokio::test]

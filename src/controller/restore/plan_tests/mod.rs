@@ -317,6 +317,8 @@ fn claims_and_pod_are_made_at_once_and_only_what_is_missing() {
         "{mounts:?}"
     );
 
+    assert!(!pod.to_string().contains("decryption"));
+
     let mut half = observed.clone();
     half.made = vec![(Kind::Claim, "data-copy-0".into())];
     let Step::Make(_, rest) = plan(&half, &image()) else {
@@ -340,6 +342,39 @@ fn claims_and_pod_are_made_at_once_and_only_what_is_missing() {
     assert_eq!(
         plan(&evicted, &image()),
         Step::Remove(vec![(Kind::Pod, "r-recovery".into())])
+    );
+}
+
+/// The key is a file that recovery is told the path of, for that container alone.
+#[test]
+fn the_decryption_key_is_mounted_into_the_recovery_container() {
+    let mut observed = written();
+    let decryption = json!({"secretName": "age", "key": "old-and-new"});
+    observed.restore.spec.decryption = serde_json::from_value(decryption).unwrap();
+    let Step::Make(_, objects) = plan(&observed, &image()) else {
+        panic!()
+    };
+    let spec = &objects[4].1["spec"];
+    let recovery = &spec["containers"][0];
+    let path = json!("--decryption-identity=/etc/highwater/decryption/identity");
+    assert!(recovery["args"].as_array().unwrap().contains(&path));
+    let mount =
+        json!({"name": "decryption", "mountPath": "/etc/highwater/decryption", "readOnly": true});
+    assert!(
+        recovery["volumeMounts"]
+            .as_array()
+            .unwrap()
+            .contains(&mount)
+    );
+    let init = spec["initContainers"][0]["volumeMounts"].to_string();
+    assert!(!init.contains("decryption"), "{init}");
+    let volumes = spec["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == "decryption");
+    let secret = &volume.unwrap()["secret"];
+    assert_eq!(secret["secretName"], "age");
+    assert_eq!(
+        secret["items"],
+        json!([{"key": "old-and-new", "path": "identity"}])
     );
 }
 
