@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     agent,
     api::crds,
+    archiver,
     controller::{self, context::Chain},
     recovery,
     telemetry::{self, LogFormat},
@@ -64,6 +65,10 @@ enum Command {
 enum Wal {
     /// Fetch one file from the archive: a `restore_command`. Exit code 1 is the end of the log, above 125 trouble.
     Fetch(recovery::fetch::Args),
+    /// Archive one file, and the finished segments after it: an `archive_command`. Exit code 0 is durable in the archive.
+    Push(archiver::PushArgs),
+    /// Archive for `highwater wal push --socket`, as long as it runs.
+    Daemon(archiver::DaemonArgs),
 }
 
 /// What ends a program with exit code 1.
@@ -77,6 +82,8 @@ enum Failure {
     Agent(#[from] agent::Error),
     #[error(transparent)]
     Recover(#[from] recovery::Error),
+    #[error(transparent)]
+    Daemon(#[from] archiver::DaemonError),
     #[error("failed to print the CRDs: {0}")]
     Crds(#[from] crds::Error),
     #[error("failed to copy this program to {}: {cause}", path.display())]
@@ -136,7 +143,11 @@ impl Command {
             Self::Controller(args) => single_threaded()?.block_on(controller::run(args))?,
             Self::Agent(args) => single_threaded()?.block_on(agent::run(args))?,
             Self::Recover(args) => single_threaded()?.block_on(recovery::run(args))?,
-            Self::Wal(Wal::Fetch(args)) => return Ok(recovery::fetch::run(args)),
+            Self::Wal(Wal::Fetch(args)) => return Ok(archiver::fetch::run(args)),
+            Self::Wal(Wal::Push(args)) => return Ok(archiver::run_push(&args)),
+            Self::Wal(Wal::Daemon(args)) => {
+                single_threaded()?.block_on(archiver::run_daemon(args))?;
+            }
             Self::Crds => print!("{}", crds::yaml()?),
             Self::Install { destination } => {
                 install(&destination).map_err(|cause| Failure::Install {

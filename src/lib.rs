@@ -11,6 +11,7 @@
 //! | [`csi`] | VolumeSnapshot types and what they say |
 //! | [`controller`] | the Deployment that reconciles Highwater's kinds; talks to the Kubernetes API only |
 //! | [`agent`] | one Deployment per protected database: backup session and WAL shipping |
+//! | [`archiver`] | WAL in the database's own pod: `archive_command`, its daemon, `restore_command` |
 //! | [`recovery`] | the recovery pod: makes a data directory right and lets PostgreSQL replay |
 //!
 //! Words: *cut* is the moment of a snapshot (`creationTime` is set), *ready* is `readyToUse`. A *lineage* is one unbroken
@@ -20,6 +21,7 @@
 pub mod agent;
 pub mod api;
 pub mod archive;
+pub mod archiver;
 pub mod cli;
 pub mod clock;
 pub mod controller;

@@ -230,8 +230,10 @@ impl Encoder {
     /// An object's bytes from plain ones. `notes` is what an encrypted one says in the clear.
     pub(super) fn encode(&self, plain: &Bytes, notes: &Notes) -> io::Result<PutPayload> {
         let encrypted = self.encoding().encrypted;
-        if self.codec == Codec::Raw && !encrypted {
-            return Ok(plain.clone().into());
+        match self.codec {
+            Codec::Raw if !encrypted => return Ok(plain.clone().into()),
+            Codec::Zstd if !encrypted => return Ok(zstd_frame(plain, self.level)?.into()),
+            Codec::Raw | Codec::Zstd | Codec::Lz4 => {}
         }
         let sink = match encrypted {
             true => {
@@ -332,6 +334,19 @@ impl Write for Chunks {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// In one go: fed piece by piece, the compressor copies everything before it looks at it. Of the room for the worst case
+/// only what is written takes memory, and the rest is given back.
+fn zstd_frame(plain: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
+    // Readers learn from the frame how long the content is, and whether it is whole.
+    compressor.include_contentsize(true)?;
+    compressor.include_checksum(true)?;
+    let mut frame = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
+    compressor.compress_to_buffer(plain, &mut frame)?;
+    frame.shrink_to_fit();
+    Ok(frame)
 }
 
 /// SHA-256, hexadecimal.

@@ -2,11 +2,15 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{LineageId, codec::sha256};
 use crate::{
     api::Mount,
-    postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId},
+    postgres::{
+        Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId,
+        wal::{self, SegmentScan},
+    },
 };
 
 /// Whose archive this is: the first object of a lineage. No other absence is believed while it cannot be read.
@@ -76,6 +80,49 @@ impl IndexEntry {
             restore_points: Vec::new(),
         }
     }
+}
+
+impl IndexEntry {
+    /// What is known of a whole segment whose records were read.
+    pub fn scanned(
+        segment: SegmentName,
+        size: SegmentSize,
+        plain: &[u8],
+        scan: &SegmentScan,
+    ) -> Self {
+        let valid = scan.valid_end.bytes_since(segment.start(size));
+        let valid = usize::try_from(valid).unwrap_or(plain.len());
+        let (sha256, sha256_valid) = hashes(plain, valid.min(plain.len()));
+        let point = |point: &wal::RestorePoint| RestorePoint {
+            name: point.name.clone(),
+            lsn: point.lsn,
+            at: point.at,
+        };
+        Self {
+            segment,
+            valid_end: scan.valid_end,
+            sha256,
+            sha256_valid: Some(sha256_valid),
+            last_record: scan.last_record_start,
+            first_commit: scan.first_commit,
+            last_commit: scan.last_commit,
+            first_xid: scan.first_xid,
+            last_xid: scan.last_xid,
+            restore_points: scan.restore_points.iter().map(point).collect(),
+        }
+    }
+}
+
+/// SHA-256 of all bytes and of the first `valid`, read once: hashing is a large part of what a push costs.
+fn hashes(plain: &[u8], valid: usize) -> (String, String) {
+    let (before, rest) = plain.split_at(valid);
+    let mut digest = Sha256::new_with_prefix(before);
+    let of_valid = hex::encode(digest.clone().finalize());
+    if rest.is_empty() {
+        return (of_valid.clone(), of_valid);
+    }
+    digest.update(rest);
+    (hex::encode(digest.finalize()), of_valid)
 }
 
 /// What `pg_create_restore_point` wrote.

@@ -88,6 +88,11 @@ impl Archive {
     pub(super) fn probes(&self) -> Path {
         Path::from(format!("{}{}/probe", self.prefix, self.archive_name))
     }
+
+    /// The folder that its lineages are in.
+    pub(super) fn root(&self) -> Path {
+        Path::from(format!("{}{}", self.prefix, self.archive_name))
+    }
 }
 
 /// One lineage in an archive.

@@ -41,6 +41,11 @@ impl Layout {
         self.key(&format!("history/{timeline:08X}.history"))
     }
 
+    /// A backup history file (`<segment>.<offset>.backup`), as PostgreSQL wrote it.
+    pub fn backup_history(&self, file: &str) -> Path {
+        self.key(&format!("backup-history/{file}"))
+    }
+
     /// A whole segment.
     pub fn segment(&self, name: SegmentName, encoding: Encoding) -> Path {
         self.key(&format!(

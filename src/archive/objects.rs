@@ -114,6 +114,14 @@ impl Objects {
         Ok(objects)
     }
 
+    /// The names of the folders directly in a folder.
+    pub(super) async fn folders(&self, folder: &Path) -> Result<Vec<String>, StoreError> {
+        let listed = || self.store.list_with_delimiter(Some(folder));
+        let folders = self.again(listed).await?.common_prefixes;
+        let names = folders.iter().filter_map(|folder| folder.filename());
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Puts an object unless there is one.
     pub(super) async fn create(
         &self,

@@ -14,6 +14,16 @@ use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 /// A segment has at most this many parts before they are merged into one.
 pub const MOST_TAILS: usize = 32;
 
+/// A segment whose bytes are durable in the archive, and whose index entry is not.
+#[derive(Debug)]
+pub struct SegmentPut {
+    key: Path,
+    /// `None`: the archive held all its valid WAL, and says so itself.
+    outcome: Option<PushOutcome>,
+    replaced: Vec<Path>,
+    length: usize,
+}
+
 impl Lineage {
     /// Archives a whole segment and what is known of it. The segment comes first: an index entry never speaks of what is
     /// not there, and a segment without one is still found. Its tails go last, once both are durable.
@@ -27,10 +37,31 @@ impl Lineage {
         plain: Bytes,
         entry: &IndexEntry,
     ) -> Result<PushOutcome, PushError> {
-        // Taken, so that after an error it is listed again.
-        let mut unfinished = self.memory.unfinished.lock().await;
-        let mut known = self.known_parts(unfinished.take()).await?;
-        let parts = known.remove(&name).unwrap_or_default();
+        let put = self.put_segment(name, plain, entry).await?;
+        self.finish_segment(put, entry).await
+    }
+
+    /// The first half of [`Self::push_segment`]: after it the bytes are durable and not needed any more.
+    ///
+    /// # Errors
+    /// As [`Self::push_segment`].
+    pub async fn put_segment(
+        &self,
+        name: SegmentName,
+        plain: Bytes,
+        entry: &IndexEntry,
+    ) -> Result<SegmentPut, PushError> {
+        let put = self.put_whole(name, plain, entry).await;
+        self.list_again_after_errors(put).await
+    }
+
+    async fn put_whole(
+        &self,
+        name: SegmentName,
+        plain: Bytes,
+        entry: &IndexEntry,
+    ) -> Result<SegmentPut, PushError> {
+        let parts = self.parts_of(name).await?;
         let replaced = self.same(&parts, &plain).await?;
         let key = self.layout.segment(name, self.encoder.encoding());
         let notes = Notes {
@@ -44,19 +75,64 @@ impl Lineage {
                 if !self.holds(name, &plain, entry, &theirs).await? {
                     return Err(PushError::Conflict { key, ours, theirs });
                 }
-                PushOutcome::AlreadyThere
+                None
             }
-            other => {
-                let outcome = other?;
-                self.put_entry(&key, outcome, entry).await?;
-                outcome
-            }
+            other => Some(other?),
         };
-        self.delete(replaced).await?;
+        Ok(SegmentPut {
+            key,
+            outcome,
+            replaced,
+            length: plain.len(),
+        })
+    }
+
+    /// The second half of [`Self::push_segment`]: the segment counts as archived only after it.
+    ///
+    /// # Errors
+    /// As [`Self::push_segment`].
+    pub async fn finish_segment(
+        &self,
+        put: SegmentPut,
+        entry: &IndexEntry,
+    ) -> Result<PushOutcome, PushError> {
+        let SegmentPut {
+            key,
+            outcome,
+            replaced,
+            length,
+        } = put;
+        let finished = async {
+            if let Some(outcome) = outcome {
+                self.put_entry(&key, outcome, entry).await?;
+            }
+            self.delete(replaced).await
+        };
+        self.list_again_after_errors(finished.await).await?;
+        if let Some(known) = self.memory.unfinished.lock().await.as_mut() {
+            known.remove(&entry.segment);
+        }
+        self.roll_up_before(entry.segment, length).await;
+        Ok(outcome.unwrap_or(PushOutcome::AlreadyThere))
+    }
+
+    async fn list_again_after_errors<T>(
+        &self,
+        result: Result<T, PushError>,
+    ) -> Result<T, PushError> {
+        if result.is_err() {
+            *self.memory.unfinished.lock().await = None;
+        }
+        result
+    }
+
+    /// The parts of one segment. The lock is not held while it is pushed: segments go in parallel.
+    async fn parts_of(&self, name: SegmentName) -> Result<Vec<Part>, ReadError> {
+        let mut unfinished = self.memory.unfinished.lock().await;
+        let known = self.known_parts(unfinished.take()).await?;
+        let parts = known.get(&name).cloned().unwrap_or_default();
         *unfinished = Some(known);
-        drop(unfinished);
-        self.roll_up_before(name, plain.len()).await;
-        Ok(outcome)
+        Ok(parts)
     }
 
     async fn put_entry(
@@ -182,7 +258,7 @@ impl Lineage {
     }
 
     /// The parts of all unfinished segments: as known, or listed.
-    async fn known_parts(
+    pub(super) async fn known_parts(
         &self,
         known: Option<BTreeMap<SegmentName, Vec<Part>>>,
     ) -> Result<BTreeMap<SegmentName, Vec<Part>>, ReadError> {

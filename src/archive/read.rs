@@ -71,6 +71,43 @@ impl Lineage {
         Ok(contents)
     }
 
+    /// What is there by names alone: histories, whole segments, and how far tails reach. For whoever asks whether
+    /// something follows; nothing is said of records, backups and clocks.
+    ///
+    /// # Errors
+    /// As [`Self::contents`].
+    pub async fn outline(&self) -> Result<Contents, ReadError> {
+        let identity = self.identity().await?;
+        let listing = self.listing().await?;
+        let size = identity.segment_size;
+        let whole = |(name, encrypted): (&SegmentName, &bool)| {
+            let segment = Segment {
+                valid_end: name.end(size),
+                records: None,
+                encrypted: *encrypted,
+            };
+            (*name, segment)
+        };
+        let tail = |(name, parts): (&SegmentName, &BTreeMap<Path, Part>)| {
+            let to = parts.values().map(|part| part.name.to).max()?;
+            let end = name.start(size).advance(to);
+            let tail = Tail {
+                end,
+                records: None,
+                encrypted: parts.values().any(|part| part.encrypted),
+            };
+            Some((*name, tail))
+        };
+        Ok(Contents {
+            backups: Vec::new(),
+            histories: self.histories(&listing).await?,
+            segments: listing.segments.iter().map(whole).collect(),
+            tails: listing.tails.iter().filter_map(tail).collect(),
+            clocks: Vec::new(),
+            identity,
+        })
+    }
+
     async fn listing(&self) -> Result<Listing, ReadError> {
         // Tails first: a segment that becomes whole is there before its tails go.
         let mut objects = self.list(&self.layout.all_tails()).await?;

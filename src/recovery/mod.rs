@@ -28,6 +28,7 @@ use tokio::{
 
 pub use archive::{ArchiveError, Base, base};
 pub use directory::Texts;
+pub use files::replace as replace_file;
 
 use self::{
     fetch::{FetchConfig, MountedPaths},

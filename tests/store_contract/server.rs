@@ -86,6 +86,17 @@ impl Server {
         format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
+    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where the objects of the bucket lie, a file each.
+    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data").join(BUCKET)
+    }
+
     pub fn spec(&self, bucket: &str) -> PgArchiveSpec {
         spec_of(&self.endpoint(), bucket)
     }

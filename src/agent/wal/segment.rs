@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::{buffer::Buffer, error::Error, shipper::Route};
 use crate::{
-    archive::{IndexEntry, Records, RestorePoint},
+    archive::{IndexEntry, Records},
     postgres::{
-        Lsn, SegmentName, SegmentSize,
+        Lsn, SegmentName,
         wal::{self, Carry, Invalid, Resume, ScanEnd, ScanError, SegmentScan},
     },
 };
@@ -65,7 +65,7 @@ impl Sender {
             }
         }
         let (plain, records, size) = (bytes.clone(), scan.clone(), route.size);
-        let entry = blocking(move || entry(name, size, &plain, &records)).await;
+        let entry = blocking(move || IndexEntry::scanned(name, size, &plain, &records)).await;
         route.lineage.push_segment(name, bytes, &entry).await?;
         self.carry = Some((name.end(route.size), scan.carry.map(Arc::new)));
         Ok(())
@@ -193,29 +193,6 @@ pub struct Damage {
     pub why: Invalid,
 }
 
-fn entry(name: SegmentName, size: SegmentSize, plain: &[u8], scan: &SegmentScan) -> IndexEntry {
-    let valid = scan.valid_end.bytes_since(name.start(size));
-    let valid = plain.get(..usize::try_from(valid).unwrap_or(plain.len()));
-    let points = scan.restore_points.iter();
-    IndexEntry {
-        valid_end: scan.valid_end,
-        sha256_valid: valid.map(crate::archive::sha256),
-        last_record: scan.last_record_start,
-        first_commit: scan.first_commit,
-        last_commit: scan.last_commit,
-        first_xid: scan.first_xid,
-        last_xid: scan.last_xid,
-        restore_points: points
-            .map(|point| RestorePoint {
-                name: point.name.clone(),
-                lsn: point.lsn,
-                at: point.at,
-            })
-            .collect(),
-        ..IndexEntry::of(name, size, plain)
-    }
-}
-
 /// Work that would keep the other tasks waiting.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -227,7 +204,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{archive::sha256, postgres::TimelineId};
+    use crate::{
+        archive::sha256,
+        postgres::{SegmentSize, TimelineId},
+    };
 
     const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
         Ok(size) => size,
@@ -266,7 +246,8 @@ mod tests {
         let name = SegmentName::containing(TimelineId::FIRST, Lsn::new(0x20_0000), SIZE);
         let mut plain = vec![7; 1 << 20];
         plain[0x200..].fill(9);
-        let entry_of = |plain: &[u8], scan| serde_json::to_value(entry(name, SIZE, plain, scan));
+        let entry_of =
+            |plain: &[u8], scan| serde_json::to_value(IndexEntry::scanned(name, SIZE, plain, scan));
         let found = scan(Lsn::new(0x20_0200));
         let said = entry_of(&plain, &found).unwrap();
         let whole = serde_json::json!({

@@ -221,6 +221,24 @@ pub enum ScanError {
     },
 }
 
+/// Whose WAL a segment is, by the long header that it begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// The size of its segments.
+    pub segment_size: SegmentSize,
+    /// PostgreSQL's major version.
+    pub major: u32,
+}
+
+impl Origin {
+    /// From the first bytes of a segment. `None`: they are not the beginning of a segment that this program knows.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        page::origin(bytes)
+    }
+}
+
 /// Scans `bytes`, the beginning of segment `name` or all of it.
 ///
 /// A record that the segment cuts off is checked by the scan of the segment in which it ends. Without `carry` a record that began in an earlier segment is skipped, and its rest goes unchecked.

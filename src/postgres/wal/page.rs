@@ -1,6 +1,6 @@
 //! WAL page headers (`XLogPageHeaderData` in PostgreSQL's `xlog_internal.h`).
 
-use super::{Invalid, ScanError};
+use super::{Invalid, Origin, ScanError};
 use crate::postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
 /// `XLOG_BLCKSZ` of every usual build; another one is refused by the long header.
@@ -56,6 +56,16 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+pub(super) fn origin(bytes: &[u8]) -> Option<Origin> {
+    let long = u16_at(bytes, 2)? & LONG_HEADER != 0;
+    let origin = Origin {
+        system_identifier: SystemIdentifier::new(u64_at(bytes, 24)?),
+        segment_size: SegmentSize::new(u32_at(bytes, 32)?).ok()?,
+        major: major(u16_at(bytes, 0)?)?,
+    };
+    long.then_some(origin)
 }
 
 impl SegmentHeader {

@@ -30,7 +30,7 @@ use crate::{
 /// Arguments of `highwater wal fetch`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The file that the recovery program wrote.
+    /// The file that the recovery program wrote, or a configuration as in docs/archive-command.md.
     #[arg(long)]
     pub config: PathBuf,
     /// The file that PostgreSQL asks for (%f).

@@ -1,0 +1,215 @@
+//! What is being pushed: no file twice at once, finished segments ahead of PostgreSQL's asking, and who tells PostgreSQL.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::watch;
+
+use super::error::PushFailure;
+use crate::postgres::wal::Carry;
+
+/// What came of a push.
+pub type Outcome = Result<(), Arc<PushFailure>>;
+/// What a scan leaves to the next: `None` until it is scanned.
+pub type Carried = Option<Option<Arc<Carry>>>;
+
+/// How many of the segments that were pushed ahead are remembered: PostgreSQL may just be asking for one of them.
+const RECENT: usize = 64;
+/// How many scans are remembered.
+const SCANS: usize = 4;
+
+/// One push.
+#[derive(Debug)]
+struct Flight {
+    /// PostgreSQL itself waits for it, and will rename its status file.
+    asked: bool,
+    outcome: watch::Receiver<Option<Outcome>>,
+    carried: watch::Receiver<Carried>,
+}
+
+/// All pushes of segments, by path.
+#[derive(Debug, Default)]
+pub struct Flights {
+    flying: BTreeMap<PathBuf, Flight>,
+    /// Pushed ahead and said to be done.
+    recent: VecDeque<PathBuf>,
+    /// The last scans.
+    scans: VecDeque<(PathBuf, Option<Arc<Carry>>)>,
+}
+
+/// What there is to do for a segment that PostgreSQL asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// It is being pushed.
+    Flying(watch::Receiver<Option<Outcome>>),
+    /// It was pushed while PostgreSQL was about to ask.
+    Done,
+    /// Nobody pushes it.
+    New,
+}
+
+/// The ends that a push holds.
+#[derive(Debug)]
+pub struct Ends {
+    /// Says what came of it.
+    pub outcome: watch::Sender<Option<Outcome>>,
+    /// Says what the scan leaves.
+    pub carried: watch::Sender<Carried>,
+    /// What the scan before leaves.
+    pub before: Option<watch::Receiver<Carried>>,
+}
+
+impl Flights {
+    /// PostgreSQL asks for `path`.
+    pub fn ask(&mut self, path: &Path) -> Asked {
+        if let Some(flight) = self.flying.get_mut(path) {
+            flight.asked = true;
+            return Asked::Flying(flight.outcome.clone());
+        }
+        // PostgreSQL saw the status file before it was renamed; it will rename it itself now, and warn if it is gone.
+        let known = self.recent.iter().any(|recent| recent == path);
+        match known && !is_ready(path) && rename_status(path, "done", "ready").is_ok() {
+            true => Asked::Done,
+            false => Asked::New,
+        }
+    }
+
+    /// Whether `path` is being pushed.
+    pub fn holds(&self, path: &Path) -> bool {
+        self.flying.contains_key(path)
+    }
+
+    /// The push of `path` begins; `before` is the path of the segment before it.
+    pub fn begin(&mut self, path: &Path, before: Option<&Path>, asked: bool) -> Ends {
+        let (outcome, seen) = watch::channel(None);
+        let (carried, scanned) = watch::channel(None);
+        let before = before.and_then(|before| self.carry_of(before));
+        let flight = Flight {
+            asked,
+            outcome: seen,
+            carried: scanned,
+        };
+        self.flying.insert(path.to_owned(), flight);
+        Ends {
+            outcome,
+            carried,
+            before,
+        }
+    }
+
+    fn carry_of(&self, path: &Path) -> Option<watch::Receiver<Carried>> {
+        if let Some(flight) = self.flying.get(path) {
+            return Some(flight.carried.clone());
+        }
+        let (_, carry) = self.scans.iter().find(|(scanned, _)| scanned == path)?;
+        Some(watch::channel(Some(carry.clone())).1)
+    }
+
+    /// The push of `path` ended. What nobody asked for is said to be done here, so that PostgreSQL never asks. Whether
+    /// somebody asked, and so hears what came of it.
+    pub fn end(&mut self, path: &Path, outcome: &Outcome) -> bool {
+        let Some(flight) = self.flying.remove(path) else {
+            return false;
+        };
+        if let Some(carry) = flight.carried.borrow().clone() {
+            self.scans.push_back((path.to_owned(), carry));
+        }
+        if outcome.is_ok() && !flight.asked {
+            match rename_status(path, "ready", "done") {
+                Ok(()) => self.recent.push_back(path.to_owned()),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "failed to rename the status file: PostgreSQL will ask again");
+                }
+            }
+        }
+        self.scans.drain(..self.scans.len().saturating_sub(SCANS));
+        self.recent
+            .drain(..self.recent.len().saturating_sub(RECENT));
+        flight.asked
+    }
+
+    /// Whether nothing is being pushed.
+    pub fn is_empty(&self) -> bool {
+        self.flying.is_empty()
+    }
+
+    /// What comes of all that is being pushed.
+    pub fn all(&self) -> Vec<watch::Receiver<Option<Outcome>>> {
+        let flights = self.flying.values();
+        flights.map(|flight| flight.outcome.clone()).collect()
+    }
+}
+
+/// Whether PostgreSQL says that the file of WAL at `path` is finished and not archived.
+pub fn is_ready(path: &Path) -> bool {
+    status(path, "ready").exists()
+}
+
+/// Says that the file of WAL at `path` is archived. Not durable: after a crash PostgreSQL asks for it again.
+///
+/// # Errors
+/// The file system's.
+pub fn say_done(path: &Path) -> io::Result<()> {
+    rename_status(path, "ready", "done")
+}
+
+fn rename_status(path: &Path, from: &str, to: &str) -> io::Result<()> {
+    fs::rename(status(path, from), status(path, to))
+}
+
+fn status(path: &Path, ending: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = format!("archive_status/{name}.{ending}");
+    path.parent().unwrap_or(Path::new("")).join(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(status: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("archive_status")).unwrap();
+        let path = directory.path().join("000000010000000000000001");
+        fs::write(super::status(&path, status), "").unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn only_what_nobody_asked_for_is_said_to_be_done() {
+        let (_directory, path) = segment("ready");
+        let mut flights = Flights::default();
+        drop(flights.begin(&path, None, true));
+        flights.end(&path, &Ok(()));
+        assert!(is_ready(&path), "PostgreSQL asked from the start");
+
+        drop(flights.begin(&path, None, false));
+        assert!(matches!(flights.ask(&path), Asked::Flying(_)));
+        flights.end(&path, &Ok(()));
+        assert!(is_ready(&path), "PostgreSQL asked on the way");
+
+        drop(flights.begin(&path, None, false));
+        flights.end(&path, &Err(Arc::new(PushFailure::Panicked)));
+        assert!(is_ready(&path), "it failed");
+
+        drop(flights.begin(&path, None, false));
+        flights.end(&path, &Ok(()));
+        assert!(!is_ready(&path) && status(&path, "done").exists());
+    }
+
+    #[test]
+    fn postgresql_that_asks_for_what_was_just_done_finds_its_status_file_again() {
+        let (_directory, path) = segment("ready");
+        let mut flights = Flights::default();
+        drop(flights.begin(&path, None, false));
+        flights.end(&path, &Ok(()));
+        assert!(matches!(flights.ask(&path), Asked::Done));
+        assert!(is_ready(&path));
+        // Asked for once more it is pushed again: it may be another file by now.
+        assert!(matches!(flights.ask(&path), Asked::New));
+    }
+}

@@ -1,0 +1,181 @@
+//! A segment as it lies in `pg_wal`: read once, checked, hashed.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use bytes::Bytes;
+
+use super::{config::DamagedWal, error::PushFailure};
+use crate::{
+    archive::IndexEntry,
+    postgres::{
+        SegmentName, SegmentSize,
+        wal::{self, Carry, Origin, ScanEnd, SegmentScan},
+    },
+};
+
+/// Where segments are read into: each buffer again and again, as a fresh one costs a page fault per page.
+#[derive(Debug, Default)]
+pub struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        let mut free = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        free.pop().unwrap_or_default()
+    }
+
+    /// For the next segment, if nobody else holds it.
+    pub fn give_back(&self, bytes: Bytes) {
+        if let Ok(bytes) = bytes.try_into_mut() {
+            let mut free = self
+                .0
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            free.push(bytes.into());
+        }
+    }
+
+    /// Nothing is pushed at the moment.
+    pub fn free(&self) {
+        let mut free = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *free = Vec::new();
+    }
+}
+
+/// A segment in memory.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its name.
+    pub name: SegmentName,
+    /// Its size.
+    pub size: SegmentSize,
+    /// Who wrote it.
+    pub origin: Origin,
+    /// All of it.
+    pub bytes: Bytes,
+}
+
+impl Segment {
+    /// Reads the file `path` of segment `name`.
+    ///
+    /// # Errors
+    /// The file system's, or it is no segment of this name.
+    pub fn read(path: &Path, name: SegmentName, buffers: &Buffers) -> Result<Self, PushFailure> {
+        let failed = |cause| PushFailure::Read {
+            path: path.to_owned(),
+            cause,
+        };
+        let mut file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let size = size_of(name, length)?;
+        let mut bytes = buffers.take();
+        fill(&mut file, length, &mut bytes).map_err(failed)?;
+        // Address, size and magic: more than the origin says.
+        wal::scan(
+            bytes.get(..FIRST_PAGE).unwrap_or_default(),
+            name,
+            size,
+            None,
+            None,
+        )?;
+        let magic = [bytes[0], bytes[1]];
+        let origin = Origin::read(&bytes).ok_or(wal::ScanError::NotWal {
+            name,
+            magic: u16::from_le_bytes(magic),
+        })?;
+        Ok(Self {
+            name,
+            size,
+            origin,
+            bytes: bytes.into(),
+        })
+    }
+
+    /// Walks along the records.
+    ///
+    /// # Errors
+    /// It is not the segment that its name says, or it is damaged and `damaged` says that this is refused.
+    pub fn scan(
+        &self,
+        carry: Option<&Carry>,
+        damaged: DamagedWal,
+    ) -> Result<SegmentScan, PushFailure> {
+        let scan = wal::scan(&self.bytes, self.name, self.size, None, carry)?;
+        match (scan.end, damaged) {
+            (ScanEnd::Full | ScanEnd::Switch, _) | (_, DamagedWal::Archive) => Ok(scan),
+            (ScanEnd::Invalid { at, why }, DamagedWal::Refuse) => Err(PushFailure::Damaged {
+                name: self.name,
+                at,
+                why,
+            }),
+            // All bytes are given: there is nothing that could follow.
+            (ScanEnd::Data, DamagedWal::Refuse) => Err(PushFailure::Damaged {
+                name: self.name,
+                at: scan.valid_end,
+                why: wal::Invalid::Unused,
+            }),
+        }
+    }
+
+    /// What the archive is told of it.
+    pub fn entry(&self, scan: &SegmentScan) -> IndexEntry {
+        IndexEntry::scanned(self.name, self.size, &self.bytes, scan)
+    }
+}
+
+const FIRST_PAGE: usize = 8192;
+
+/// The size of the segments of which `length` bytes are one.
+pub fn size_of(name: SegmentName, length: u64) -> Result<SegmentSize, PushFailure> {
+    let size = u32::try_from(length).ok().map(SegmentSize::new);
+    size.and_then(Result::ok).ok_or(PushFailure::Length {
+        name: name.to_string(),
+        length,
+    })
+}
+
+/// Reads `length` bytes, no fewer and no more.
+fn fill(file: &mut File, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    bytes.reserve_exact(usize::try_from(length).unwrap_or_default());
+    file.take(length).read_to_end(bytes)?;
+    match bytes.len() as u64 == length {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{} bytes of {length}", bytes.len()),
+        )),
+    }
+}
+
+/// What the segment before `name` leaves to it, from the file beside it, if that is still there and still that segment.
+pub fn carry_beside(
+    path: &Path,
+    name: SegmentName,
+    size: SegmentSize,
+    buffers: &Buffers,
+) -> Option<Carry> {
+    let before = previous(name, size)?;
+    let path: PathBuf = path.with_file_name(before.to_string());
+    let segment = Segment::read(&path, before, buffers).ok()?;
+    let carry = segment.scan(None, DamagedWal::Refuse).ok()?.carry;
+    buffers.give_back(segment.bytes);
+    carry
+}
+
+/// The segment before `name` on its timeline.
+pub fn previous(name: SegmentName, size: SegmentSize) -> Option<SegmentName> {
+    let start = name.start(size).get().checked_sub(size.get())?;
+    let start = crate::postgres::Lsn::new(start);
+    Some(SegmentName::containing(name.timeline(), start, size))
+}

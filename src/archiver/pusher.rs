@@ -1,0 +1,445 @@
+//! Pushes the file that PostgreSQL asks for, and the finished segments after it, several at once.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+
+use super::{
+    Config, cluster,
+    error::PushFailure,
+    flights::{Asked, Ends, Flights, Outcome, is_ready, say_done},
+    home::{Home, Homes},
+    name::WalFile,
+    prepare::{Buffers, Segment, carry_beside, previous},
+};
+use crate::{
+    archive::{Archive, IndexEntry, OpenError, PushError, ReadError, Records, sha256},
+    postgres::{
+        SegmentName, SegmentSize, TimelineHistory, TimelineId,
+        wal::{Origin, ScanError},
+    },
+};
+
+/// The epoch of tails that come from `.partial` files: the same file gives the same object.
+const PARTIAL: &str = "partial";
+
+/// Pushes files of WAL; knows the lineage once it found it.
+#[derive(Clone, Debug)]
+pub struct Pusher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    archive: Archive,
+    home: OnceCell<Home>,
+    /// One per segment in memory.
+    slots: Arc<Semaphore>,
+    buffers: Buffers,
+    flights: Mutex<Flights>,
+    ahead: Mutex<Ahead>,
+    /// Segments that may be pushed ahead after each that was asked for.
+    most_ahead: usize,
+}
+
+/// How far segments are pushed ahead.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// The last that was begun, and its size.
+    last: Option<(PathBuf, SegmentName, SegmentSize)>,
+    /// How many more may be begun. None after a failure, until PostgreSQL asks again.
+    left: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pusher {
+    /// Pushes as `config` says, and up to `most_ahead` finished segments after each that is asked for.
+    ///
+    /// # Errors
+    /// The archive's settings make no sense.
+    pub fn new(config: Config, most_ahead: usize) -> Result<Self, OpenError> {
+        Ok(Self(Arc::new(Inner {
+            archive: config.open()?,
+            home: OnceCell::new(),
+            slots: Arc::new(Semaphore::new(config.parallel_uploads.get().into())),
+            buffers: Buffers::default(),
+            flights: Mutex::default(),
+            ahead: Mutex::default(),
+            most_ahead,
+            config,
+        })))
+    }
+
+    /// Archives the file at `path`, which is absolute and lies in `pg_wal`. `Ok`: it is durable in the archive.
+    ///
+    /// # Errors
+    /// See [`PushFailure`].
+    pub async fn push(&self, path: &Path) -> Outcome {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file = WalFile::parse(&name).ok_or_else(|| PushFailure::Name(name.into_owned()))?;
+        match file {
+            WalFile::Segment(name) => return self.asked(path, name).await,
+            WalFile::Partial(name) => self.partial(path, name).await?,
+            WalFile::History(timeline) => self.history(path, timeline).await?,
+            WalFile::BackupHistory(name) => {
+                let (home, content) = self.small_file(path).await?;
+                let pushed = home.lineage.push_backup_history(&name, content);
+                pushed.await.map_err(PushFailure::Push)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins no more, and waits for what is on its way; not for long, as all of it can be repeated.
+    pub async fn drain(&self, within: Duration) {
+        lock(&self.0.ahead).left = 0;
+        let all = lock(&self.0.flights).all();
+        let drained = async {
+            for mut outcome in all {
+                // It says so, or it is gone.
+                let _ = outcome.wait_for(Option::is_some).await;
+            }
+        };
+        let _ = tokio::time::timeout(within, drained).await;
+    }
+
+    async fn asked(&self, path: &Path, name: SegmentName) -> Outcome {
+        self.history_first(path, name.timeline()).await?;
+        let known = lock(&self.0.flights).ask(path);
+        let outcome = match known {
+            Asked::Done => return Ok(()),
+            Asked::Flying(outcome) => outcome,
+            Asked::New => {
+                let permit = self.slot().await;
+                // While it waited, somebody else may have begun.
+                let known = lock(&self.0.flights).ask(path);
+                match known {
+                    Asked::Done => return Ok(()),
+                    Asked::Flying(outcome) => outcome,
+                    Asked::New => self.begin_asked(path, name, permit)?,
+                }
+            }
+        };
+        self.ahead();
+        outcome_of(outcome).await
+    }
+
+    fn begin_asked(
+        &self,
+        path: &Path,
+        name: SegmentName,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<watch::Receiver<Option<Outcome>>, PushFailure> {
+        let size = size_on_disk(path, name)?;
+        let outcome = self.begin(path, name, size, permit, true);
+        *lock(&self.0.ahead) = Ahead {
+            last: Some((path.to_owned(), name, size)),
+            left: self.0.most_ahead,
+        };
+        Ok(outcome)
+    }
+
+    /// `None` never happens: the semaphore is never closed.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.slots.clone().acquire_owned().await.ok()
+    }
+
+    /// PostgreSQL archives a history before the WAL of its timeline; whoever calls by hand may not.
+    async fn history_first(&self, path: &Path, timeline: TimelineId) -> Result<(), PushFailure> {
+        let path = path.with_file_name(TimelineHistory::file_name(timeline));
+        if timeline == TimelineId::FIRST || !is_ready(&path) {
+            return Ok(());
+        }
+        self.history(&path, timeline).await?;
+        if let Err(error) = say_done(&path) {
+            tracing::debug!(path = %path.display(), %error, "failed to rename the status file");
+        }
+        Ok(())
+    }
+
+    /// Begins to push the finished segments that follow, as far as there is room.
+    fn ahead(&self) {
+        loop {
+            let mut ahead = lock(&self.0.ahead);
+            let Some((last, name, size)) = ahead.last.clone().filter(|_| ahead.left > 0) else {
+                return;
+            };
+            let next = name.next(size);
+            let path = last.with_file_name(next.to_string());
+            let flies = lock(&self.0.flights).holds(&path);
+            if !flies {
+                let Ok(permit) = self.0.slots.clone().try_acquire_owned() else {
+                    return;
+                };
+                if !is_ready(&path) {
+                    return;
+                }
+                self.begin(&path, next, size, Some(permit), false);
+            }
+            ahead.left -= 1;
+            ahead.last = Some((path, next, size));
+        }
+    }
+
+    fn begin(
+        &self,
+        path: &Path,
+        name: SegmentName,
+        size: SegmentSize,
+        permit: Option<OwnedSemaphorePermit>,
+        asked: bool,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let before = previous(name, size).map(|name| path.with_file_name(name.to_string()));
+        let ends = lock(&self.0.flights).begin(path, before.as_deref(), asked);
+        let outcome = ends.outcome.subscribe();
+        let (this, path) = (self.clone(), path.to_owned());
+        tokio::spawn(async move { this.fly(path, name, permit, ends).await });
+        outcome
+    }
+
+    async fn fly(
+        &self,
+        path: PathBuf,
+        name: SegmentName,
+        permit: Option<OwnedSemaphorePermit>,
+        ends: Ends,
+    ) {
+        let Ends {
+            outcome: said,
+            carried,
+            before,
+        } = ends;
+        let (this, at) = (self.clone(), path.clone());
+        let scans = Scans { carried, before };
+        let pushed = tokio::spawn(async move { this.segment(&at, name, permit, scans).await });
+        let pushed = pushed.await.unwrap_or(Err(PushFailure::Panicked));
+        let outcome = pushed.map_err(Arc::new);
+        if outcome.is_err() {
+            lock(&self.0.ahead).left = 0;
+        }
+        let mut flights = lock(&self.0.flights);
+        let asked = flights.end(&path, &outcome);
+        if flights.is_empty() {
+            self.0.buffers.free();
+        }
+        drop(flights);
+        if let (Err(error), false) = (&outcome, asked) {
+            tracing::warn!("{error}; PostgreSQL asks for it in its turn");
+        }
+        said.send_replace(Some(outcome));
+        self.ahead();
+    }
+
+    async fn segment(
+        &self,
+        path: &Path,
+        name: SegmentName,
+        permit: Option<OwnedSemaphorePermit>,
+        scans: Scans,
+    ) -> Result<(), PushFailure> {
+        let segment = self.read(path, name).await?;
+        let origin = segment.origin;
+        let (scanned, home) = tokio::join!(
+            self.scan(path, segment, scans),
+            self.home(origin, name.to_string())
+        );
+        let ((segment, entry), home) = (scanned?, home?);
+        let bytes = segment.bytes.clone();
+        let put = home.lineage.put_segment(name, segment.bytes, &entry).await;
+        self.0.buffers.give_back(bytes);
+        // The small request that follows needs no memory: the next segment may come in.
+        drop(permit);
+        let put = put?;
+        self.ahead();
+        home.lineage.finish_segment(put, &entry).await?;
+        Ok(())
+    }
+
+    async fn read(&self, path: &Path, name: SegmentName) -> Result<Segment, PushFailure> {
+        let (this, path) = (self.clone(), path.to_owned());
+        blocking(move || {
+            let segment = Segment::read(&path, name, &this.0.buffers)?;
+            same_directory(&path, &segment)?;
+            Ok(segment)
+        })
+        .await
+    }
+
+    async fn scan(
+        &self,
+        path: &Path,
+        segment: Segment,
+        scans: Scans,
+    ) -> Result<(Segment, IndexEntry), PushFailure> {
+        let Scans { carried, before } = scans;
+        let known = match before {
+            // Not to be had: its scan failed.
+            Some(mut before) => match before.wait_for(Option::is_some).await {
+                Ok(carry) => Some(carry.clone().flatten()),
+                Err(_) => Some(None),
+            },
+            None => None,
+        };
+        let (this, path) = (self.clone(), path.to_owned());
+        blocking(move || {
+            let buffers = &this.0.buffers;
+            let beside = || carry_beside(&path, segment.name, segment.size, buffers).map(Arc::new);
+            let carry = known.unwrap_or_else(beside);
+            let scan = segment.scan(carry.as_deref(), this.0.config.damaged_wal)?;
+            carried.send_replace(Some(scan.carry.clone().map(Arc::new)));
+            let entry = segment.entry(&scan);
+            Ok((segment, entry))
+        })
+        .await
+    }
+
+    /// The lineage, found once, and whether a file of `origin` belongs into it.
+    async fn home(&self, origin: Origin, file: String) -> Result<&Home, PushFailure> {
+        let find = || async {
+            let homes = Homes::new(&self.0.archive, &self.0.config);
+            homes.to_write(origin).await
+        };
+        let home = self.0.home.get_or_try_init(find).await?;
+        let want = home.identity.system_identifier;
+        if want == origin.system_identifier {
+            return Ok(home);
+        }
+        Err(PushFailure::OtherCluster {
+            name: file,
+            found: origin.system_identifier,
+            keeper: format!("lineage {}", home.identity.lineage),
+            want,
+        })
+    }
+
+    /// A small file, and where it goes: `pg_control` says whose it is.
+    async fn small_file(&self, path: &Path) -> Result<(&Home, Bytes), PushFailure> {
+        let origin = cluster::of_directory(data_directory(path));
+        let origin = origin.ok_or(super::home::HomeError::Unknown)?;
+        let home = self.home(origin, path.display().to_string()).await?;
+        let content = std::fs::read(path).map_err(|cause| PushFailure::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Ok((home, content.into()))
+    }
+
+    async fn history(&self, path: &Path, timeline: TimelineId) -> Result<(), PushFailure> {
+        let (home, content) = self.small_file(path).await?;
+        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)).map_err(|cause| {
+            PushFailure::History {
+                name: TimelineHistory::file_name(timeline),
+                cause,
+            }
+        })?;
+        home.lineage.push_history(timeline, content).await?;
+        Ok(())
+    }
+
+    /// The last segment of a timeline that was left is its last tail: what is valid of it, and never a segment.
+    async fn partial(&self, path: &Path, name: SegmentName) -> Result<(), PushFailure> {
+        let _slot = self.slot().await;
+        let segment = self.read(path, name).await?;
+        let home = self.home(segment.origin, name.to_string()).await?;
+        let size = segment.size;
+        let carry = carry_beside(path, name, size, &self.0.buffers);
+        // It ends somewhere, and no damage can be told from that.
+        let scan = segment.scan(carry.as_ref(), super::config::DamagedWal::Archive)?;
+        let length = scan.valid_end.bytes_since(name.start(size));
+        let length = usize::try_from(length).unwrap_or_default();
+        let valid = segment.bytes.get(..length).unwrap_or(&segment.bytes);
+        if valid.is_empty() {
+            return Ok(());
+        }
+        let lineage = &home.lineage;
+        match lineage.fetch_segment(name, size, scan.valid_end).await {
+            Ok(archived) if archived.get(..length) == Some(valid) => Ok(()),
+            Ok(archived) => Err(PushFailure::Push(PushError::Conflict {
+                key: name.to_string(),
+                ours: sha256(valid),
+                theirs: sha256(archived.get(..length).unwrap_or(&archived)),
+            })),
+            Err(error) if error.wants_key() || matches!(error, ReadError::NotFound { .. }) => {
+                // What cannot be read is compared by its hash.
+                let records = Records {
+                    last_record: scan.last_record_start,
+                    last_commit: scan.last_commit,
+                };
+                let put = lineage.push_tail(name, 0, valid, PARTIAL, Some(records));
+                Ok(put.await?)
+            }
+            Err(error) => Err(PushError::Compare(error).into()),
+        }
+    }
+}
+
+/// What a push gets from the scan before, and gives to the next.
+struct Scans {
+    carried: watch::Sender<super::flights::Carried>,
+    before: Option<watch::Receiver<super::flights::Carried>>,
+}
+
+async fn outcome_of(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
+    let panicked = || Err(Arc::new(PushFailure::Panicked));
+    match outcome.wait_for(Option::is_some).await {
+        Ok(said) => said.clone().unwrap_or_else(panicked),
+        Err(_) => panicked(),
+    }
+}
+
+fn size_on_disk(path: &Path, name: SegmentName) -> Result<SegmentSize, PushFailure> {
+    let found = std::fs::metadata(path).map_err(|cause| PushFailure::Read {
+        path: path.to_owned(),
+        cause,
+    })?;
+    super::prepare::size_of(name, found.len())
+}
+
+/// PGDATA, if `path` is in its `pg_wal`, which may be a link.
+fn data_directory(path: &Path) -> &Path {
+    let wal = path.parent().unwrap_or(Path::new("/"));
+    wal.parent().unwrap_or(Path::new("/"))
+}
+
+/// A data directory may hold another cluster's WAL: a copy that went wrong.
+fn same_directory(path: &Path, segment: &Segment) -> Result<(), PushFailure> {
+    let Some(directory) = cluster::of_directory(data_directory(path)) else {
+        return Ok(());
+    };
+    let (found, want) = (
+        segment.origin.system_identifier,
+        directory.system_identifier,
+    );
+    if found != want {
+        return Err(PushFailure::OtherCluster {
+            name: segment.name.to_string(),
+            found,
+            keeper: "the data directory".to_owned(),
+            want,
+        });
+    }
+    match segment.size == directory.segment_size {
+        true => Ok(()),
+        false => Err(ScanError::OtherSize {
+            name: segment.name,
+            segment_size: segment.size.into(),
+            page_size: 8192,
+        }
+        .into()),
+    }
+}
+
+/// Work that would keep other tasks waiting.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PushFailure> + Send + 'static,
+) -> Result<T, PushFailure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(PushFailure::Panicked))
+}

@@ -1,0 +1,72 @@
+//! `wal fetch` on its own: 1 is for what is definitely not there, and nothing else.
+
+use std::fs;
+
+use crate::{
+    sample::{archive_all, copy, segments},
+    site::Site,
+};
+
+fn next(name: &str) -> String {
+    let name: highwater::postgres::SegmentName = name.parse().unwrap();
+    let size = highwater::postgres::SegmentSize::new(1 << 20).unwrap();
+    name.next(size).to_string()
+}
+
+#[tokio::test]
+async fn the_end_of_the_log_is_told_from_a_gap_and_from_an_outage() {
+    let site = Site::new("fetch");
+    let pgdata = copy(&site);
+    let all = segments(&pgdata);
+    // Nothing was ever archived: that is no end.
+    site.fetch(&pgdata, &all[0]).expect(210);
+    let ours = fs::read(pgdata.join("pg_wal").join(&all[5])).unwrap();
+    archive_all(&pgdata, |name| site.push(&pgdata, name).code() == 0);
+    site.fetch(&pgdata, &all[5]).expect(0);
+    assert!(fs::read(pgdata.join("pg_wal/RECOVERYXLOG")).unwrap() == ours);
+    fs::remove_file(pgdata.join("pg_wal/RECOVERYXLOG")).unwrap();
+    for absent in [
+        next(all.last().unwrap()).as_str(),
+        "00000002.history",
+        "something",
+    ] {
+        site.fetch(&pgdata, absent).expect(1);
+    }
+    assert!(!pgdata.join("pg_wal/RECOVERYXLOG").exists());
+    let lost = crate::site::server()
+        .data()
+        .join("prod")
+        .join(site.archive_name());
+    let lineage = site.identities().await[0].lineage.clone();
+    fs::remove_file(lost.join(format!("{lineage}/wal/00000001/{}.zst", all[5]))).unwrap();
+    let said = site.fetch(&pgdata, &all[5]);
+    assert!(said.expect(201).contains(&all[5]));
+    site.configure_store(1, "fetchDeadlineSeconds: 1");
+    site.fetch(&pgdata, &all[6]).expect(200);
+    site.fetch(&pgdata, &next(all.last().unwrap())).expect(200);
+    fs::write(site.config(), "archiveName: [").unwrap();
+    site.fetch(&pgdata, &all[6]).expect(205);
+    // A standby asks again: above 125 it would end.
+    fs::write(pgdata.join("standby.signal"), "").unwrap();
+    site.fetch(&pgdata, &all[6]).expect(1);
+    site.configure("");
+    site.fetch(&pgdata, &all[5]).expect(1);
+    site.fetch(&pgdata, &all[6]).expect(0);
+}
+
+#[tokio::test]
+async fn another_clusters_wal_is_not_handed_out() {
+    let site = Site::new("fetch-stranger");
+    let pgdata = copy(&site);
+    let all = segments(&pgdata);
+    let (name, absent) = (all[0].clone(), next(&all[all.len() - 1]));
+    site.push(&pgdata, &name).expect(0);
+    let lineage = site.identities().await[0].lineage.clone();
+    let other = crate::sample::copy_of(crate::sample::other(), &site.path("other"));
+    site.configure(&format!("lineage: {lineage}"));
+    site.fetch(&other, &name).expect(211);
+    // What is not there in another cluster's lineage is no end of this one's log.
+    site.fetch(&other, &absent).expect(210);
+    site.fetch(&pgdata, &absent).expect(1);
+    site.fetch(&pgdata, &name).expect(0);
+}
