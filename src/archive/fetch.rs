@@ -103,7 +103,7 @@ impl Lineage {
     ) -> Result<Option<Vec<u8>>, ReadError> {
         let key = self.layout.segment(name, encoding);
         match self.objects.get(&key).await {
-            Ok(stored) => self.checked(name, &key, &stored, length).await.map(Some),
+            Ok(stored) => self.checked(name, key, stored, length).await.map(Some),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(unavailable(&key, error)),
         }
@@ -112,24 +112,28 @@ impl Lineage {
     async fn checked(
         &self,
         name: SegmentName,
-        key: &Path,
-        stored: &Stored,
+        key: Path,
+        stored: Stored,
         length: usize,
     ) -> Result<Vec<u8>, ReadError> {
-        let plain = self.plain(key, stored, length)?;
-        if plain.len() != length {
-            let found = plain.len();
-            return Err(corrupt(key, format!("{found} bytes, want {length}")));
-        }
         // The frame has a checksum of its own: without an entry that is all there is.
-        let entry = match said_hash(key, stored)? {
+        let entry: Option<IndexEntry> = match said_hash(&key, &stored)? {
             Some(_) => None,
             None => self.get_json(&self.layout.index_entry(name)).await?,
         };
-        if let Some(IndexEntry { sha256, .. }) = entry {
-            check(key, &plain, &sha256)?;
-        }
-        Ok(plain)
+        let lineage = self.clone();
+        let read = blocking(key, move |key| {
+            let plain = lineage.plain(key, &stored, length)?;
+            if plain.len() != length {
+                let found = plain.len();
+                return Err(corrupt(key, format!("{found} bytes, want {length}")));
+            }
+            if let Some(IndexEntry { sha256, .. }) = entry {
+                check(key, &plain, &sha256)?;
+            }
+            Ok(plain)
+        });
+        read.await
     }
 
     /// The longest beginning of an unfinished segment that its parts make up.
@@ -180,6 +184,17 @@ impl Lineage {
         }
         Ok(None)
     }
+}
+
+/// Decompressing and hashing a segment takes longer than whatever else this thread does can wait, and there is more than
+/// one processor.
+async fn blocking<T: Send + 'static>(
+    key: Path,
+    read: impl FnOnce(&Path) -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    let about = key.clone();
+    let done = tokio::task::spawn_blocking(move || read(&key)).await;
+    done.unwrap_or_else(|source| Err(unavailable(&about, StoreError::JoinError { source })))
 }
 
 /// Of all parts that go on at `reached`, the one that goes furthest.

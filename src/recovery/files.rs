@@ -21,9 +21,78 @@ pub struct Owner {
 /// # Errors
 /// The file system's.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let partial = partial_name(path);
-    write_new(&partial, content)?;
-    fs::rename(&partial, path)
+    let new = NewFile::create(path)?;
+    new.file().write_all(content)?;
+    new.keep()
+}
+
+/// A file that gets its name once it is whole. Dropped before, nothing of it stays.
+#[derive(Debug)]
+pub struct NewFile<'a> {
+    path: &'a Path,
+    partial: PathBuf,
+    file: File,
+}
+
+impl<'a> NewFile<'a> {
+    /// An empty file beside `path`. It is another one than any that was begun before, which its writer may still write to.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn create(path: &'a Path) -> io::Result<Self> {
+        let partial = partial_name(path);
+        remove(&partial)?;
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)?;
+        Ok(Self {
+            path,
+            partial,
+            file,
+        })
+    }
+
+    /// What to write to.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it its name, in one step.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn keep(self) -> io::Result<()> {
+        fs::rename(&self.partial, self.path)
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        // Renamed, it is not there. Half a file must not fill the disk.
+        let _ = fs::remove_file(&self.partial);
+    }
+}
+
+/// A new file of `owner`'s that nobody else can read, instead of one that is there.
+///
+/// # Errors
+/// The file system's.
+pub fn private_file(path: &Path, content: &[u8], owner: Option<Owner>) -> io::Result<()> {
+    remove(path)?;
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    match owner {
+        Some(Owner { uid, gid }) => chown(path, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
 }
 
 /// As [`replace`], then fsync of file and directory; the file belongs to `owner`.

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::fs::{OpenOptionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +13,7 @@ use super::{
     fetch::{FetchConfig, FetchFailure, FetchProgress},
     files::{self, Owner},
     marker::{Marker, Step},
+    prefetch::Prefetcher,
     program::{ProgramError, Programs},
     promoted::{self, Promoted, PromotedError},
     server::{Outcome, Server},
@@ -184,6 +183,9 @@ pub async fn run(
     let replay = control.timeline <= job.fetch.plan.timeline;
     progress.send_modify(|p| p.dropped_slots.clone_from(&marker.dropped_slots));
 
+    let prefetcher = replay
+        .then(|| prefetch(&job.fetch, directory.owner))
+        .flatten();
     let started_replay = Instant::now();
     let run = Run {
         job,
@@ -197,6 +199,7 @@ pub async fn run(
         server = run.until_promoted(&mut marker, stop) => (server?, started_replay.elapsed()),
         never = follow_fetch(job, progress) => match never {},
     };
+    drop(prefetcher);
     let fetched = FetchProgress::read(&job.fetch.progress);
     if replay {
         marker.ended_early = ended_early(&job.fetch.plan, fetched.reached);
@@ -213,6 +216,13 @@ pub async fn run(
     marker.result = Some(result.clone());
     directory.write(&marker)?;
     decided(job, &marker).unwrap_or(Ok(result))
+}
+
+/// Without it recovery is slower, and nothing else.
+fn prefetch(config: &FetchConfig, owner: Option<Owner>) -> Option<Prefetcher> {
+    Prefetcher::start(config, owner)
+        .inspect_err(|error| tracing::warn!(%error, "recovering without prefetch"))
+        .ok()
 }
 
 async fn shut_down(
@@ -302,24 +312,9 @@ fn configure(job: &Job, owner: Option<Owner>) -> Result<(), JobError> {
         (names::FETCH, &fetch),
     ] {
         let path = job.work.join(name);
-        private_file(&path, content, owner).map_err(work(&path))?;
+        files::private_file(&path, content, owner).map_err(work(&path))?;
     }
     Ok(())
-}
-
-fn private_file(path: &Path, content: &[u8], owner: Option<Owner>) -> std::io::Result<()> {
-    files::remove(path)?;
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    std::io::Write::write_all(&mut file, content)?;
-    match owner {
-        Some(Owner { uid, gid }) => chown(path, Some(uid), Some(gid)),
-        None => Ok(()),
-    }
 }
 
 fn work(path: &Path) -> impl FnOnce(std::io::Error) -> JobError + use<> {

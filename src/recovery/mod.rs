@@ -11,6 +11,7 @@ pub mod fetch;
 mod files;
 pub mod job;
 mod marker;
+pub mod prefetch;
 mod program;
 mod promoted;
 mod report;
@@ -28,7 +29,7 @@ use tokio::{
 
 pub use archive::{ArchiveError, Base, base};
 pub use directory::Texts;
-pub use files::replace as replace_file;
+pub use files::{Owner, replace as replace_file};
 
 use self::{
     fetch::{FetchConfig, MountedPaths},
@@ -225,6 +226,7 @@ async fn recover(
             segment_size: base.segment_size,
             deadline_seconds: ARCHIVE_DEADLINE.as_secs(),
             progress: args.work.join(settings::files::PROGRESS),
+            socket: Some(args.work.join(settings::files::SOCKET)),
         },
         work: args.work.clone(),
         program: std::env::current_exe().map_err(|error| Failure::Again(Error::Program(error)))?,

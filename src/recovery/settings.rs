@@ -113,6 +113,8 @@ pub mod files {
     pub const FETCH: &str = "fetch.json";
     /// What fetch tells.
     pub const PROGRESS: &str = "progress.json";
+    /// Where fetch gets what was prefetched.
+    pub const SOCKET: &str = "fetch.sock";
 }
 
 /// Only through the socket, whose directory only PostgreSQL's own user may enter.

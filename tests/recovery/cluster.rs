@@ -48,11 +48,12 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
         Command::new(programs::program(program))
     };
     command.args(arguments).env("LC_ALL", "C").current_dir("/");
+    command.env("PGCTLTIMEOUT", "600");
     command.stderr(std::process::Stdio::null());
     command.output().unwrap()
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
@@ -139,6 +140,9 @@ pub struct Fixture {
     /// The same archive, encrypted to [`Self::identity`].
     pub encrypted: PgArchiveSpec,
     pub callee: Callee,
+    identifier: SystemIdentifier,
+    label: String,
+    stop: Lsn,
 }
 
 pub const LINEAGE: &str = "0123456789";
@@ -146,6 +150,16 @@ pub const LINEAGE: &str = "0123456789";
 impl Fixture {
     pub fn snapshot(&self) -> PathBuf {
         self.root.join("snapshot")
+    }
+
+    /// The source as it was stopped after all that, on timeline 1.
+    pub fn stopped(&self) -> PathBuf {
+        self.root.join("source-stopped")
+    }
+
+    /// Every segment from the backup on, as the source wrote it.
+    pub fn wal(&self) -> PathBuf {
+        self.root.join("wal")
     }
 
     pub fn archive(&self) -> PathBuf {
@@ -190,7 +204,7 @@ impl Fixture {
         let source = Running::start(
             &pgdata,
             "-c wal_level=logical -c max_prepared_transactions=5 -c archive_mode=off -c autovacuum=off \
-             -c max_logical_replication_workers=0",
+             -c max_logical_replication_workers=0 -c wal_log_hints=on",
         );
         let sql = source.connect().await;
         populate(&sql, callee.port).await;
@@ -230,6 +244,13 @@ impl Fixture {
             "directory": {"persistentVolumeClaim": "archive"},
         }))
         .unwrap();
+        let identifier = sql
+            .query_one(
+                "SELECT system_identifier::text FROM pg_control_system()",
+                &[],
+            )
+            .await
+            .unwrap();
         let key = write_key(&root.join("identity"));
         let mut encrypted = spec.clone();
         let to = serde_json::json!({"recipients": [key]});
@@ -244,14 +265,16 @@ impl Fixture {
             spec,
             encrypted,
             callee,
+            identifier: identifier.get::<_, String>(0).parse().unwrap(),
+            label,
+            stop: stop.parse().unwrap(),
         };
+        copy(&pgdata.join("pg_wal"), &fixture.wal());
         for lineage in [fixture.lineage(), fixture.encrypted_lineage()] {
-            fixture
-                .archive_all(lineage, &sql, &pgdata, &label, stop.parse().unwrap())
-                .await;
+            fixture.archive_all(&lineage).await;
         }
         drop(source);
-        fs::remove_dir_all(&pgdata).unwrap();
+        fs::rename(&pgdata, fixture.stopped()).unwrap();
         fixture
     }
 
@@ -279,48 +302,34 @@ impl Fixture {
             .lineage(id)
     }
 
-    async fn archive_all(
-        &self,
-        lineage: Lineage,
-        sql: &Client,
-        pgdata: &Path,
-        label: &str,
-        stop: Lsn,
-    ) {
-        let row = sql
-            .query_one(
-                "SELECT system_identifier::text FROM pg_control_system()",
-                &[],
-            )
-            .await
-            .unwrap();
-        let identifier: SystemIdentifier = row.get::<_, String>(0).parse().unwrap();
+    /// Archives everything; what is there already stays.
+    pub async fn archive_all(&self, lineage: &Lineage) {
         let identity = Identity {
             format: FORMAT,
             lineage: LINEAGE.parse().unwrap(),
-            system_identifier: identifier,
+            system_identifier: self.identifier,
             major_version: 15,
             segment_size: SIZE,
             created_at: Timestamp::UNIX_EPOCH,
         };
         lineage.create_identity(&identity).await.unwrap();
-        self.archive_wal(&lineage, identifier, pgdata).await;
-        let text = label.as_bytes().to_vec();
+        self.archive_wal(lineage).await;
+        let text = self.label.as_bytes().to_vec();
+        let manifest = self.manifest(sha256(&text));
         lineage
-            .put_backup_file(BACKUP, BACKUP_LABEL, text.clone().into())
+            .put_backup_file(BACKUP, BACKUP_LABEL, text.into())
             .await
             .unwrap();
-        let manifest = self.manifest(identifier, stop, sha256(&text), pgdata);
         lineage.put_manifest(BACKUP, &manifest).await.unwrap();
     }
 
-    async fn archive_wal(&self, lineage: &Lineage, identifier: SystemIdentifier, pgdata: &Path) {
+    async fn archive_wal(&self, lineage: &Lineage) {
         let mut name = SegmentName::containing(TimelineId::FIRST, self.start, SIZE);
         let mut carry = None;
         while name.start(SIZE) < self.end {
-            let bytes = fs::read(pgdata.join("pg_wal").join(name.to_string())).unwrap();
+            let bytes = fs::read(self.wal().join(name.to_string())).unwrap();
             if name.end(SIZE) <= self.end {
-                let (entry, next) = entry(name, identifier, &bytes, carry.as_ref());
+                let (entry, next) = entry(name, self.identifier, &bytes, carry.as_ref());
                 carry = next;
                 lineage
                     .push_segment(name, bytes.into(), &entry)
@@ -329,7 +338,8 @@ impl Fixture {
             } else {
                 let length = usize::try_from(SIZE.offset(self.end)).unwrap();
                 let tail = &bytes[..length];
-                let scan = wal::scan(tail, name, SIZE, Some(identifier), carry.as_ref()).unwrap();
+                let scan =
+                    wal::scan(tail, name, SIZE, Some(self.identifier), carry.as_ref()).unwrap();
                 let records = Some(Records {
                     last_record: scan.last_record_start,
                     last_commit: scan.last_commit,
@@ -349,19 +359,13 @@ impl Fixture {
         lineage.write_clock(covered).await.unwrap();
     }
 
-    fn manifest(
-        &self,
-        system_identifier: SystemIdentifier,
-        stop_lsn: Lsn,
-        backup_label_sha256: String,
-        pgdata: &Path,
-    ) -> Manifest {
+    fn manifest(&self, backup_label_sha256: String) -> Manifest {
         let mut manifest = serde_json::json!({
             "format": FORMAT, "name": "base", "uid": "0", "namespace": "shop", "statefulSetName": "orders",
-            "lineage": LINEAGE, "systemIdentifier": system_identifier, "majorVersion": 15, "segmentSize": SIZE,
-            "timeline": 1, "startLsn": self.start, "stopLsn": stop_lsn,
+            "lineage": LINEAGE, "systemIdentifier": self.identifier, "majorVersion": 15, "segmentSize": SIZE,
+            "timeline": 1, "startLsn": self.start, "stopLsn": self.stop,
             "startedAt": Timestamp::UNIX_EPOCH, "stoppedAt": Timestamp::UNIX_EPOCH,
-            "backupLabelSha256": backup_label_sha256, "dataDirectory": pgdata,
+            "backupLabelSha256": backup_label_sha256, "dataDirectory": self.root.join("source"),
             "user": "postgres", "database": "postgres", "volumes": [],
             "settings": {
                 "max_connections": "100", "max_prepared_transactions": "5", "wal_level": "logical",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use highwater::{
     api::{RestorePlan, RestoreTarget},
     archive::{Contents, Refusal, Request, plan::plan},
+    recovery::fetch::MountedPaths,
     recovery::job::JobError,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -33,7 +34,15 @@ async fn to_latest(name: &str, decryption: Option<&Path>) -> Restore {
     let contents = fixture.encrypted_lineage().contents().await.unwrap();
     let plan = planned(&contents, json!({"latest": {}}), true).unwrap();
     let (spec, archive) = (&fixture.encrypted, fixture.encrypted_archive());
-    Restore::from_archive(name, plan, spec, &archive, decryption.map(PathBuf::from)).await
+    let directory = Restore::directory(name).await.join("archive");
+    cluster::copy(&archive, &directory);
+    let mounted = MountedPaths {
+        credentials: None,
+        ca: None,
+        decryption: decryption.map(PathBuf::from),
+        directory,
+    };
+    Restore::from_archive(name, plan, spec, mounted).await
 }
 
 /// The last commit in the unfinished segment.

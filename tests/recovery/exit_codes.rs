@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     process::{Command, Output},
 };
 
@@ -18,11 +17,7 @@ async fn exit_1_at_a_gap_would_promote() {
     let (_, lsn) = fixture().await.before_drop;
     let mut restore = Restore::new("exit-1", fixture().await.end, json!(null)).await;
     restore.lose_segment_of(lsn);
-    let program = restore.root().join("fetch");
-    let script = format!("#!/bin/sh\n'{HIGHWATER}' \"$@\" || exit 1\n");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    restore.job.program = program;
+    restore.job.program = restore.script("fetch", &format!("'{HIGHWATER}' \"$@\" || exit 1"));
     // It is promoted, but not taken for the restore that was asked for, however often it is tried.
     for _ in 0..2 {
         let error = restore.run().await.unwrap_err();

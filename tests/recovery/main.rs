@@ -5,11 +5,19 @@ mod calls;
 mod cluster;
 mod encrypted;
 mod exit_codes;
+mod faults;
+mod prefetch;
+mod proxy;
 mod refusals;
+mod speed;
+mod standby;
+mod store;
 mod targets;
+mod timelines;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -52,43 +60,52 @@ impl Drop for Restore {
 impl Restore {
     /// Restores up to `wal_to`.
     async fn new(name: &str, wal_to: Lsn, stop_at: serde_json::Value) -> Self {
+        Self::planned(name, Self::plan(wal_to, stop_at).await).await
+    }
+
+    async fn plan(wal_to: Lsn, stop_at: serde_json::Value) -> RestorePlan {
         let plan = json!({
             "summary": "", "backup": "base", "backupKey": BACKUP, "archive": "main", "archiveName": "shop-orders",
             "lineage": LINEAGE, "timeline": 1, "walFrom": fixture().await.start, "walTo": wal_to, "bytes": 1,
             "stopAt": stop_at,
         });
-        Self::planned(name, serde_json::from_value(plan).unwrap()).await
+        serde_json::from_value(plan).unwrap()
     }
 
     /// Restores a fresh copy of the snapshot, from a copy of the archive.
     async fn planned(name: &str, plan: RestorePlan) -> Self {
         let fixture = fixture().await;
-        Self::from_archive(name, plan, &fixture.spec, &fixture.archive(), None).await
+        let archive = Self::directory(name).await.join("archive");
+        cluster::copy(&fixture.archive(), &archive);
+        let mounted = MountedPaths {
+            credentials: None,
+            ca: None,
+            decryption: None,
+            directory: archive,
+        };
+        Self::from_archive(name, plan, &fixture.spec, mounted).await
     }
 
-    /// The same from another archive, with its private key.
+    /// Where the restore `name` has all that is its own.
+    async fn directory(name: &str) -> PathBuf {
+        let root = fixture().await.root.join(name);
+        fs::create_dir(&root).unwrap();
+        cluster::hand_over(&root);
+        root
+    }
+
+    /// Restores a fresh copy of the snapshot, from this archive.
     async fn from_archive(
         name: &str,
         plan: RestorePlan,
         spec: &PgArchiveSpec,
-        source: &Path,
-        decryption: Option<PathBuf>,
+        mounted: MountedPaths,
     ) -> Self {
         let fixture = fixture().await;
         let root = fixture.root.join(name);
-        fs::create_dir(&root).unwrap();
-        cluster::hand_over(&root);
         let pgdata = root.join("data");
         cluster::copy(&fixture.snapshot(), &pgdata);
         fs::write(pgdata.join("standby.signal"), "").unwrap();
-        let archive = root.join("archive");
-        cluster::copy(source, &archive);
-        let mounted = MountedPaths {
-            credentials: None,
-            ca: None,
-            decryption,
-            directory: archive,
-        };
         let mut base = base(spec, &mounted, &plan).await.unwrap();
         base.source.data_directory = pgdata;
         let work = root.join("run");
@@ -104,6 +121,7 @@ impl Restore {
                 segment_size: base.segment_size,
                 deadline_seconds: 2,
                 progress: work.join("progress.json"),
+                socket: Some(work.join("fetch.sock")),
             },
             work,
             program: PathBuf::from(env!("CARGO_BIN_EXE_highwater")),
@@ -135,6 +153,14 @@ impl Restore {
         name
     }
 
+    /// A program for PostgreSQL to run.
+    fn script(&self, name: &str, commands: &str) -> PathBuf {
+        let path = self.root().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{commands}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
     async fn run(&self) -> Result<RestoreProgress, JobError> {
         job::run(&self.job, &self.progress, &mut self.stop.subscribe()).await
     }
@@ -156,6 +182,14 @@ impl Restore {
             self.pgdata(),
             "-c max_prepared_transactions=5 -c wal_level=logical -c listen_addresses=''",
         )
+    }
+
+    fn is_not_promoted(&self) {
+        let control = self.control();
+        assert!(
+            !control.contains("in production") && !control.contains("TimeLineID:       2"),
+            "{control}"
+        );
     }
 
     fn control(&self) -> String {
@@ -238,11 +272,7 @@ async fn a_gap_ends_recovery_loudly_and_nothing_is_promoted() {
     let error = restore.run().await.unwrap_err();
     assert_eq!(error.reason(), "Gap", "{error}");
     assert!(error.to_string().contains(&missing.to_string()), "{error}");
-    let control = restore.control();
-    assert!(
-        !control.contains("in production") && !control.contains("TimeLineID:       2"),
-        "{control}"
-    );
+    restore.is_not_promoted();
     // The archive is whole again: the same directory goes on.
     cluster::copy(
         &fixture().await.archive().join("shop-orders"),

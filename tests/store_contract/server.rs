@@ -97,6 +97,12 @@ impl Server {
         self.directory.path().join("data").join(BUCKET)
     }
 
+    /// Buckets are directories in it.
+    #[allow(dead_code, reason = "for tests that take a bucket away")]
+    pub fn buckets(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     pub fn spec(&self, bucket: &str) -> PgArchiveSpec {
         spec_of(&self.endpoint(), bucket)
     }

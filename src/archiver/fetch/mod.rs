@@ -93,7 +93,7 @@ impl Failure {
 /// Runs one fetch: as the configuration of a recovery says, or on its own.
 pub fn run(args: recovery::fetch::Args) -> ExitCode {
     if is_a_recoverys(&args.config) {
-        return recovery::fetch::run(args);
+        return recovery::fetch::run(&args);
     }
     let standby = Path::new("standby.signal").exists();
     match fetch_alone(&args, standby) {

@@ -74,8 +74,44 @@ pub fn reached(segment: SegmentName, size: SegmentSize, line: &[Stretch]) -> Opt
     }
 }
 
+/// The segment that PostgreSQL wants after `segment` on its way along `line`: of the next piece of the log, the file of
+/// the newest timeline with a byte in it, which PostgreSQL tries first. `None`: the line ends.
+pub fn next(segment: SegmentName, size: SegmentSize, line: &[Stretch]) -> Option<SegmentName> {
+    let at = segment.end(size);
+    line.iter()
+        .rev()
+        .map(|stretch| SegmentName::containing(stretch.timeline, at, size))
+        .find(|name| must_exist(*name, size, line))
+}
+
+/// What to have ready once `asked` is asked for after `last`: up to `count` segments. Nothing for whoever walks
+/// backwards, as pg_rewind does.
+pub fn ahead(
+    asked: SegmentName,
+    last: Option<SegmentName>,
+    count: usize,
+    size: SegmentSize,
+    line: &[Stretch],
+) -> Vec<SegmentName> {
+    if last.is_some_and(|last| asked.start(size) < last.start(size)) {
+        return Vec::new();
+    }
+    std::iter::successors(next(asked, size, line), |name| next(*name, size, line))
+        .take(count)
+        .collect()
+}
+
+/// How many segments are in memory at once: `most`, or as many as `bytes` hold, and always one.
+pub fn width(most: usize, bytes: u64, size: SegmentSize) -> usize {
+    usize::try_from(bytes / size.get())
+        .unwrap_or(most)
+        .clamp(1, most)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -177,5 +213,90 @@ mod tests {
         assert_eq!(part(segment(3, 8), SIZE, &line), Part::Ended);
         assert!(must_exist(segment(3, 7), SIZE, &line));
         assert_eq!(reached(segment(3, 7), SIZE, &line), Some(Lsn::new(8 * SEG)));
+    }
+
+    #[test]
+    fn the_way_ahead_changes_timelines_at_the_fork_and_ends_with_the_plan() {
+        let ahead = |tli, number, last| ahead(segment(tli, number), last, 4, SIZE, &line());
+        let names = |names: &[(u32, u64)]| -> Vec<SegmentName> {
+            names.iter().map(|(t, n)| segment(*t, *n)).collect()
+        };
+        let forwards = names(&[(1, 3), (1, 4), (3, 5), (3, 6)]);
+        assert_eq!(ahead(1, 2, None), forwards);
+        // The one before it, or itself once more.
+        assert_eq!(ahead(1, 2, Some(segment(1, 1))), forwards);
+        assert_eq!(ahead(1, 2, Some(segment(1, 2))), forwards);
+        // PostgreSQL tried the new timeline's file first and then took the old one's.
+        assert_eq!(ahead(1, 5, None), names(&[(3, 6), (3, 7), (3, 8)]));
+        assert_eq!(ahead(3, 8, None), []);
+        // Backwards.
+        assert_eq!(ahead(1, 2, Some(segment(1, 3))), []);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_one_segment_always_fits() {
+        const MIB: u64 = 1 << 20;
+        for (size, expected) in [(1, 4), (16, 4), (32, 4), (64, 2), (128, 1), (1024, 1)] {
+            let size = SegmentSize::new(size << 20).unwrap();
+            assert_eq!(width(4, 128 * MIB, size), expected, "{size:?}");
+        }
+    }
+
+    /// Any number of timelines, forks anywhere, several in one segment too.
+    fn lines() -> impl Strategy<Value = Vec<Stretch>> {
+        let stretch = (1u64..3 * SEG, 1u32..4);
+        (0..4 * SEG, prop::collection::vec(stretch, 1..6)).prop_map(|(from, stretches)| {
+            let (mut at, mut tli, mut line) = (Lsn::new(0), 0, Vec::new());
+            for (length, step) in stretches {
+                tli += step;
+                let begins = at;
+                at = at.advance(length);
+                line.push((tli, begins, at));
+            }
+            let shift = |lsn: Lsn| match lsn.get() {
+                0 => lsn,
+                _ => lsn.advance(from),
+            };
+            line.into_iter()
+                .map(|(tli, begins, ends)| Stretch {
+                    timeline: timeline(tli),
+                    begins: shift(begins),
+                    ends: shift(ends),
+                })
+                .collect()
+        })
+    }
+
+    proptest! {
+        /// Whoever follows `next` from the first segment gets every byte of the plan from the timeline that wrote it
+        /// or from a descendant's copy, one file per piece of the log, and nothing beyond the end.
+        #[test]
+        fn the_way_covers_the_line(line in lines()) {
+            let end = line.last().unwrap().ends;
+            let first = SegmentName::containing(line[0].timeline, Lsn::new(0), SIZE);
+            let mut at = SIZE.get();
+            let mut before = first;
+            for name in std::iter::successors(next(first, SIZE, &line), |n| next(*n, SIZE, &line)) {
+                prop_assert_eq!(name.start(SIZE).get(), at);
+                prop_assert!(must_exist(name, SIZE, &line));
+                prop_assert!(matches!(part(name, SIZE, &line), Part::UpTo(_)));
+                prop_assert!(name.timeline() >= before.timeline());
+                let newest = line.iter().rfind(|s| s.begins < name.end(SIZE)).unwrap();
+                prop_assert_eq!(name.timeline(), newest.timeline);
+                (at, before) = (at + SIZE.get(), name);
+            }
+            prop_assert!(at >= end.get() && at < end.get() + SIZE.get() || end.get() <= SIZE.get());
+        }
+
+        #[test]
+        fn what_is_ahead_is_a_beginning_of_the_way(line in lines(), tli in 0usize..6, number in 0u64..20, count in 0usize..6) {
+            let stretch = &line[tli % line.len()];
+            let asked = SegmentName::containing(stretch.timeline, Lsn::new(number * SEG), SIZE);
+            let all = ahead(asked, None, usize::MAX, SIZE, &line);
+            let some = ahead(asked, None, count, SIZE, &line);
+            prop_assert_eq!(&some[..], &all[..count.min(all.len())]);
+            prop_assert!(all.iter().all(|name| name.start(SIZE) > asked.start(SIZE)));
+            prop_assert_eq!(ahead(asked, Some(asked.next(SIZE)), count, SIZE, &line), []);
+        }
     }
 }

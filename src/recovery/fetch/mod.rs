@@ -2,6 +2,9 @@
 //!
 //! PostgreSQL takes exit codes 1 to 125 for the end of the log and promotes; above 125 it stops and nothing is lost. So 1
 //! is for a definite end only: the plan's. A hole before it, an outage, a broken object end recovery loudly.
+//!
+//! A segment that the recovery program's prefetcher has is taken from there: this program then opens no archive. Whatever
+//! it does not give is asked of the archive itself, as if there were no prefetcher.
 
 mod decide;
 mod progress;
@@ -17,10 +20,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, time::Instant};
 
-pub use decide::{Part, Stretch, Wanted, must_exist, part, reached};
+pub use decide::{Part, Stretch, Wanted, ahead, must_exist, next, part, reached, width};
 pub use progress::{FetchFailure, FetchProgress};
 
-use super::{archive, files};
+use super::{archive, files, prefetch};
 use crate::{
     api::{PgArchiveSpec, RestorePlan},
     archive::{KEY_MISSING, KEY_WRONG, OpenError},
@@ -56,6 +59,9 @@ pub struct FetchConfig {
     pub deadline_seconds: u64,
     /// Where progress is written.
     pub progress: PathBuf,
+    /// Where the prefetcher listens, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Where the Secrets and the directory of an archive are mounted.
@@ -223,18 +229,17 @@ impl FetchError {
     }
 }
 
+/// How long the prefetcher may be silent.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The exit code of a panic; without one PostgreSQL would be told 101.
 pub const PANICKED: u8 = 207;
 /// The exit code of a wrong call; without one PostgreSQL would be told 2.
 pub const USAGE: u8 = 209;
 
 /// Runs one fetch. Errors go to stderr, which is PostgreSQL's log, and to the progress file.
-pub fn run(args: Args) -> ExitCode {
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(FetchError::Runtime).and_then(|runtime| {
-        runtime.block_on(guarded(async move { fetch_with_config(&args).await }))
-    });
-    match outcome {
+pub fn run(args: &Args) -> ExitCode {
+    match fetch_with_config(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if error.exit_code() > 1 {
@@ -247,21 +252,17 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-/// A program that panics exits with 101: PostgreSQL would take that for the end of the log.
-async fn guarded(
-    fetch: impl Future<Output = Result<(), FetchError>> + Send + 'static,
-) -> Result<(), FetchError> {
-    let outcome = tokio::spawn(fetch).await;
-    outcome.unwrap_or_else(|panic| Err(FetchError::Panicked(panic)))
-}
-
-async fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
+fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
+    let started = Instant::now();
     let config = read_config(&args.config)?;
     let mut progress = FetchProgress::read(&config.progress);
     let before = progress.clone();
-    let outcome = match archive::open(&config) {
-        Ok(source) => fetch(&*source, &config, args, &mut progress).await,
-        Err(cause) => Err(FetchError::Open(cause)),
+    let outcome = match from_prefetcher(&config, args) {
+        Some(name) => {
+            handed_out(&config, name, &mut progress);
+            Ok(())
+        }
+        None => from_archive(&config, args, started, &mut progress),
     };
     progress.failure = outcome.as_ref().err().and_then(|error| {
         error.reason().map(|reason| FetchFailure {
@@ -281,6 +282,64 @@ async fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
     outcome
 }
 
+/// The segment that the prefetcher wrote where PostgreSQL wants it. No runtime, no client, no certificates.
+fn from_prefetcher(config: &FetchConfig, args: &Args) -> Option<SegmentName> {
+    let socket = config.socket.as_deref()?;
+    let Wanted::Segment(name) = Wanted::parse(&args.file) else {
+        return None;
+    };
+    let Part::UpTo(_) = part(name, config.segment_size, &config.line) else {
+        return None;
+    };
+    // Half of the time stays for the archive itself.
+    let patience = (Duration::from_secs(config.deadline_seconds) / 2).min(PATIENCE);
+    let take = || -> io::Result<bool> {
+        let file = files::NewFile::create(&args.destination)?;
+        let written = prefetch::request(socket, name, file.file(), patience)?
+            && file.file().metadata()?.len() == config.segment_size.get();
+        match written {
+            true => file.keep().map(|()| true),
+            false => Ok(false),
+        }
+    };
+    match take() {
+        Ok(true) => Some(name),
+        Ok(false) => None,
+        Err(error) => {
+            say(format_args!("fetching {name} without prefetch: {error}"));
+            None
+        }
+    }
+}
+
+fn from_archive(
+    config: &FetchConfig,
+    args: &Args,
+    started: Instant,
+    progress: &mut FetchProgress,
+) -> Result<(), FetchError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(FetchError::Runtime)?;
+    let (config, args, mut reached) = (config.clone(), args.clone(), progress.clone());
+    let outcome = runtime.block_on(guarded(async move {
+        let source = archive::open(&config)?;
+        fetch(&*source, &config, &args, started, &mut reached).await?;
+        Ok(reached)
+    }));
+    // A name server that does not answer holds a thread: it is not waited for.
+    runtime.shutdown_background();
+    *progress = outcome?;
+    Ok(())
+}
+
+/// A program that panics exits with 101: PostgreSQL would take that for the end of the log.
+async fn guarded<T: Send + 'static>(
+    fetch: impl Future<Output = Result<T, FetchError>> + Send + 'static,
+) -> Result<T, FetchError> {
+    let outcome = tokio::spawn(fetch).await;
+    outcome.unwrap_or_else(|panic| Err(FetchError::Panicked(panic)))
+}
+
 /// To PostgreSQL's log. Where nobody reads it any more, that must not end the program: `eprintln!` would.
 fn say(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "highwater: {text}");
@@ -294,7 +353,7 @@ fn read_config(path: &Path) -> Result<FetchConfig, FetchError> {
     })
 }
 
-/// Hands out what `args` asks for, or says why not.
+/// Hands out what `args` asks for, or says why not. The deadline counts from `started`.
 ///
 /// # Errors
 /// See [`FetchError`].
@@ -302,9 +361,13 @@ pub async fn fetch(
     source: &dyn WalSource,
     config: &FetchConfig,
     args: &Args,
+    started: Instant,
     progress: &mut FetchProgress,
 ) -> Result<(), FetchError> {
-    let deadline = Duration::from_secs(config.deadline_seconds);
+    let deadline = Deadline {
+        started,
+        seconds: config.deadline_seconds,
+    };
     match Wanted::parse(&args.file) {
         Wanted::Other => Err(FetchError::Absent(args.file.clone())),
         Wanted::History(timeline) => {
@@ -315,21 +378,23 @@ pub async fn fetch(
         Wanted::Segment(name) => {
             let content = segment(source, config, name, deadline).await?;
             write(&args.destination, &content)?;
-            progress.reached =
-                progress
-                    .reached
-                    .max(reached(name, config.segment_size, &config.line));
-            progress.segments += 1;
+            handed_out(config, name, progress);
             Ok(())
         }
     }
+}
+
+fn handed_out(config: &FetchConfig, name: SegmentName, progress: &mut FetchProgress) {
+    let reached = reached(name, config.segment_size, &config.line);
+    progress.reached = progress.reached.max(reached);
+    progress.segments += 1;
 }
 
 async fn segment(
     source: &dyn WalSource,
     config: &FetchConfig,
     name: SegmentName,
-    deadline: Duration,
+    deadline: Deadline,
 ) -> Result<Vec<u8>, FetchError> {
     let up_to = match part(name, config.segment_size, &config.line) {
         Part::Foreign => return Err(FetchError::OffPlan(name)),
@@ -342,7 +407,7 @@ async fn segment(
     for _ in 0..2 {
         if content.is_none() && must_exist(name, config.segment_size, &config.line) {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            content = until(deadline, &file, || source.segment(name, up_to)).await?;
+            content = until(deadline.anew(), &file, || source.segment(name, up_to)).await?;
         }
     }
     match content {
@@ -360,20 +425,39 @@ async fn segment(
     }
 }
 
+/// How long an outage is waited out.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    started: Instant,
+    seconds: u64,
+}
+
+impl Deadline {
+    fn at(self) -> Instant {
+        self.started + Duration::from_secs(self.seconds)
+    }
+
+    fn anew(self) -> Self {
+        Self {
+            started: Instant::now(),
+            ..self
+        }
+    }
+}
+
 /// Asks until there is a definite answer: `None` for "no such object".
 async fn until<F>(
-    deadline: Duration,
+    deadline: Deadline,
     file: &str,
     ask: impl Fn() -> F,
 ) -> Result<Option<Vec<u8>>, FetchError>
 where
     F: Future<Output = Result<Vec<u8>, SourceError>>,
 {
-    let started = Instant::now();
     let mut pause = Duration::from_millis(100);
     let mut said = false;
     loop {
-        let answer = tokio::time::timeout_at(started + deadline, ask()).await;
+        let answer = tokio::time::timeout_at(deadline.at(), ask()).await;
         let cause = match answer {
             Ok(Ok(content)) => return Ok(Some(content)),
             Ok(Err(SourceError::NotFound)) => return Ok(None),
@@ -392,10 +476,10 @@ where
             Ok(Err(SourceError::Unavailable(cause))) => cause,
             Err(_) => "no answer".to_owned(),
         };
-        if started.elapsed() + pause >= deadline {
+        if Instant::now() + pause >= deadline.at() {
             return Err(FetchError::Unavailable {
                 file: file.to_owned(),
-                seconds: deadline.as_secs(),
+                seconds: deadline.seconds,
                 cause,
             });
         }

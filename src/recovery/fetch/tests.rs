@@ -48,6 +48,7 @@ fn config() -> FetchConfig {
         segment_size: SIZE,
         deadline_seconds: 1,
         progress: "/nowhere".into(),
+        socket: None,
     }
 }
 
@@ -67,7 +68,7 @@ async fn ask(file: &str, answer: Result<Vec<u8>, SourceError>) -> Asked {
         destination: directory.path().join("RECOVERYXLOG"),
     };
     let mut progress = FetchProgress::default();
-    let outcome = fetch(&source, &config(), &args, &mut progress).await;
+    let outcome = fetch(&source, &config(), &args, Instant::now(), &mut progress).await;
     let files = std::fs::read_dir(directory.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -164,8 +165,8 @@ async fn a_history_file_exists_or_does_not() {
 /// The exit code of a program that panics is 101, which PostgreSQL takes for the end of the log.
 #[tokio::test]
 async fn a_panic_is_no_end() {
-    let outcome = guarded(async { panic!("a bug") }).await;
+    let outcome = guarded::<()>(async { panic!("a bug") }).await;
     assert!(outcome.unwrap_err().exit_code() > 125);
-    let ended = guarded(async { Err(FetchError::End("x".to_owned())) }).await;
+    let ended = guarded::<()>(async { Err(FetchError::End("x".to_owned())) }).await;
     assert_eq!(ended.unwrap_err().exit_code(), 1);
 }

@@ -1,0 +1,129 @@
+//! The fixture's archive in a real S3 server, behind a proxy that breaks requests.
+
+use std::{fs, path::PathBuf};
+
+use highwater::{
+    archive::{Archive, Lineage},
+    postgres::{Lsn, SegmentName, TimelineId},
+    recovery::{
+        fetch::{FetchProgress, MountedPaths},
+        job::JobError,
+    },
+};
+use serde_json::json;
+
+use crate::{Restore, cluster, fixture, proxy::Proxy};
+
+#[path = "../store_contract/server.rs"]
+#[allow(dead_code, reason = "the contract's tests use more of it")]
+pub mod server;
+
+pub const BUCKET: &str = server::BUCKET;
+
+/// A restore of all the log from an archive of its own.
+pub struct Stored {
+    pub restore: Restore,
+    pub proxy: Proxy,
+    pub server: server::Server,
+}
+
+impl Stored {
+    pub async fn new(name: &str) -> Self {
+        let server = server::Server::start();
+        let port = server.endpoint().rsplit(':').next().unwrap().parse();
+        let proxy = Proxy::start(port.unwrap());
+        let root = Restore::directory(name).await;
+        let credentials = root.join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        for (key, value) in [
+            ("AWS_ACCESS_KEY_ID", server::KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", server::SECRET),
+        ] {
+            fs::write(credentials.join(key), value).unwrap();
+        }
+        fixture().await.archive_all(&lineage(&server)).await;
+        let plan = Restore::plan(fixture().await.end, json!(null)).await;
+        let mounted = MountedPaths {
+            credentials: Some(credentials),
+            ca: None,
+            decryption: None,
+            directory: PathBuf::from("/nowhere"),
+        };
+        let spec = server::spec(proxy.port, BUCKET);
+        Self {
+            restore: Restore::from_archive(name, plan, &spec, mounted).await,
+            proxy,
+            server,
+        }
+    }
+
+    pub fn lineage(&self) -> Lineage {
+        lineage(&self.server)
+    }
+
+    /// Recovery ends loudly, for `reason`, when `segment` or one shortly before it is asked for.
+    pub async fn fails(&self, reason: &str, segment: SegmentName) -> JobError {
+        let error = self.restore.run().await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{error}");
+        self.restore.is_not_promoted();
+        self.handed_out_nothing_wrong();
+        let reached = self.reached().expect("it failed in the middle");
+        let begun = fixture().await.start.advance(cluster::SIZE.get());
+        assert!(
+            begun < reached && reached <= segment.start(cluster::SIZE),
+            "{reached}"
+        );
+        error
+    }
+
+    /// The failure is gone: the same directory is recovered to the end.
+    pub async fn recovers(&self) {
+        let result = self.restore.run().await.unwrap();
+        assert_eq!(result.end_lsn, Some(fixture().await.end));
+        assert_eq!(self.restore.rows().await, (5000, Some(4000), Some(8999)));
+    }
+
+    pub fn reached(&self) -> Option<Lsn> {
+        FetchProgress::read(&self.restore.job.fetch.progress).reached
+    }
+
+    /// PostgreSQL keeps what it was given under its name.
+    fn handed_out_nothing_wrong(&self) {
+        let mut count = 0;
+        for entry in fs::read_dir(self.restore.pgdata().join("pg_wal")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(!name.ends_with(".partial"), "{name}");
+            let Ok(segment) = name.parse::<SegmentName>() else {
+                continue;
+            };
+            let written = fs::read(self.original(segment)).unwrap();
+            assert!(fs::read(&path).unwrap() == written, "{name}");
+            count += 1;
+        }
+        assert!(count > 0, "PostgreSQL kept nothing");
+    }
+
+    fn original(&self, segment: SegmentName) -> PathBuf {
+        let root = self.restore.root().parent().unwrap();
+        root.join("wal").join(segment.to_string())
+    }
+}
+
+fn lineage(server: &server::Server) -> Lineage {
+    let archive = Archive::new(server.store(), &server.spec(BUCKET), "shop-orders");
+    archive.unwrap().lineage(cluster::LINEAGE.parse().unwrap())
+}
+
+/// The segment of timeline 1 with the byte at `lsn`.
+pub fn segment_of(lsn: Lsn) -> SegmentName {
+    SegmentName::containing(TimelineId::FIRST, lsn, cluster::SIZE)
+}
+
+/// A segment that PostgreSQL has not asked for when the first ones are on their way, and not the last one.
+pub async fn middle() -> SegmentName {
+    let fixture = fixture().await;
+    let middle = fixture.start.advance(5 * cluster::SIZE.get());
+    assert!(middle.advance(2 * cluster::SIZE.get()) < fixture.end);
+    segment_of(middle)
+}
