@@ -13,11 +13,14 @@ use highwater::{
     archive::{Archive, MountedSecrets, store},
     postgres::TimelineId,
 };
-use serde_json::json;
 
+#[path = "store_contract/program.rs"]
+mod program;
 #[allow(dead_code, reason = "shared with another test")]
 #[path = "store_contract/server.rs"]
 mod server;
+#[path = "store_contract/tls.rs"]
+mod tls;
 
 use server::{BUCKET, KEY_ID, SECRET, Server};
 
@@ -66,8 +69,13 @@ fn the_program_starts_in_an_empty_root() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_brings_its_root_certificates() {
     let root = root();
-    let [certificate, key] = certificates(root.path());
-    let server = Server::start_with("https", &["--cert", &certificate, "--key", &key]);
+    let [certificate, key] = tls::certificates(root.path());
+    let options = |_| {
+        ["--cert", &certificate, "--key", &key]
+            .map(str::to_owned)
+            .into()
+    };
+    let server = Server::start_with("https", options);
     let spec = server.spec(BUCKET);
     let credentials = root.path().join("credentials");
     fs::create_dir(&credentials).unwrap();
@@ -107,18 +115,7 @@ async fn the_program_brings_its_root_certificates() {
 const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n";
 
 fn fetch(root: &Path, spec: &PgArchiveSpec, ca: Option<&str>) -> Output {
-    let config = json!({
-        "archive": spec,
-        "mounted": { "credentials": "/credentials", "ca": ca, "directory": "/nowhere" },
-        "plan": {
-            "summary": "", "backup": "b", "backupKey": "k", "archive": "a", "archiveName": "shop-orders",
-            "lineage": "0123456789", "timeline": 2, "walFrom": "0/2000000", "walTo": "0/4000000", "bytes": 1,
-        },
-        "line": [],
-        "segment_size": 16 << 20,
-        "deadline_seconds": 2,
-        "progress": "/progress.json",
-    });
+    let config = program::fetch_config(spec, Some("/credentials"), ca, "/progress.json", 2);
     fs::write(root.join("fetch.json"), config.to_string()).unwrap();
     run(
         root,
@@ -131,41 +128,4 @@ fn fetch(root: &Path, spec: &PgArchiveSpec, ca: Option<&str>) -> Output {
             "/fetched",
         ],
     )
-}
-
-/// A certificate for 127.0.0.1, signed by `ca.crt`, and its key.
-fn certificates(folder: &Path) -> [String; 2] {
-    let file = |name: &str| folder.join(name).display().to_string();
-    fs::write(
-        file("openssl.cnf"),
-        "[req]\ndistinguished_name=dn\n[dn]\n[ca]\nbasicConstraints=critical,CA:TRUE\n\
-         [server]\nbasicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n",
-    )
-    .unwrap();
-    let sign = |kind: &str, more: &[&str]| {
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                &format!("/CN=test {kind}"),
-            ])
-            .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-config", &file("openssl.cnf"), "-extensions", kind])
-            .args(["-keyout", &file(&format!("{kind}.key"))])
-            .args(["-out", &file(&format!("{kind}.crt"))])
-            .args(more)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", text(&made.stderr));
-    };
-    sign("ca", &[]);
-    sign(
-        "server",
-        &["-CA", &file("ca.crt"), "-CAkey", &file("ca.key")],
-    );
-    [file("server.crt"), file("server.key")]
 }

@@ -13,7 +13,7 @@ use super::{
     primary::{self, Answering, NoPrimary},
     settle::{Settled, settle},
     shared::{Link, Progress, Shared},
-    store::Trouble,
+    store::{self, Trouble},
     transport::Choice,
     unprotect,
     wal::{self, Notice, Other, Path, Route, Server, Shipper, Signals},
@@ -173,7 +173,8 @@ async fn serve(
     let choice = choice.map_err(|refused| Trouble::new("StreamingRefused", &refused))?;
     tracing::info!(reason = choice.reason, "{}", choice.message);
     let archive = shared.stores.archive(config)?;
-    archive.probe().await.map_err(Trouble::from)?;
+    let findings = archive.probe(&*shared.clock).await.map_err(Trouble::from)?;
+    store::found(shared, &findings);
     let path = path(&answering).await?;
     let settled = settle(shared, &archive, &answering, &path, None).await?;
     match ship(shared, config, wanted, &answering, &path, &choice, settled).await {

@@ -9,7 +9,7 @@ use super::{shared::Shared, watch::Objects};
 use crate::{
     api::{
         DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, PgRestore, Primary,
-        RecoveryWindow, WalStatus,
+        RecoveryWindow, StoreFindings, WalStatus,
         conditions::{
             self, CONNECTED, RECOVERABLE, SLOT_WITHIN_CEILING, SLOTS_DROPPED, Status, WAL_ARCHIVING,
         },
@@ -41,6 +41,8 @@ pub struct Report {
     pub database: Option<DatabaseFacts>,
     /// How WAL is shipped and how far it is.
     pub wal: Option<WalStatus>,
+    /// What the store is like.
+    pub store_findings: Option<StoreFindings>,
     /// What can be recovered.
     pub recoverable: Option<RecoveryWindow>,
     /// The agent's conditions.
@@ -58,6 +60,7 @@ impl Report {
             primary: status.primary.clone(),
             database: status.database.clone(),
             wal: status.wal.clone(),
+            store_findings: status.store_findings.clone(),
             recoverable: status.recoverable.clone(),
             conditions,
         }
@@ -73,6 +76,7 @@ impl Report {
             primary: self.primary.clone(),
             database: self.database.clone(),
             wal: self.wal.clone(),
+            store_findings: self.store_findings.clone(),
             recoverable: self.recoverable.clone(),
             conditions: conditions.collect(),
             ..PgProtectionStatus::default()

@@ -2,9 +2,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::config::{Args, Config, same_archive};
+use super::{
+    config::{Args, Config, same_archive},
+    shared::Shared,
+};
 use crate::{
-    archive::{Archive, MountedSecrets, OpenError, ProbeError, PushError, ReadError, store},
+    api::StoreFindings,
+    archive::{
+        Archive, Findings, MountedSecrets, OpenError, ProbeError, PushError, ReadError,
+        SKEW_TO_WARN_OF, store,
+    },
     controller::context::Chain,
 };
 
@@ -54,6 +61,33 @@ impl From<ProbeError> for Trouble {
     fn from(error: ProbeError) -> Self {
         Self::new(error.reason(), &error)
     }
+}
+
+/// Says what the store is like: in status, and what it lacks in the log and as a number too.
+pub fn found(shared: &Shared, findings: &Findings) {
+    let status = findings.status();
+    let StoreFindings {
+        create_only,
+        metadata,
+        clock_skew_seconds,
+    } = status;
+    tracing::info!(create_only, metadata, clock_skew_seconds, "tried the store");
+    if !create_only {
+        tracing::warn!(
+            "the store overwrites what it is told not to: two writers could replace each other's objects"
+        );
+        shared.metrics.error("StoreOverwrites");
+    }
+    if findings.clock_skew.abs() >= SKEW_TO_WARN_OF {
+        tracing::warn!(
+            clock_skew_seconds,
+            "the store's clock and ours differ: it may refuse what is signed with our time"
+        );
+        shared.metrics.error("ClockSkewed");
+    }
+    shared
+        .reporter
+        .edit(|report| report.store_findings = Some(status));
 }
 
 /// Opens the archive when it is first asked for, and again when its place changes.

@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{Azure, Gcs, StoreFindings};
+
 /// Where WAL and catalog live.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -28,12 +30,19 @@ use serde::{Deserialize, Serialize};
         json_path = r#".status.conditions[?(@.type=="Available")].reason"#
     ),
     printcolumn(
+        name = "CreateOnly",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="CreateOnly")].status"#,
+        priority = 1
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
     )
 )]
-#[x_kube(validation = Rule::new("has(self.s3) != has(self.directory)").message("give exactly one of s3 and directory"))]
+#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.directory)].exists_one(given, given)").message("give exactly one of s3, gcs, azure and directory"))]
+#[x_kube(validation = Rule::new("!has(self.azure) || has(self.azure.account) || has(self.credentials)").message("name the storage account in azure.account: without credentials nothing else tells it"))]
 #[x_kube(validation = Rule::new("(has(self.prefix) ? self.prefix : '') == (has(oldSelf.prefix) ? oldSelf.prefix : '')").message("prefix cannot be changed: what is archived would not be found any more; create a new PgArchive"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgArchiveSpec {
@@ -48,6 +57,12 @@ pub struct PgArchiveSpec {
     /// A bucket of S3 or of a store that speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3>,
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<Gcs>,
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<Azure>,
     /// A directory on a PersistentVolumeClaim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
@@ -70,7 +85,7 @@ pub struct S3 {
     /// The bucket's name. It must exist: Highwater makes no buckets.
     #[schemars(length(min = 3, max = 255))]
     pub bucket: String,
-    /// The region. Default: us-east-1.
+    /// The region. Default: us-east-1; with the pod's own identity, AWS_REGION of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub region: Option<String>,
@@ -118,7 +133,9 @@ pub struct SecretKey {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArchiveCredentials {
-    /// The Secret's name. Keys for s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if there is one, AWS_SESSION_TOKEN.
+    /// The Secret's name. Keys for s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if there is one, AWS_SESSION_TOKEN; for
+    /// gcs: key.json, a service account's key; for azure: AZURE_STORAGE_ACCOUNT_NAME (or `account` in the PgArchive), and
+    /// AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }
@@ -179,7 +196,11 @@ pub struct PgArchiveStatus {
     /// How many protections use this archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protections: Option<i64>,
-    /// `Available`: every agent that uses the store could write and read it back.
+    /// What the agents found out about the store by using it: the worst of what they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_findings: Option<StoreFindings>,
+    /// `Available`: every agent that uses the store could write and read it back. `CreateOnly`: the store keeps two writers
+    /// from overwriting each other. `ClockInStep`: its clock is less than five minutes from the agents'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

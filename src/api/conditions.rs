@@ -5,6 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// PgArchive, written by the controller: the store can be used.
 pub const AVAILABLE: &str = "Available";
+/// PgArchive, written by the controller: the store itself keeps two writers from overwriting each other.
+pub const CREATE_ONLY: &str = "CreateOnly";
+/// PgArchive, written by the controller: the store's clock and the agents' are less than five minutes apart.
+pub const CLOCK_IN_STEP: &str = "ClockInStep";
 
 /// PgProtection, written by the controller: an agent is deployed and backups may be taken.
 pub const ACTIVE: &str = "Active";

@@ -15,6 +15,7 @@ pub mod names;
 mod protection;
 mod restore;
 mod size;
+mod store;
 
 pub use archive::*;
 pub use backup::*;
@@ -23,6 +24,7 @@ pub use duration::{DurationParseError, DurationText};
 pub use protection::*;
 pub use restore::*;
 pub use size::{SizeParseError, SizeText};
+pub use store::*;
 
 /// The API group of Highwater's kinds.
 pub const GROUP: &str = "highwater.dev";

@@ -1,7 +1,7 @@
 //! PgProtection: one protected database.
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, condition `Active`.
-//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `recoverable`, conditions `Connected`,
+//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `storeFindings`, `recoverable`, conditions `Connected`,
 //! `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Transport;
+use super::{StoreFindings, Transport};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
@@ -173,6 +173,9 @@ pub struct PgProtectionStatus {
     /// How WAL is shipped and how far it is. Positions are at most a minute old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<WalStatus>,
+    /// What the agent found out about the archive's store when it last began to use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_findings: Option<StoreFindings>,
     /// From when to when the database can be recovered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recoverable: Option<RecoveryWindow>,

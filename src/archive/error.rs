@@ -28,6 +28,14 @@ pub enum OpenError {
     /// A credential is missing in the Secret.
     #[error("the credentials Secret of the PgArchive has no key {0}: add it")]
     MissingKey(&'static str),
+    /// A credential is not what its name says. Its text is not told.
+    #[error("the key {key} of the credentials Secret of the PgArchive is not {want}: copy it anew")]
+    InvalidKey {
+        /// Which.
+        key: &'static str,
+        /// What it should be.
+        want: &'static str,
+    },
     /// The store's settings make no sense.
     #[error("failed to open the store: {0}")]
     Store(#[from] StoreError),
@@ -52,8 +60,8 @@ pub enum OpenError {
         /// Why not; never any of its content.
         what: String,
     },
-    /// Neither s3 nor directory.
-    #[error("the PgArchive names no store: give exactly one of s3 and directory")]
+    /// None of s3, gcs, azure and directory.
+    #[error("the PgArchive names no store: give exactly one of s3, gcs, azure and directory")]
     NoStore,
 }
 
@@ -61,7 +69,9 @@ impl OpenError {
     /// For condition, event and metric.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Mounted { .. } | Self::MissingKey(_) => "CredentialsUnreadable",
+            Self::Mounted { .. } | Self::MissingKey(_) | Self::InvalidKey { .. } => {
+                "CredentialsUnreadable"
+            }
             Self::Store(_) | Self::NoStore => "InvalidArchive",
             Self::InvalidRecipient { .. } => "InvalidRecipient",
             Self::IdentityMissing(_) => KEY_MISSING,
@@ -81,6 +91,8 @@ pub enum Fault {
     EndpointUnreachable,
     /// The endpoint's certificate is not trusted.
     CertificateNotTrusted,
+    /// The store refuses the time that a request is signed with.
+    ClockSkewed,
     /// A directory that cannot be written or read.
     DirectoryUnusable,
     /// No answer, or none that is definite.
@@ -89,11 +101,12 @@ pub enum Fault {
 
 impl Fault {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::BucketNotFound,
         Self::AccessDenied,
         Self::EndpointUnreachable,
         Self::CertificateNotTrusted,
+        Self::ClockSkewed,
         Self::DirectoryUnusable,
         Self::Unavailable,
     ];
@@ -103,25 +116,54 @@ impl Fault {
         if of_directory(error) {
             return Self::DirectoryUnusable;
         }
-        match (error, code(error).as_deref()) {
-            (_, Some("NoSuchBucket")) => Self::BucketNotFound,
-            (
-                _,
-                Some(
-                    "AccessDenied"
-                    | "AllAccessDisabled"
-                    | "ExpiredToken"
-                    | "InvalidAccessKeyId"
-                    | "InvalidToken"
-                    | "SignatureDoesNotMatch"
-                    | "XAdminUserNotFound",
-                ),
-            )
-            | (StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }, _) => {
+        match (error, code(error).as_deref().and_then(Self::of_code)) {
+            (_, Some(fault)) => fault,
+            (StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }, None) => {
                 Self::AccessDenied
             }
-            (StoreError::NotFound { .. }, _) => Self::BucketNotFound,
-            (error, _) => Self::of_connection(error),
+            (StoreError::NotFound { .. }, None) => Self::BucketNotFound,
+            (error, None) => Self::of_connection(error),
+        }
+    }
+
+    /// What the codes of S3, Google Cloud Storage, Azure and of those who hand out tokens mean. Codes of one object, and
+    /// those that a second try may not meet, mean nothing here.
+    fn of_code(code: &str) -> Option<Self> {
+        match code {
+            "NoSuchBucket"
+            | "ContainerNotFound"
+            | "ContainerBeingDeleted"
+            | "ContainerDisabled" => Some(Self::BucketNotFound),
+            "RequestTimeTooSkewed" | "RequestExpired" => Some(Self::ClockSkewed),
+            "AccessDenied"
+            | "AllAccessDisabled"
+            | "ExpiredToken"
+            | "ExpiredTokenException"
+            | "InvalidAccessKeyId"
+            | "InvalidIdentityToken"
+            | "InvalidSecurity"
+            | "InvalidToken"
+            | "SignatureDoesNotMatch"
+            | "XAdminUserNotFound" => Some(Self::AccessDenied),
+            "AccountProblem" | "AuthenticationRequired" | "UserProjectAccountProblem" => {
+                Some(Self::AccessDenied)
+            }
+            "AccountIsDisabled"
+            | "AuthenticationFailed"
+            | "AuthorizationFailure"
+            | "AuthorizationPermissionMismatch"
+            | "AuthorizationProtocolMismatch"
+            | "AuthorizationResourceTypeMismatch"
+            | "AuthorizationServiceMismatch"
+            | "AuthorizationSourceIPMismatch"
+            | "InsufficientAccountPermissions"
+            | "InvalidAuthenticationInfo"
+            | "KeyBasedAuthenticationNotPermitted"
+            | "NoAuthenticationInformation"
+            | "PublicAccessNotPermitted" => Some(Self::AccessDenied),
+            // RFC 6749, 5.2: of Google's and Microsoft's token endpoints.
+            "invalid_client" | "invalid_grant" | "unauthorized_client" => Some(Self::AccessDenied),
+            _ => None,
         }
     }
 
@@ -145,6 +187,7 @@ impl Fault {
             Self::AccessDenied => "AccessDenied",
             Self::EndpointUnreachable => "EndpointUnreachable",
             Self::CertificateNotTrusted => "CertificateNotTrusted",
+            Self::ClockSkewed => "ClockSkewed",
             Self::DirectoryUnusable => "DirectoryUnusable",
             Self::Unavailable => "ArchiveUnavailable",
         }
@@ -154,16 +197,19 @@ impl Fault {
     pub const fn hint(self) -> &'static str {
         match self {
             Self::BucketNotFound => {
-                "create the bucket or correct the PgArchive; some stores answer the same to an access key id they do not know: check AWS_ACCESS_KEY_ID too"
+                "create the bucket or container, or correct the PgArchive; some stores answer the same to an access key id or account that they do not know: check the credentials Secret too"
             }
             Self::AccessDenied => {
                 "check the credentials Secret of the PgArchive and what it may do in the bucket"
             }
             Self::EndpointUnreachable => {
-                "check the endpoint of the PgArchive and the network to it; it is tried again"
+                "check the endpoint of the PgArchive, for azure the account's name, and the network to it; it is tried again"
             }
             Self::CertificateNotTrusted => {
                 "give the certificate authority of the endpoint in caSecret of the PgArchive"
+            }
+            Self::ClockSkewed => {
+                "set the clock of the node that the agent runs on, or of the store; it is tried again"
             }
             Self::DirectoryUnusable => {
                 "check the volume of the PgArchive: whether it is mounted, has room, and may be written by this user"
@@ -197,9 +243,30 @@ fn element(error: &StoreError, name: &str) -> Option<String> {
     })
 }
 
-/// The S3 error code.
+/// The error code: an element of S3's, Google's and Azure's answers, a member of a token endpoint's.
 fn code(error: &StoreError) -> Option<String> {
-    element(error, "Code")
+    element(error, "Code").or_else(|| token_error(error).map(|(code, _)| code))
+}
+
+/// What the store says of it. The rest of Azure's says which request it was: a status would change with each try.
+fn message(error: &StoreError) -> Option<String> {
+    let said = element(error, "Message").or_else(|| token_error(error)?.1)?;
+    Some(said.lines().next()?.trim_end().to_owned())
+}
+
+/// RFC 6749, 5.2.
+fn token_error(error: &StoreError) -> Option<(String, Option<String>)> {
+    #[derive(serde::Deserialize)]
+    struct Refused {
+        error: String,
+        error_description: Option<String>,
+    }
+    causes(error).find_map(|cause| {
+        let text = cause.to_string();
+        let json = text.get(text.find('{')?..=text.rfind('}')?)?;
+        let refused: Refused = serde_json::from_str(json).ok()?;
+        Some((refused.error, refused.error_description))
+    })
 }
 
 /// An error in short: what the server said, or the innermost cause. Whole answers are long and hold the key id.
@@ -207,7 +274,7 @@ pub(super) struct Cause<'a>(pub &'a StoreError);
 
 impl fmt::Display for Cause<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (code(self.0), element(self.0, "Message")) {
+        match (code(self.0), message(self.0)) {
             (Some(code), Some(message)) => write!(f, "the store says {code}: {message}"),
             (Some(code), None) => write!(f, "the store says {code}"),
             (None, _) => match causes(self.0).last() {
@@ -239,6 +306,9 @@ pub enum ProbeError {
     /// What was written is not in the list.
     #[error("failed to list {0}: the store does not list what was written")]
     NotListed(String),
+    /// Nobody could create it: the store says of a new name that it is taken.
+    #[error("failed to write {0}: the store says that it exists, and nobody wrote it")]
+    NotCreated(String),
     /// The system has no random bytes for the probe's name.
     #[error("failed to name the probe: {0}")]
     Random(String),
@@ -249,7 +319,7 @@ impl ProbeError {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Store { fault, .. } => fault.reason(),
-            Self::Different(_) | Self::NotListed(_) => "ArchiveCorrupt",
+            Self::Different(_) | Self::NotListed(_) | Self::NotCreated(_) => "ArchiveCorrupt",
             Self::Random(_) => "ArchiveUnavailable",
         }
     }

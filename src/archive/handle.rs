@@ -10,7 +10,8 @@ use object_store::{Error as StoreError, ObjectMeta, ObjectStore, PutPayload, pat
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Encoder, Encoding, Identities, Identity, Layout, LineageId, OpenError, PushError, ReadError,
+    Encoder, Encoding, Identities, Identity, Layout, LineageId, OpenError, Patience, PushError,
+    ReadError,
     codec::DecodeError,
     encryption::Notes,
     memory::Memory,
@@ -63,6 +64,13 @@ impl Archive {
     #[must_use]
     pub fn with_policy(self, policy: Policy) -> Self {
         let objects = self.objects.with_policy(policy);
+        Self { objects, ..self }
+    }
+
+    /// Waits for each answer as `patience` says. Default: [`Patience::REQUEST`].
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        let objects = self.objects.with_patience(patience);
         Self { objects, ..self }
     }
 

@@ -15,6 +15,7 @@ mod lineage;
 mod lineages;
 mod memory;
 mod objects;
+mod patience;
 pub mod plan;
 mod probe;
 mod push;
@@ -33,7 +34,9 @@ pub use formats::{ClockPair, Identity, IndexEntry, Manifest, ManifestVolume, Res
 pub use handle::{Archive, Lineage, PushOutcome};
 pub use layout::{FORMAT, Layout, TailName, backup_key};
 pub use lineage::{LineageId, LineageParseError};
+pub use patience::Patience;
 pub use plan::{Refusal, Request};
+pub use probe::{Findings, SKEW_TO_WARN_OF};
 pub use push::{MOST_TAILS, SegmentPut};
 pub use rollup::GROUP;
 pub use store::MountedSecrets;

@@ -12,7 +12,7 @@ use object_store::{
     ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path,
 };
 
-use super::Fault;
+use super::{Fault, Findings, Patience};
 use crate::retry::{self, Failure, Policy};
 
 /// The name of the metadata with the plain content's SHA-256, on stores that keep metadata.
@@ -26,6 +26,7 @@ const BEGINNING: u64 = 64 << 10;
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
     policy: Policy,
+    patience: Patience,
     /// The store keeps no metadata.
     plain: Arc<AtomicBool>,
     /// The store ignores the condition that an object be new, and overwrites.
@@ -53,6 +54,7 @@ impl Objects {
         Self {
             store,
             policy: Policy::REQUEST,
+            patience: Patience::REQUEST,
             plain: Arc::default(),
             overwrites: Arc::default(),
         }
@@ -62,7 +64,31 @@ impl Objects {
         Self { policy, ..self }
     }
 
-    /// The store overwrites although it is told not to: from now on it is looked first.
+    pub(super) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same store, of which nothing is known.
+    pub(super) fn unknown(&self) -> Self {
+        Self {
+            policy: self.policy,
+            patience: self.patience,
+            ..Self::new(self.store.clone())
+        }
+    }
+
+    /// From now on what the store lacks is made up for.
+    pub(super) fn learn(&self, findings: &Findings) {
+        let Findings {
+            create_only,
+            metadata,
+            clock_skew: _,
+        } = findings;
+        self.overwrites.store(!create_only, Ordering::Relaxed);
+        self.plain.store(!metadata, Ordering::Relaxed);
+    }
+
+    /// The store overwrites although it is told not to, as was found before.
     pub(super) fn distrust(&self) {
         self.overwrites.store(true, Ordering::Relaxed);
     }
@@ -74,9 +100,9 @@ impl Objects {
 
     pub(super) async fn get(&self, key: &Path) -> Result<Stored, StoreError> {
         self.again(|| async {
-            let result = self.store.get(key).await?;
-            let sha256 = hash_of(&result.attributes);
-            let bytes = result.bytes().await?;
+            let result = self.within(0, self.store.get(key)).await?;
+            let (sha256, size) = (self.hash_of(&result.attributes), result.meta.size);
+            let bytes = self.within(size, result.bytes()).await?;
             Ok(Stored { bytes, sha256 })
         })
         .await
@@ -84,14 +110,26 @@ impl Objects {
 
     /// SHA-256 of the plain content, or the object where the store does not know it.
     pub(super) async fn hash(&self, key: &Path) -> Result<Result<String, Bytes>, StoreError> {
-        self.again(|| async {
-            let result = self.store.get(key).await?;
-            match hash_of(&result.attributes) {
-                Some(hash) => Ok(Ok(hash)),
-                None => Ok(Err(result.bytes().await?)),
+        if !self.plain.load(Ordering::Relaxed) {
+            let head = || {
+                self.within(
+                    0,
+                    self.store.get_opts(key, GetOptions::new().with_head(true)),
+                )
+            };
+            if let Some(hash) = self.hash_of(&self.again(head).await?.attributes) {
+                return Ok(Ok(hash));
             }
-        })
-        .await
+        }
+        let Stored { bytes, sha256 } = self.get(key).await?;
+        Ok(sha256.ok_or(bytes))
+    }
+
+    /// Where the store mixes up metadata, none is better.
+    fn hash_of(&self, attributes: &Attributes) -> Option<String> {
+        let value = attributes.get(&Attribute::Metadata(HASH.into()))?;
+        let known = !self.plain.load(Ordering::Relaxed);
+        known.then(|| value.as_ref().to_owned())
     }
 
     /// The first bytes of an object, at most [`BEGINNING`].
@@ -108,8 +146,16 @@ impl Objects {
 
     /// All objects below a folder, by key.
     pub(super) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
-        let listed = || async { self.store.list(Some(folder)).try_collect::<Vec<_>>().await };
-        let mut objects = self.again(listed).await?;
+        let mut objects = self
+            .again(|| async {
+                let mut listed = self.store.list(Some(folder));
+                let mut objects = Vec::new();
+                while let Some(object) = self.within(0, listed.try_next()).await? {
+                    objects.push(object);
+                }
+                Ok(objects)
+            })
+            .await?;
         objects.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(objects)
     }
@@ -129,23 +175,38 @@ impl Objects {
         sha256: &str,
         payload: PutPayload,
     ) -> Result<Put, StoreError> {
-        if !self.creates_only() {
-            match self.again(|| self.store.head(key)).await {
-                Ok(_) => return Ok(Put::Exists),
-                Err(StoreError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        let create = || self.create_once(key, sha256, payload.clone());
+        if self.creates_only() {
+            return self.again(create).await;
         }
-        self.again(|| self.create_once(key, sha256, payload.clone()))
-            .await
+        match self.again(|| self.within(0, self.store.head(key))).await {
+            Ok(_) => return Ok(Put::Exists),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        match self.again(create).await? {
+            Put::Exists => Ok(Put::Exists),
+            // Between the two another may have put its own, and one of them is gone.
+            Put::Created => match self.hash(key).await? {
+                Ok(hash) if hash == sha256 => Ok(Put::Created),
+                Err(bytes) if bytes == Bytes::from(payload.clone()) => Ok(Put::Created),
+                Ok(_) | Err(_) => Ok(Put::Exists),
+            },
+        }
     }
 
-    async fn create_once(
+    /// As [`Self::create`], in one try and without a look.
+    pub(super) async fn create_once(
         &self,
         key: &Path,
         sha256: &str,
         payload: PutPayload,
     ) -> Result<Put, StoreError> {
+        let length = payload.content_length() as u64;
+        let put = |options: PutOptions| {
+            let put = self.store.put_opts(key, payload.clone(), options);
+            self.within(length, put)
+        };
         let mut options = PutOptions {
             mode: PutMode::Create,
             ..PutOptions::default()
@@ -153,24 +214,24 @@ impl Objects {
         if !self.plain.load(Ordering::Relaxed) {
             let hash = Attribute::Metadata(HASH.into());
             options.attributes.insert(hash, sha256.to_owned().into());
-            match self
-                .store
-                .put_opts(key, payload.clone(), options.clone())
-                .await
-            {
+            match put(options.clone()).await {
                 Err(StoreError::NotImplemented { .. } | StoreError::NotSupported { .. }) => {}
                 put => return created(put.map(|_| ())),
             }
             self.plain.store(true, Ordering::Relaxed);
             options.attributes = Attributes::new();
         }
-        created(self.store.put_opts(key, payload, options).await.map(|_| ()))
+        created(put(options).await.map(|_| ()))
     }
 
     /// Puts an object that may change.
     pub(super) async fn overwrite(&self, key: &Path, bytes: Bytes) -> Result<(), StoreError> {
-        self.again(|| async { self.store.put(key, bytes.clone().into()).await.map(|_| ()) })
-            .await
+        let length = bytes.len() as u64;
+        self.again(|| async {
+            let put = self.store.put(key, bytes.clone().into());
+            self.within(length, put).await.map(|_| ())
+        })
+        .await
     }
 
     /// Deletes; what is gone already is no error.
@@ -178,15 +239,31 @@ impl Objects {
         self.again(|| async {
             let keys = stream::iter(keys.clone().into_iter().map(Ok)).boxed();
             let mut deleted = self.store.delete_stream(keys);
-            while let Some(result) = deleted.next().await {
-                match result {
-                    Ok(_) | Err(StoreError::NotFound { .. }) => {}
+            loop {
+                match self.within(0, deleted.try_next()).await {
+                    Ok(Some(_)) | Err(StoreError::NotFound { .. }) => {}
+                    Ok(None) => return Ok(()),
                     Err(error) => return Err(error),
                 }
             }
-            Ok(())
         })
         .await
+    }
+
+    /// Gives up a request that takes too long for the bytes that go with it. It may have been carried out.
+    async fn within<T>(
+        &self,
+        bytes: u64,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.patience.of(bytes);
+        match tokio::time::timeout(limit, request).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Generic {
+                store: "archive",
+                source: format!("no answer within {} s", limit.as_secs_f32()).into(),
+            }),
+        }
     }
 
     async fn again<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
@@ -206,11 +283,6 @@ impl Objects {
     }
 }
 
-fn hash_of(attributes: &Attributes) -> Option<String> {
-    let value = attributes.get(&Attribute::Metadata(HASH.into()))?;
-    Some(value.as_ref().to_owned())
-}
-
 fn created(put: Result<(), StoreError>) -> Result<Put, StoreError> {
     match put {
         Ok(()) => Ok(Put::Created),
@@ -225,7 +297,10 @@ fn is_definite(error: &StoreError) -> bool {
         StoreError::Generic { .. } | StoreError::JoinError { .. } => {
             matches!(
                 Fault::of(error),
-                Fault::AccessDenied | Fault::BucketNotFound | Fault::CertificateNotTrusted
+                Fault::AccessDenied
+                    | Fault::BucketNotFound
+                    | Fault::CertificateNotTrusted
+                    | Fault::ClockSkewed
             )
         }
         _ => true,

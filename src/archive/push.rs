@@ -152,7 +152,8 @@ impl Lineage {
         if known.is_none_or(|known| known.sha256 == entry.sha256) {
             return Ok(());
         }
-        if outcome == PushOutcome::Created {
+        // Where the store overwrites, what lies there now may be another's by the time it is deleted.
+        if outcome == PushOutcome::Created && self.objects.creates_only() {
             // The segment is there with other content, under the ending of another codec: ours must not stay beside it.
             self.delete(vec![segment.clone()]).await?;
         }

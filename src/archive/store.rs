@@ -1,5 +1,9 @@
 //! Opening the store that a PgArchive names.
 
+mod azure;
+mod gcs;
+mod s3;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -7,16 +11,11 @@ use std::{
     time::Duration,
 };
 
-use object_store::{
-    Certificate, ClientOptions, ObjectStore, RetryConfig, aws::AmazonS3Builder,
-    local::LocalFileSystem,
-};
+use object_store::{Certificate, ClientOptions, ObjectStore, RetryConfig, local::LocalFileSystem};
 
-use super::OpenError;
-use crate::api::{PgArchiveSpec, S3};
+use super::{OpenError, patience::Patience};
+use crate::api::{PgArchiveSpec, Store};
 
-/// A request that takes longer is given up; the caller tries again or compares.
-const REQUEST: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Where a program finds the Secrets and the volume of its PgArchive.
@@ -38,20 +37,30 @@ pub fn open(
     spec: &PgArchiveSpec,
     mounted: &MountedSecrets,
 ) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    match (&spec.s3, &spec.directory) {
-        (Some(s3), _) => open_s3(s3, mounted),
-        (None, Some(_)) => open_directory(&mounted.directory),
-        (None, None) => Err(OpenError::NoStore),
+    match spec.store().ok_or(OpenError::NoStore)? {
+        Store::S3(s3) => s3::open(s3, mounted),
+        Store::Gcs(gcs) => gcs::open(gcs, mounted),
+        Store::Azure(azure) => azure::open(azure, mounted),
+        Store::Directory(_) => open_directory(&mounted.directory),
     }
 }
 
 /// The store in short, for people: never a credential.
 pub fn describe(spec: &PgArchiveSpec) -> String {
-    let prefix = spec.prefix.as_deref().unwrap_or_default();
-    match (&spec.s3, &spec.directory) {
-        (Some(s3), _) => format!("s3://{}/{prefix}", s3.bucket),
-        (None, Some(directory)) => format!("pvc://{}/{prefix}", directory.persistent_volume_claim),
-        (None, None) => String::new(),
+    let root = match spec.store() {
+        Some(Store::S3(s3)) => format!("s3://{}", s3.bucket),
+        Some(Store::Gcs(gcs)) => format!("gs://{}", gcs.bucket),
+        Some(Store::Azure(azure)) => format!("az://{}", azure.container),
+        Some(Store::Directory(directory)) => format!("pvc://{}", directory.persistent_volume_claim),
+        None => return String::new(),
+    };
+    match spec
+        .prefix
+        .as_deref()
+        .map(|prefix| prefix.trim_end_matches('/'))
+    {
+        Some(prefix) if !prefix.is_empty() => format!("{root}/{prefix}"),
+        Some(_) | None => root,
     }
 }
 
@@ -63,39 +72,15 @@ fn open_directory(directory: &Path) -> Result<Arc<dyn ObjectStore>, OpenError> {
     Ok(Arc::new(store))
 }
 
-fn open_s3(s3: &S3, mounted: &MountedSecrets) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    let mut builder = match &mounted.credentials {
-        Some(folder) => with_secret(AmazonS3Builder::new(), folder)?,
-        None => AmazonS3Builder::from_env(),
-    };
-    builder = builder
-        .with_bucket_name(&s3.bucket)
-        .with_region(s3.region.as_deref().unwrap_or("us-east-1"))
-        .with_allow_http(s3.allow_http.unwrap_or(false))
-        .with_virtual_hosted_style_request(!s3.force_path_style.unwrap_or(s3.endpoint.is_some()))
-        .with_client_options(client_options(s3, mounted)?)
-        // Ours are behind src/retry.rs: one on top of the other multiplies.
-        .with_retry(RetryConfig {
-            max_retries: 0,
-            ..RetryConfig::default()
-        });
-    if let Some(endpoint) = &s3.endpoint {
-        builder = builder.with_endpoint(endpoint);
+/// Ours are behind src/retry.rs: one on top of the other multiplies.
+fn no_retries() -> RetryConfig {
+    RetryConfig {
+        max_retries: 0,
+        ..RetryConfig::default()
     }
-    Ok(Arc::new(builder.build()?))
 }
 
-fn with_secret(builder: AmazonS3Builder, folder: &Path) -> Result<AmazonS3Builder, OpenError> {
-    let required = |key| read_key(folder, key)?.ok_or(OpenError::MissingKey(key));
-    let builder = builder
-        .with_access_key_id(required("AWS_ACCESS_KEY_ID")?)
-        .with_secret_access_key(required("AWS_SECRET_ACCESS_KEY")?);
-    Ok(match read_key(folder, "AWS_SESSION_TOKEN")? {
-        Some(token) => builder.with_token(token),
-        None => builder,
-    })
-}
-
+/// One key of the credentials Secret; `None` if the Secret does not have it.
 fn read_key(folder: &Path, key: &str) -> Result<Option<String>, OpenError> {
     let path = folder.join(key);
     match fs::read_to_string(&path) {
@@ -108,12 +93,20 @@ fn read_key(folder: &Path, key: &str) -> Result<Option<String>, OpenError> {
     }
 }
 
+fn required(folder: &Path, key: &'static str) -> Result<String, OpenError> {
+    read_key(folder, key)?.ok_or(OpenError::MissingKey(key))
+}
+
 /// Root certificates come with the binary: minimal images have none, and a client without any cannot be built.
-fn client_options(s3: &S3, mounted: &MountedSecrets) -> Result<ClientOptions, OpenError> {
+fn client_options(
+    allow_http: Option<bool>,
+    mounted: &MountedSecrets,
+) -> Result<ClientOptions, OpenError> {
     let mut options = ClientOptions::new()
-        .with_allow_http(s3.allow_http.unwrap_or(false))
+        .with_allow_http(allow_http.unwrap_or(false))
         .with_no_system_certificates(true)
-        .with_timeout(REQUEST)
+        // The last resort: each request has a limit of its own, by its size.
+        .with_timeout(Patience::REQUEST.longest())
         .with_connect_timeout(CONNECT);
     match &mounted.ca_file {
         Some(path) => {
@@ -132,4 +125,33 @@ fn client_options(s3: &S3, mounted: &MountedSecrets) -> Result<ClientOptions, Op
         }
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn stores_in_short() {
+        for (spec, short) in [
+            (json!({"s3": {"bucket": "backups"}}), "s3://backups"),
+            (
+                json!({"s3": {"bucket": "backups"}, "prefix": "prod/"}),
+                "s3://backups/prod",
+            ),
+            (json!({"gcs": {"bucket": "backups"}}), "gs://backups"),
+            (
+                json!({"azure": {"container": "backups"}, "prefix": "prod/eu/"}),
+                "az://backups/prod/eu",
+            ),
+            (
+                json!({"directory": {"persistentVolumeClaim": "wal"}}),
+                "pvc://wal",
+            ),
+        ] {
+            assert_eq!(describe(&serde_json::from_value(spec).unwrap()), short);
+        }
+    }
 }

@@ -290,9 +290,9 @@ impl<'a> Homes<'a> {
 
     /// Whether the store heeds the condition that an object be new. `None`: it cannot be said now.
     async fn probe(&self) -> Option<bool> {
-        match self.archive.probe().await {
+        match self.archive.probe(&SystemClock).await {
             // An archive command needs no right to delete.
-            Ok(()) | Err(ProbeError::Store { verb: "delete", .. }) => {
+            Ok(_) | Err(ProbeError::Store { verb: "delete", .. }) => {
                 Some(self.archive.creates_only())
             }
             Err(error) => {

@@ -15,11 +15,11 @@ use kube::{
 use super::{Class, Context, PassError, drive, error_policy};
 use crate::{
     api::{
-        PgArchive, PgArchiveSpec, PgArchiveStatus, PgBackupPolicy, PgProtection,
-        conditions::{self, AVAILABLE, Status, WAL_ARCHIVING},
+        PgArchive, PgArchiveStatus, PgBackupPolicy, PgProtection, StoreFindings,
+        conditions::{self, AVAILABLE, CLOCK_IN_STEP, CREATE_ONLY, Status, WAL_ARCHIVING},
         managers,
     },
-    archive::Fault,
+    archive::{Fault, SKEW_TO_WARN_OF, store::describe},
     kubernetes::{RequestError, apply_status, request},
 };
 
@@ -123,39 +123,71 @@ fn status(observed: &Observed, now: Timestamp) -> PgArchiveStatus {
     let mut status = observed.archive.status.clone().unwrap_or_default();
     let generation = observed.archive.metadata.generation;
     status.observed_generation = generation;
-    status.store = Some(store(&observed.archive.spec));
+    status.store = Some(describe(&observed.archive.spec));
     status.protections = i64::try_from(observed.protections.len()).ok();
-    let (value, reason, message) = available(&observed.protections);
-    conditions::upsert(
-        &mut status.conditions,
-        AVAILABLE,
-        value,
-        &reason,
-        message,
-        generation,
-        now,
-    );
+    let mut set = |type_, (value, reason, message): (Status, String, String)| {
+        let conditions = &mut status.conditions;
+        conditions::upsert(conditions, type_, value, &reason, message, generation, now);
+    };
+    set(AVAILABLE, available(&observed.protections));
+    let findings = worst(&observed.protections);
+    if let Some(findings) = &findings {
+        set(CREATE_ONLY, create_only(findings));
+        set(CLOCK_IN_STEP, clock_in_step(findings));
+    }
+    status.store_findings = findings.or(status.store_findings);
     status
 }
 
-/// The store in short.
-fn store(spec: &PgArchiveSpec) -> String {
-    let PgArchiveSpec {
-        prefix,
-        s3,
-        directory,
-        credentials: _,
-        compression: _,
-        encryption: _,
-    } = spec;
-    let root = match (s3, directory) {
-        (Some(s3), _) => format!("s3://{}", s3.bucket),
-        (None, Some(directory)) => format!("pvc://{}", directory.persistent_volume_claim),
-        (None, None) => return String::new(),
-    };
-    match prefix.as_deref().map(|prefix| prefix.trim_end_matches('/')) {
-        Some(prefix) if !prefix.is_empty() => format!("{root}/{prefix}"),
-        _ => root,
+/// What any agent found lacking, the store lacks.
+fn worst(protections: &[PgProtection]) -> Option<StoreFindings> {
+    let found = protections
+        .iter()
+        .filter_map(|protection| protection.status.as_ref()?.store_findings.clone());
+    found.reduce(|one, other| StoreFindings {
+        create_only: one.create_only && other.create_only,
+        metadata: one.metadata && other.metadata,
+        clock_skew_seconds: std::cmp::max_by_key(
+            one.clock_skew_seconds,
+            other.clock_skew_seconds,
+            |skew| skew.abs(),
+        ),
+    })
+}
+
+fn create_only(findings: &StoreFindings) -> (Status, String, String) {
+    let answer = |status, reason: &str, message: &str| (status, reason.into(), message.into());
+    match findings.create_only {
+        true => answer(
+            Status::True,
+            "OneWriterWins",
+            "of several that create one object, one wins: nothing is overwritten",
+        ),
+        false => answer(
+            Status::False,
+            "StoreOverwrites",
+            "the store overwrites objects that must be new (If-None-Match: * is ignored): Highwater looks before it writes and compares afterwards, but a write that another agent left under way may still replace an object; use a store that heeds the condition",
+        ),
+    }
+}
+
+fn clock_in_step(findings: &StoreFindings) -> (Status, String, String) {
+    let skew = findings.clock_skew_seconds;
+    match skew.unsigned_abs() < SKEW_TO_WARN_OF.as_secs().unsigned_abs() {
+        true => (
+            Status::True,
+            "InStep".into(),
+            "the store's clock is less than five minutes from the agents'".into(),
+        ),
+        false => (
+            Status::False,
+            "ClockSkewed".into(),
+            format!(
+                "the store's clock is {} minutes {} an agent's: requests that are signed with a wrong time are refused; set the clock of the agent's node or of the store",
+                skew.unsigned_abs() / 60,
+                if skew > 0 { "ahead of" } else { "behind" },
+            ),
+        ),
     }
 }
 
@@ -279,20 +311,77 @@ mod tests {
         }
     }
 
+    fn found(name: &str, create_only: bool, metadata: bool, skew: i64) -> PgProtection {
+        let mut protection = protection(name, Some(("True", "Archiving")));
+        protection.status.as_mut().unwrap().store_findings = Some(StoreFindings {
+            create_only,
+            metadata,
+            clock_skew_seconds: skew,
+        });
+        protection
+    }
+
+    fn observed(protections: Vec<PgProtection>) -> Observed {
+        let archive = json!({"metadata": {"name": "main", "generation": 2}, "spec": {"s3": {"bucket": "backups"}}});
+        Observed {
+            archive: serde_json::from_value(archive).unwrap(),
+            protections,
+        }
+    }
+
     #[test]
-    fn stores_in_short() {
-        for (spec, short) in [
-            (json!({"s3": {"bucket": "backups"}}), "s3://backups"),
+    fn what_one_agent_misses_the_store_lacks() {
+        let silent = protection("d", None);
+        for (protections, expected) in [
+            (vec![], None),
+            (vec![silent.clone()], None),
             (
-                json!({"s3": {"bucket": "backups"}, "prefix": "prod/"}),
-                "s3://backups/prod",
+                vec![silent, found("a", true, true, 0)],
+                Some((true, true, 0)),
             ),
             (
-                json!({"directory": {"persistentVolumeClaim": "wal"}}),
-                "pvc://wal",
+                vec![found("a", true, false, -600), found("b", false, true, 60)],
+                Some((false, false, -600)),
             ),
         ] {
-            assert_eq!(store(&serde_json::from_value(spec).unwrap()), short);
+            let worst = worst(&protections);
+            let worst = worst.map(|w| (w.create_only, w.metadata, w.clock_skew_seconds));
+            assert_eq!(worst, expected);
         }
+    }
+
+    #[test]
+    fn what_the_store_lacks_is_said_once() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut observed = observed(vec![found("a", false, true, -660)]);
+        let first = status(&observed, now);
+        let said = |type_| {
+            let condition = conditions::find(&first.conditions, type_).unwrap();
+            (condition.status.as_str(), condition.reason.as_str())
+        };
+        assert_eq!(said(CREATE_ONLY), ("False", "StoreOverwrites"));
+        assert_eq!(said(CLOCK_IN_STEP), ("False", "ClockSkewed"));
+        let text = &conditions::find(&first.conditions, CLOCK_IN_STEP)
+            .unwrap()
+            .message;
+        assert!(text.contains("11 minutes behind"), "{text}");
+        // Later nothing is written anew, also while no agent speaks.
+        observed.archive.status = Some(first.clone());
+        let later = Timestamp::from_second(900).unwrap();
+        assert_eq!(status(&observed, later), first);
+        observed.protections[0]
+            .status
+            .as_mut()
+            .unwrap()
+            .store_findings = None;
+        assert_eq!(
+            status(&observed, later).store_findings,
+            first.store_findings
+        );
+
+        observed.protections = vec![found("a", true, true, 240)];
+        let better = status(&observed, later);
+        assert!(conditions::is_true(&better.conditions, CREATE_ONLY));
+        assert!(conditions::is_true(&better.conditions, CLOCK_IN_STEP));
     }
 }

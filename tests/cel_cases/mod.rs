@@ -28,6 +28,12 @@ fn encrypted(recipients: Value) -> Value {
     json!({"s3": {"bucket": "backups"}, "encryption": {"recipients": recipients}})
 }
 
+fn azure(more: Value) -> Value {
+    let mut azure = json!({"container": "backups", "account": "backups"});
+    merge(&mut azure, more);
+    json!({ "azure": azure })
+}
+
 fn merge(into: &mut Value, more: Value) {
     if let (Some(into), Value::Object(more)) = (into.as_object_mut(), more) {
         into.extend(more);
@@ -105,6 +111,24 @@ fn texts() -> Vec<Case> {
             "endpoint must be a URL, as in https://s3.example.com",
         ),
         case(
+            "PgArchive",
+            json!({"gcs": {"bucket": "backups", "endpoint": "https://storage.example.com"}}),
+            json!({"gcs": {"bucket": "backups", "endpoint": "storage.example.com"}}),
+            "endpoint must be a URL, as in https://storage.example.com",
+        ),
+        case(
+            "PgArchive",
+            azure(json!({"endpoint": "https://account.blob.core.usgovcloudapi.net"})),
+            azure(json!({"endpoint": "account"})),
+            "endpoint must be a URL, as in https://account.blob.core.windows.net",
+        ),
+        case(
+            "PgArchive",
+            azure(json!({"account": "backups1"})),
+            azure(json!({"account": "Backups-1"})),
+            "account must be the name of a storage account: 3 to 24 of a-z and 0-9",
+        ),
+        case(
             "PgProtection",
             protection("shop.orders"),
             protection("shop/orders"),
@@ -131,6 +155,8 @@ fn texts() -> Vec<Case> {
     ]
 }
 
+const PLAIN_HTTP: &str = "the endpoint is plain http: set allowHttp to true if WAL and catalog may cross the network unencrypted";
+
 fn archive_rules() -> Vec<Case> {
     vec![
         Case {
@@ -138,14 +164,14 @@ fn archive_rules() -> Vec<Case> {
             before: None,
             good: s3(json!({})),
             bad: json!({"s3": {"bucket": "backups"}, "directory": {"persistentVolumeClaim": "wal"}}),
-            message: "give exactly one of s3 and directory",
+            message: "give exactly one of s3, gcs, azure and directory",
         },
         Case {
             kind: "PgArchive",
             before: None,
             good: json!({"directory": {"persistentVolumeClaim": "wal"}}),
             bad: json!({}),
-            message: "give exactly one of s3 and directory",
+            message: "give exactly one of s3, gcs, azure and directory",
         },
         Case {
             kind: "PgArchive",
@@ -163,7 +189,35 @@ fn archive_rules() -> Vec<Case> {
             before: None,
             good: s3(json!({"endpoint": "http://10.0.0.9:7070", "allowHttp": true})),
             bad: s3(json!({"endpoint": "http://10.0.0.9:7070"})),
-            message: "the endpoint is plain http: set allowHttp to true if WAL and catalog may cross the network unencrypted",
+            message: PLAIN_HTTP,
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: json!({"gcs": {"bucket": "backups", "endpoint": "http://10.0.0.9", "allowHttp": true}}),
+            bad: json!({"gcs": {"bucket": "backups", "endpoint": "http://10.0.0.9"}}),
+            message: PLAIN_HTTP,
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: azure(json!({"endpoint": "http://10.0.0.9/backups", "allowHttp": true})),
+            bad: azure(json!({"endpoint": "http://10.0.0.9/backups", "allowHttp": false})),
+            message: PLAIN_HTTP,
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: json!({"azure": {"container": "backups"}, "credentials": {"secretName": "bucket"}}),
+            bad: json!({"azure": {"container": "backups"}}),
+            message: "name the storage account in azure.account: without credentials nothing else tells it",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: azure(json!({})),
+            bad: json!({"gcs": {"bucket": "backups"}, "azure": {"container": "backups", "account": "backups"}}),
+            message: "give exactly one of s3, gcs, azure and directory",
         },
         Case {
             kind: "PgArchive",

@@ -35,6 +35,7 @@ async fn the_end_of_the_log_is_told_from_a_gap_and_from_an_outage() {
     assert!(!pgdata.join("pg_wal/RECOVERYXLOG").exists());
     let lost = crate::site::server()
         .data()
+        .join(crate::server::BUCKET)
         .join("prod")
         .join(site.archive_name());
     let lineage = site.identities().await[0].lineage.clone();

@@ -125,6 +125,7 @@ fn archived_at(site: &Site) -> Vec<(String, std::time::SystemTime)> {
     let mut found = Vec::new();
     let root = crate::site::server()
         .data()
+        .join(crate::server::BUCKET)
         .join("prod")
         .join(site.archive_name());
     walk(&root, &mut found);

@@ -119,8 +119,8 @@ async fn no_such_bucket() {
     let stored = Stored::new("f-bucket").await;
     let segment = middle().await;
     let (here, away) = (
-        stored.server.buckets().join(BUCKET),
-        stored.server.buckets().join("renamed"),
+        stored.server.data().join(BUCKET),
+        stored.server.data().join("renamed"),
     );
     let renamed = (here.clone(), away.clone());
     let rename = Box::new(move || fs::rename(renamed.0, renamed.1).unwrap());

@@ -277,14 +277,7 @@ async fn speed() {
     let log = Log::write(root.clone(), number("SEGMENTS", 100)).await;
     log.archive(&server).await;
     let latency = Duration::from_millis(number("LATENCY", 0));
-    let port = server
-        .endpoint()
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    let port = delayed(port, latency);
+    let port = delayed(server.port(), latency);
     let socket = root.join("fetch.sock");
     let prefetched = log.config(port, Some(socket));
     let commands = [

@@ -30,8 +30,7 @@ pub struct Stored {
 impl Stored {
     pub async fn new(name: &str) -> Self {
         let server = server::Server::start();
-        let port = server.endpoint().rsplit(':').next().unwrap().parse();
-        let proxy = Proxy::start(port.unwrap());
+        let proxy = Proxy::start(server.port());
         let root = Restore::directory(name).await;
         let credentials = root.join("credentials");
         fs::create_dir(&credentials).unwrap();

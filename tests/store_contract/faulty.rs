@@ -10,9 +10,9 @@ use std::{
 
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    memory::InMemory, path::Path,
+    Attribute, Attributes, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result, memory::InMemory, path::Path,
 };
 
 /// What it does wrong.
@@ -31,6 +31,12 @@ pub enum Fault {
     NoBucket,
     /// `PutMode::Create` overwrites.
     Overwrites,
+    /// `PutMode::Create` looks first and writes then, and another may write between the two.
+    LooksFirst,
+    /// Metadata are taken and dropped.
+    ForgetsMetadata,
+    /// Objects come back with the metadata of others.
+    MixesMetadata,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +119,15 @@ impl ObjectStore for Faulty {
                 });
             }
             Fault::Overwrites => options.mode = PutMode::Overwrite,
+            Fault::LooksFirst if self.inner.head(location).await.is_err() => {
+                tokio::task::yield_now().await;
+                options.mode = PutMode::Overwrite;
+            }
+            Fault::ForgetsMetadata => options.attributes = Attributes::new(),
+            Fault::MixesMetadata => {
+                let other = Attribute::Metadata("sha256".into());
+                options.attributes.insert(other, "0".repeat(64).into());
+            }
             _ => {}
         }
         let put = self.inner.put_opts(location, payload, options).await;

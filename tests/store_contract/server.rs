@@ -1,10 +1,11 @@
-//! A real S3 server: versitygw, on a port of its own, on a directory of its own.
+//! Real servers, each on a port of its own, on a directory of its own.
 
 use std::{
     fs,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,61 +14,40 @@ use highwater::{
     archive::{MountedSecrets, store},
 };
 use object_store::ObjectStore;
-use std::sync::Arc;
 
 pub const KEY_ID: &str = "contract-key-id";
 pub const SECRET: &str = "contract-secret";
 pub const BUCKET: &str = "contract";
 
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
-pub struct Server {
+/// A server's process, and the directory that goes with it.
+pub struct Process {
     child: Child,
-    port: u16,
-    scheme: &'static str,
-    directory: tempfile::TempDir,
+    pub port: u16,
+    pub directory: tempfile::TempDir,
 }
 
-impl Server {
-    /// Starts it, or panics with its log: no test is skipped because a server does not start.
-    pub fn start() -> Self {
-        Self::start_with("http", &[])
-    }
-
-    /// As [`Self::start`], with a scheme and the options that it takes.
-    pub fn start_with(scheme: &'static str, options: &[&str]) -> Self {
-        let program = program();
+impl Process {
+    /// Starts what `command` makes of a port and an empty directory, or panics with its log: no test is skipped because a
+    /// server does not start.
+    pub fn start(command: impl FnOnce(u16, &Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        fs::create_dir_all(directory.path().join("data").join(BUCKET)).unwrap();
-        fs::create_dir_all(directory.path().join("metadata")).unwrap();
         let log = fs::File::create(directory.path().join("log")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let child = Command::new(&program)
-            .env("ROOT_ACCESS_KEY", KEY_ID)
-            .env("ROOT_SECRET_KEY", SECRET)
-            .args(["--port", &format!("127.0.0.1:{port}"), "--quiet"])
-            .args(options)
-            .arg("posix")
-            // Not every file system under /tmp has extended attributes.
-            .arg("--sidecar")
-            .arg(directory.path().join("metadata"))
-            .arg(directory.path().join("data"))
+        let port = free_port();
+        let mut command = command(port, directory.path());
+        let child = command
             .stdout(log.try_clone().unwrap())
             .stderr(Stdio::from(log))
             .spawn()
-            .unwrap_or_else(|error| panic!("failed to start {}: {error}", program.display()));
-        let mut server = Self {
+            .unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"));
+        let mut process = Self {
             child,
             port,
-            scheme,
             directory,
         };
-        server.wait();
-        server
+        process.wait();
+        process
     }
 
     fn wait(&mut self) {
@@ -76,35 +56,76 @@ impl Server {
             let ended = self.child.try_wait().unwrap();
             if ended.is_some() || begin.elapsed() > START {
                 let log = fs::read_to_string(self.directory.path().join("log"));
-                panic!("the S3 server does not answer ({ended:?}): {log:?}");
+                panic!("the server does not answer ({ended:?}): {log:?}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
 
-    pub fn endpoint(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// At which nobody answers.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// The S3 server that the project is tested with most: versitygw.
+pub struct Server {
+    process: Process,
+    scheme: &'static str,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with("http", |_| Vec::new())
     }
 
-    #[allow(dead_code, reason = "for other tests that share this file")]
-    pub fn port(&self) -> u16 {
-        self.port
+    /// As [`Self::start`], with a scheme and the options that it takes, made from the port.
+    pub fn start_with(scheme: &'static str, options: impl FnOnce(u16) -> Vec<String>) -> Self {
+        let program = match std::env::var_os("VERSITYGW") {
+            Some(path) => path.into(),
+            None => component("versitygw", "bin/versitygw"),
+        };
+        let process = Process::start(|port, directory| {
+            fs::create_dir_all(directory.join("data").join(BUCKET)).unwrap();
+            fs::create_dir_all(directory.join("metadata")).unwrap();
+            let mut command = Command::new(program);
+            command
+                .env("ROOT_ACCESS_KEY", KEY_ID)
+                .env("ROOT_SECRET_KEY", SECRET)
+                .args(["--port", &format!("127.0.0.1:{port}"), "--quiet"])
+                .args(options(port))
+                .arg("posix")
+                // Not every file system under /tmp has extended attributes.
+                .arg("--sidecar")
+                .arg(directory.join("metadata"))
+                .arg(directory.join("data"));
+            command
+        });
+        Self { process, scheme }
     }
 
-    /// Where the objects of the bucket lie, a file each.
-    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub const fn port(&self) -> u16 {
+        self.process.port
+    }
+
+    /// Where its buckets are.
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data").join(BUCKET)
-    }
-
-    /// Buckets are directories in it.
-    #[allow(dead_code, reason = "for tests that take a bucket away")]
-    pub fn buckets(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.process.directory.path().join("data")
     }
 
     pub fn spec(&self, bucket: &str) -> PgArchiveSpec {
-        spec_of(&self.endpoint(), bucket)
+        s3_spec(
+            &format!("{}://127.0.0.1:{}", self.scheme, self.port()),
+            bucket,
+        )
     }
 
     pub fn store(&self) -> Arc<dyn ObjectStore> {
@@ -112,18 +133,11 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 pub fn spec(port: u16, bucket: &str) -> PgArchiveSpec {
-    spec_of(&format!("http://127.0.0.1:{port}"), bucket)
+    s3_spec(&format!("http://127.0.0.1:{port}"), bucket)
 }
 
-fn spec_of(endpoint: &str, bucket: &str) -> PgArchiveSpec {
+fn s3_spec(endpoint: &str, bucket: &str) -> PgArchiveSpec {
     serde_json::from_value(serde_json::json!({
         "prefix": "prod/",
         "s3": {
@@ -135,16 +149,22 @@ fn spec_of(endpoint: &str, bucket: &str) -> PgArchiveSpec {
     .unwrap()
 }
 
-/// With credentials as a pod has them mounted.
 pub fn open(spec: &PgArchiveSpec, key_id: &str, secret: &str) -> Arc<dyn ObjectStore> {
-    let credentials = tempfile::tempdir().unwrap();
-    fs::write(credentials.path().join("AWS_ACCESS_KEY_ID"), key_id).unwrap();
     // People make Secrets from files that end in a newline.
-    fs::write(
-        credentials.path().join("AWS_SECRET_ACCESS_KEY"),
-        format!("{secret}\n"),
-    )
-    .unwrap();
+    let secret = format!("{secret}\n");
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", key_id),
+        ("AWS_SECRET_ACCESS_KEY", secret.as_str()),
+    ];
+    open_with(spec, &keys)
+}
+
+/// With a Secret as a pod has it mounted.
+pub fn open_with(spec: &PgArchiveSpec, keys: &[(&str, &str)]) -> Arc<dyn ObjectStore> {
+    let credentials = tempfile::tempdir().unwrap();
+    for (key, value) in keys {
+        fs::write(credentials.path().join(key), value).unwrap();
+    }
     let mounted = MountedSecrets {
         credentials: Some(credentials.path().to_owned()),
         ca_file: None,
@@ -153,34 +173,24 @@ pub fn open(spec: &PgArchiveSpec, key_id: &str, secret: &str) -> Arc<dyn ObjectS
     store::open(spec, &mounted).unwrap()
 }
 
-/// From `VERSITYGW`, or built by `e2e/devcluster/build.sh` into the cache.
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("VERSITYGW") {
-        return path.into();
-    }
-    component("versitygw").join("bin/versitygw")
-}
-
-/// Where scripts/tools has built `wanted`.
-pub fn component(wanted: &str) -> PathBuf {
+/// A program below one of the cache's components, as `scripts/tools` leaves them there.
+pub fn component(name: &str, program: &str) -> PathBuf {
     let cache = std::env::var_os("HIGHWATER_CACHE").map_or_else(default_cache, PathBuf::from);
     let components = cache.join("components");
     let built = fs::read_dir(&components).into_iter().flatten().flatten();
-    let named = |path: &PathBuf| name(path).starts_with(&format!("{wanted}-"));
-    let built = built
-        .map(|entry| entry.path())
-        .filter(|path| named(path) && path.join(".finished").exists());
-    built.last().unwrap_or_else(|| {
+    let prefix = format!("{name}-");
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(&prefix) && path.join(".finished").exists()
+    };
+    let built = built.map(|entry| entry.path()).filter(named);
+    let built = built.map(|path| path.join(program)).last();
+    built.unwrap_or_else(|| {
         panic!(
-            "found no {wanted} in {}: run scripts/tools",
+            "found no {name} in {}: run scripts/tools",
             components.display()
         )
     })
-}
-
-fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
 }
 
 fn default_cache() -> PathBuf {

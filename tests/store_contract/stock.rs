@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn age() -> PathBuf {
-    component("age").join("bin/age")
+    component("age", "bin/age")
 }
 
 /// What the shell makes of `script`, with `$age`, `$key` and `$object`.

@@ -6,6 +6,7 @@ use super::find::{Found, Value};
 use crate::{
     api::{PgArchiveSpec, annotations, names},
     controller::Image,
+    postgres::SegmentSize,
 };
 
 /// The ClusterRole that every agent is bound to in its namespace; it is shipped.
@@ -34,6 +35,8 @@ pub struct Agent {
     pub found: Found,
     /// Where the archive is.
     pub archive: PgArchiveSpec,
+    /// The size of the database's WAL segments, once an agent has told it.
+    pub segment_size: SegmentSize,
     /// What it runs.
     pub image: Image,
 }
@@ -152,7 +155,7 @@ impl Agent {
                 "env": self.env(),
                 "ports": [{"name": "metrics", "containerPort": 8080, "protocol": "TCP"}],
                 "livenessProbe": {"httpGet": {"path": "/livez", "port": "metrics"}, "periodSeconds": 10, "timeoutSeconds": 5},
-                "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+                "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": self.memory()}},
                 "securityContext": {
                     "allowPrivilegeEscalation": false,
                     "readOnlyRootFilesystem": true,
@@ -162,6 +165,12 @@ impl Agent {
             }],
             "volumes": volumes,
         })
+    }
+
+    /// A segment is held as it came, as it goes, and while the next one begins and a tail is merged.
+    fn memory(&self) -> String {
+        let segment = self.segment_size.get() >> 20;
+        format!("{}Mi", (192 + 4 * segment).max(256))
     }
 
     fn args(&self) -> Vec<String> {
@@ -189,22 +198,13 @@ impl Agent {
         if !matches!(password, Value::Literal(_)) {
             args.push(format!("--password-file={DATABASE_FILES}/password"));
         }
-        let PgArchiveSpec {
-            prefix: _,
-            s3,
-            directory,
-            credentials,
-            compression: _,
-            // Public keys, which it reads in the PgArchive.
-            encryption: _,
-        } = &self.archive;
-        if credentials.is_some() {
+        if self.archive.credentials.is_some() {
             args.push(format!("--archive-credentials={ARCHIVE_CREDENTIALS}"));
         }
-        if s3.as_ref().is_some_and(|s3| s3.ca_secret.is_some()) {
+        if self.archive.ca_secret().is_some() {
             args.push(format!("--archive-ca={ARCHIVE_CA}/ca.crt"));
         }
-        if directory.is_some() {
+        if self.archive.directory.is_some() {
             args.push(format!("--archive-directory={ARCHIVE_DIRECTORY}"));
         }
         args
@@ -250,12 +250,7 @@ impl Agent {
                 json!({"secret": {"secretName": credentials.secret_name, "defaultMode": 0o440}});
             add("archive-credentials", ARCHIVE_CREDENTIALS, true, source);
         }
-        if let Some(ca) = self
-            .archive
-            .s3
-            .as_ref()
-            .and_then(|s3| s3.ca_secret.as_ref())
-        {
+        if let Some(ca) = self.archive.ca_secret() {
             let items = json!([{"key": ca.key, "path": "ca.crt"}]);
             let source =
                 json!({"secret": {"secretName": ca.name, "defaultMode": 0o440, "items": items}});
@@ -330,6 +325,7 @@ mod tests {
             namespace: "shop".into(),
             found,
             archive: serde_json::from_value(archive).unwrap(),
+            segment_size: SegmentSize::DEFAULT,
             image: Image {
                 name: "registry.example/highwater:1".into(),
                 pull_policy: "IfNotPresent".into(),
@@ -378,6 +374,44 @@ mod tests {
         let typed: k8s_openapi::api::apps::v1::Deployment =
             serde_json::from_value(objects.deployment.clone()).unwrap();
         assert_eq!(typed.metadata.name.as_deref(), Some("orders-highwater"));
+    }
+
+    #[test]
+    fn larger_segments_need_more_memory() {
+        let archive = json!({"s3": {"bucket": "backups"}});
+        let mut agent = agent(found(secret("u"), secret("p")), archive);
+        for (mebibytes, limit) in [(1, "256Mi"), (16, "256Mi"), (64, "448Mi"), (1024, "4288Mi")] {
+            agent.segment_size = SegmentSize::new(mebibytes << 20).unwrap();
+            let deployment = agent.objects().deployment;
+            let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+            assert_eq!(container["resources"]["limits"]["memory"], limit);
+        }
+    }
+
+    #[test]
+    fn every_store_gets_its_secrets() {
+        let ca = json!({"name": "ca", "key": "tls.crt"});
+        for store in [
+            json!({"s3": {"bucket": "backups", "caSecret": ca}}),
+            json!({"gcs": {"bucket": "backups", "caSecret": ca}}),
+            json!({"azure": {"container": "backups", "caSecret": ca}}),
+        ] {
+            let mut archive = store.clone();
+            archive["credentials"] = json!({"secretName": "bucket"});
+            let deployment = agent(found(secret("u"), secret("p")), archive)
+                .objects()
+                .deployment;
+            let pod = &deployment["spec"]["template"]["spec"];
+            let args = pod["containers"][0]["args"].to_string();
+            for arg in [
+                "--archive-credentials=/etc/highwater/archive/credentials",
+                "--archive-ca=/etc/highwater/archive/ca/ca.crt",
+            ] {
+                assert!(args.contains(arg), "{store}: {args}");
+            }
+            assert_eq!(pod["volumes"][1]["secret"]["secretName"], "bucket");
+            assert_eq!(pod["volumes"][2]["secret"]["secretName"], "ca");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{PgProtectionSpec, names},
     controller::Image,
+    postgres::SegmentSize,
 };
 
 /// What can be done for a protection. An agent may be possible where backups are not: WAL is shipped all the same.
@@ -112,6 +113,7 @@ fn agent(observed: &Observed, found: Found, image: &Image) -> Result<Objects, Re
         namespace: metadata.namespace.clone().unwrap_or_default(),
         found,
         archive: archive.spec.clone(),
+        segment_size: segment_size(observed),
         image: image.clone(),
     };
     if is_foreign(observed, &agent.uid) {
@@ -124,6 +126,13 @@ fn agent(observed: &Observed, found: Found, image: &Image) -> Result<Objects, Re
         ));
     }
     Ok(agent.objects())
+}
+
+/// Known once an agent was connected.
+fn segment_size(observed: &Observed) -> SegmentSize {
+    let status = observed.protection.status.as_ref();
+    let database = status.and_then(|status| status.database.as_ref());
+    database.map_or(SegmentSize::DEFAULT, |database| database.segment_size)
 }
 
 /// Whether the Deployment of the agent's name is somebody else's.

@@ -150,12 +150,7 @@ impl RecoveryPod<'_> {
         if self.archive.credentials.is_some() {
             args.push(format!("--archive-credentials={ARCHIVE_CREDENTIALS}"));
         }
-        if self
-            .archive
-            .s3
-            .as_ref()
-            .is_some_and(|s3| s3.ca_secret.is_some())
-        {
+        if self.archive.ca_secret().is_some() {
             args.push(format!("--archive-ca={ARCHIVE_CA}/ca.crt"));
         }
         if self.archive.directory.is_some() {
@@ -210,8 +205,7 @@ impl RecoveryPod<'_> {
             all.add("decryption", json!({ "secret": secret }));
             all.mount("decryption", DECRYPTION, read_only());
         }
-        let s3 = self.archive.s3.as_ref();
-        if let Some(ca) = s3.and_then(|s3| s3.ca_secret.as_ref()) {
+        if let Some(ca) = self.archive.ca_secret() {
             let items = json!([{"key": ca.key, "path": "ca.crt"}]);
             let secret = json!({"secretName": ca.name, "defaultMode": 0o444, "items": items});
             all.add("archive-ca", json!({ "secret": secret }));

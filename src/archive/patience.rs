@@ -1,0 +1,50 @@
+//! How long a request may take.
+
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// How long a request may take: the longer, the more goes over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For the request and its answer.
+    pub request: Duration,
+    /// For each MiB of payload, begun or whole.
+    pub per_mib: Duration,
+}
+
+impl Patience {
+    /// A segment of 1 GiB has 18 minutes, and 1 MiB/s is enough for any.
+    pub const REQUEST: Self = Self {
+        request: Duration::from_secs(60),
+        per_mib: Duration::from_secs(1),
+    };
+
+    /// For a payload of `bytes`.
+    pub fn of(self, bytes: u64) -> Duration {
+        let mebibytes = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX);
+        self.request
+            .saturating_add(self.per_mib.saturating_mul(mebibytes))
+    }
+
+    /// For the largest object: a segment of 1 GiB that does not compress, and its frame.
+    pub fn longest(self) -> Duration {
+        self.of(1025 * MIB)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_takes_longer() {
+        let seconds = |bytes| Patience::REQUEST.of(bytes).as_secs();
+        assert_eq!(seconds(0), 60);
+        assert_eq!(seconds(1), 61);
+        assert_eq!(seconds(16 << 20), 76);
+        assert_eq!(seconds(1 << 30), 60 + 1024);
+        assert!(Patience::REQUEST.longest() > Patience::REQUEST.of(1 << 30));
+        assert!(Patience::REQUEST.of(u64::MAX) > Patience::REQUEST.longest());
+    }
+}

@@ -1,0 +1,69 @@
+//! S3 and what speaks its protocol.
+
+use std::{path::Path, sync::Arc};
+
+use object_store::{ObjectStore, aws::AmazonS3Builder};
+
+use super::{MountedSecrets, client_options, no_retries, read_key, required};
+use crate::{api::S3, archive::OpenError};
+
+pub(super) fn open(s3: &S3, mounted: &MountedSecrets) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    let path_style = s3.force_path_style.unwrap_or(s3.endpoint.is_some());
+    let mut builder = match &mounted.credentials {
+        Some(folder) => with_secret(AmazonS3Builder::new(), folder)?,
+        // Web identity, container credentials or the instance's, as the variables say.
+        None => AmazonS3Builder::from_env(),
+    };
+    builder = builder
+        .with_bucket_name(&s3.bucket)
+        .with_virtual_hosted_style_request(!path_style)
+        .with_client_options(client_options(s3.allow_http, mounted)?)
+        .with_retry(no_retries());
+    if let Some(region) = &s3.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = &s3.endpoint {
+        builder = builder.with_endpoint(match path_style {
+            true => endpoint.clone(),
+            false => with_bucket(endpoint, &s3.bucket),
+        });
+    }
+    Ok(Arc::new(builder.build()?))
+}
+
+fn with_secret(builder: AmazonS3Builder, folder: &Path) -> Result<AmazonS3Builder, OpenError> {
+    let builder = builder
+        .with_access_key_id(required(folder, "AWS_ACCESS_KEY_ID")?)
+        .with_secret_access_key(required(folder, "AWS_SECRET_ACCESS_KEY")?);
+    Ok(match read_key(folder, "AWS_SESSION_TOKEN")? {
+        Some(token) => builder.with_token(token),
+        None => builder,
+    })
+}
+
+/// The endpoint of one bucket. `object_store` takes a virtual-hosted endpoint as it is: without the bucket in its host name
+/// requests would go to a bucket named as the first folder.
+fn with_bucket(endpoint: &str, bucket: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{bucket}.{rest}"),
+        None => endpoint.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_goes_into_the_host_name() {
+        for (endpoint, expected) in [
+            ("https://s3.example.com", "https://backups.s3.example.com"),
+            (
+                "http://s3.example.com:9000/",
+                "http://backups.s3.example.com:9000/",
+            ),
+        ] {
+            assert_eq!(with_bucket(endpoint, "backups"), expected);
+        }
+    }
+}
