@@ -54,7 +54,11 @@ impl Assembly {
     pub(super) fn feed(&mut self, bytes: &[u8], previous: Option<Lsn>) -> Result<(), Invalid> {
         let (head, body) = bytes.split_at(bytes.len().min(HEADER.saturating_sub(self.filled)));
         if !head.is_empty() {
-            self.header[self.filled..self.filled + head.len()].copy_from_slice(head);
+            match head.first_chunk() {
+                // All at once, as nearly always: a copy of known length is no call.
+                Some(whole) => self.header = *whole,
+                None => self.header[self.filled..self.filled + head.len()].copy_from_slice(head),
+            }
             self.filled += head.len();
             // At once: what follows a false header may be long.
             if self.filled == HEADER && !self.follows(previous) {
