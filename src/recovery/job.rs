@@ -210,12 +210,17 @@ pub async fn run(
         promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
     shut_down(server, &programs, &directory).await?;
     let mut result = finished(&fetched, promoted, &marker);
-    result.replay_seconds = Some(replay_time.as_secs_f64());
-    result.total_seconds = Some(started.elapsed().as_secs_f64());
+    result.replay_seconds = Some(seconds(replay_time));
+    result.total_seconds = Some(seconds(started.elapsed()));
     marker.step = Step::Done;
     marker.result = Some(result.clone());
     directory.write(&marker)?;
     decided(job, &marker).unwrap_or(Ok(result))
+}
+
+/// To the millisecond: what the marker holds is then read back as it was.
+fn seconds(time: std::time::Duration) -> f64 {
+    time.as_millis() as f64 / 1000.0
 }
 
 /// Without it recovery is slower, and nothing else.

@@ -1,6 +1,6 @@
 //! How long PostgreSQL takes to recover with `cp`, with fetch alone and with fetch and its prefetcher: in one run, one after
 //! the other, three times. Not part of the tests: `cargo test --release --test recovery -- --ignored --nocapture speed`.
-//! `SEGMENTS` (default 100) of 16 MiB, `LATENCY` milliseconds (default 0) before each request to the store.
+//! `SEGMENTS` (default 100) of 16 MiB; `LATENCY` milliseconds (default 30) before each request to the store where it is far.
 
 use std::{
     fs,
@@ -180,8 +180,17 @@ impl Log {
         );
         fs::write(pgdata.join("postgresql.auto.conf"), settings).unwrap();
         assert!(Command::new("sync").status().unwrap().success());
+        let _ = fs::remove_file(self.root.join("log"));
         let started = Instant::now();
         let running = Running::start(&pgdata, "-c recovery_target_timeline=1");
+        // Without hot standby pg_ctl waits for no more than the beginning.
+        let status = || {
+            let text = fs::read_to_string(pgdata.join("postmaster.pid")).unwrap();
+            text.lines().nth(7).map(|line| line.trim().to_owned())
+        };
+        while status().as_deref() != Some("ready") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let seconds = started.elapsed().as_secs_f64();
         drop(running);
         let log = fs::read_to_string(self.root.join("log")).unwrap();
@@ -190,7 +199,6 @@ impl Log {
             log.contains(&format!("restored log file \"{last}\"")),
             "{log}"
         );
-        fs::remove_file(self.root.join("log")).unwrap();
         seconds
     }
 
@@ -276,29 +284,36 @@ async fn speed() {
     let root = PathBuf::from("/tmp/highwater-speed");
     let log = Log::write(root.clone(), number("SEGMENTS", 100)).await;
     log.archive(&server).await;
-    let latency = Duration::from_millis(number("LATENCY", 0));
-    let port = delayed(server.port(), latency);
+    let latency = Duration::from_millis(number("LATENCY", 30));
+    let near = server.port();
+    let far = delayed(near, latency);
     let socket = root.join("fetch.sock");
-    let prefetched = log.config(port, Some(socket));
-    let commands = [
-        ("cp", format!("cp {}/%f %p", root.join("wal").display())),
-        (
-            "direct",
-            log.command(&log.config(port, None), "direct.json"),
-        ),
-        ("prefetch", log.command(&prefetched, "prefetch.json")),
-    ];
+    let cp = format!("cp {}/%f %p", root.join("wal").display());
+    let mut methods = vec![("cp", cp, None)];
+    for (direct, prefetch, port) in [
+        ("direct", "prefetch", near),
+        ("direct-far", "prefetch-far", far),
+    ] {
+        methods.push((direct, log.command(&log.config(port, None), direct), None));
+        let config = log.config(port, Some(socket.clone()));
+        methods.push((prefetch, log.command(&config, prefetch), Some(config)));
+    }
     cluster::hand_over(&root.join("credentials"));
     for round in 1..=number("ROUNDS", 3) {
-        for (name, command) in &commands {
-            let stop = (*name == "prefetch").then(|| prefetcher(prefetched.clone(), owner(&root)));
+        for (name, command, prefetch) in &methods {
+            let serve = || {
+                prefetch
+                    .clone()
+                    .map(|config| prefetcher(config, owner(&root)))
+            };
+            let serving = serve();
             let recovered = log.recover(command);
-            drop(stop);
-            let stop = (*name == "prefetch").then(|| prefetcher(prefetched.clone(), owner(&root)));
+            drop(serving);
+            let serving = serve();
             let rate = log.fetch_all(command);
-            drop(stop);
+            drop(serving);
             println!(
-                "round {round}: {name:9} recovery {recovered:.2} s, fetch alone {rate:.1} segments/s"
+                "round {round}: {name:12} recovery {recovered:.2} s, fetch alone {rate:.1} segments/s"
             );
         }
     }

@@ -77,6 +77,19 @@ async fn over_a_failover_to_the_end_of_the_new_timeline() {
     let restore = Restore::from_archive("t-over", plan, &fixture().await.spec, mounted).await;
     assert_eq!(restore.job.fetch.line.len(), 2);
 
+    // History files are asked of the archive at every start: without this one there is no way to its timeline.
+    let archive = &restore.job.fetch.mounted.directory;
+    let mut history = crate::files(archive, "00000002");
+    history.retain(|path| path.to_string_lossy().contains("history"));
+    assert_eq!(history.len(), 1, "{history:?}");
+    let away = archive.join("away");
+    fs::rename(&history[0], &away).unwrap();
+    let error = restore.run().await.unwrap_err();
+    let said = "recovery target timeline 2 does not exist";
+    assert!(error.to_string().contains(said), "{error}");
+    assert!(restore.control().contains("TimeLineID:       1"));
+    fs::rename(&away, &history[0]).unwrap();
+
     let result = restore.run().await.unwrap();
     assert_eq!(result.new_timeline.map(TimelineId::get), Some(3));
     assert_eq!(result.end_lsn, Some(end));
