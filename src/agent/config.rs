@@ -114,6 +114,17 @@ pub enum NotReady {
     ArchiveNotFound(String),
 }
 
+impl NotReady {
+    /// For a condition; nothing where the controller has not spoken yet.
+    pub const fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Starting | Self::NotAccepted => None,
+            Self::PolicyNotFound(_) => Some("PolicyNotFound"),
+            Self::ArchiveNotFound(_) => Some("ArchiveNotFound"),
+        }
+    }
+}
+
 /// `Active=False` with this reason asks the agent to drop its slots.
 pub const UNPROTECTED: &str = "Unprotected";
 

@@ -48,6 +48,10 @@ pub async fn run(shared: Arc<Shared>) {
         let rest = match now {
             Wanted::Nothing(why) => {
                 tracing::info!(%why, "waiting");
+                if let Some(reason) = why.reason() {
+                    let reporter = &shared.reporter;
+                    reporter.condition(WAL_ARCHIVING, Status::False, reason, why.to_string());
+                }
                 None
             }
             Wanted::Unprotect(members) => {
@@ -166,7 +170,8 @@ async fn serve(
     let held = hold(shared, &answering).await?;
     tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
     let (server, pod) = (server(shared, &answering), &answering.member.pod);
-    let choice = shared.transports.choose(config.transport, &server, pod);
+    let transports = &shared.transports;
+    let choice = transports.choose(config.transport, config.synchronous, &server, pod);
     let choice = choice.await;
     let chosen = choice.as_ref().ok();
     connected(shared, &answering, chosen, config.synchronous);
@@ -319,6 +324,7 @@ async fn ship(
         user,
     } = answering;
     let (interval, tail_interval) = watch::channel(Duration::from_secs(5));
+    let (others_sender, other_members) = watch::channel(others(shared, config, member));
     let route = Route {
         client: client.clone(),
         slot: shared.slot.clone(),
@@ -326,7 +332,7 @@ async fn ship(
         path: path.clone(),
         lineage,
         system_identifier: facts.system_identifier,
-        others: others(shared, config, member),
+        others: other_members,
     };
     let (notices, noticed) = mpsc::unbounded_channel();
     let signals = Signals {
@@ -355,15 +361,30 @@ async fn ship(
     let server = server(shared, answering);
     let shipped = tokio::select! {
         shipped = ship_on(shared, choice, &mut shipper) => shipped,
-        () = reconfigured(config, wanted, member, &interval) => Ok(()),
+        () = reconfigured(config, wanted, member, |config| {
+            interval.send_replace(config.tail_interval);
+            others_sender.send_replace(others(shared, config, member));
+        }) => Ok(()),
         () = announce(shared, noticed) => Ok(()),
-        () = shared.transports.better(config.transport, choice, &server, &member.pod) => Ok(()),
+        () = better(shared, config, choice, &server, &member.pod) => Ok(()),
     };
     if let Err(wal::Error::Stream(error)) = &shipped {
         shared.transports.broken(&member.pod, error);
     }
     shared.link.send_replace(None);
     shipped
+}
+
+/// Returns once there is a better transport. Where commits may wait for the archive, a stream is looked for all the time.
+async fn better(shared: &Shared, config: &Config, choice: &Choice, server: &Server, pod: &str) {
+    let longest = match config.synchronous {
+        true => LONGEST,
+        false => Duration::MAX,
+    };
+    let transports = &shared.transports;
+    transports
+        .better(config.transport, longest, choice, server, pod)
+        .await;
 }
 
 /// The members beside the primary.
@@ -437,12 +458,12 @@ async fn ship_on(
     }
 }
 
-/// Keeps the tail interval up to date, and returns when more than that has changed.
+/// Lets `keep_up` follow small changes, and returns when more than that has changed.
 async fn reconfigured(
     known: &Config,
     wanted: &mut watch::Receiver<Wanted>,
     member: &Member,
-    interval: &watch::Sender<Duration>,
+    keep_up: impl Fn(&Config),
 ) {
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -454,7 +475,7 @@ async fn reconfigured(
         if gone || !same_archive(known, &config) || other_way {
             return;
         }
-        interval.send_replace(config.tail_interval);
+        keep_up(&config);
         if wanted.changed().await.is_err() {
             return;
         }

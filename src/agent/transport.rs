@@ -95,6 +95,7 @@ impl Transports {
     pub async fn choose(
         &self,
         wanted: Transport,
+        synchronous: bool,
         server: &Server,
         pod: &str,
     ) -> Result<Choice, StreamingRefused> {
@@ -104,7 +105,8 @@ impl Transports {
             Transport::Auto => "ReplicationAllowed",
         };
         let refusal = match self.remembered(pod) {
-            Some(refusal) if wanted == Transport::Auto => Some(refusal),
+            // Where commits wait for the stream, no refusal is old enough.
+            Some(refusal) if wanted == Transport::Auto && !synchronous => Some(refusal),
             _ => match probe(server).await {
                 Ok(()) => None,
                 Err(refused) => Some(self.remember(pod, &refused)),
@@ -123,13 +125,23 @@ impl Transports {
     }
 
     /// Returns once the server lets the role replicate, where that would be better than what there is.
-    pub async fn better(&self, wanted: Transport, choice: &Choice, server: &Server, pod: &str) {
+    /// It is asked again after `longest` at the latest.
+    pub async fn better(
+        &self,
+        wanted: Transport,
+        longest: Duration,
+        choice: &Choice,
+        server: &Server,
+        pod: &str,
+    ) {
         if wanted != Transport::Auto || choice.transport() != Transport::Sql {
             return std::future::pending().await;
         }
         loop {
             let until = self.remembered(pod).map(|refusal| refusal.until);
-            tokio::time::sleep_until(until.unwrap_or_else(|| Instant::now() + SOON)).await;
+            let until = until.unwrap_or_else(|| Instant::now() + SOON);
+            let pause = until.duration_since(Instant::now()).min(longest);
+            tokio::time::sleep(pause).await;
             match probe(server).await {
                 Ok(()) => return self.forget(pod),
                 Err(refused) => drop(self.remember(pod, &refused)),
@@ -200,7 +212,7 @@ impl Refused {
             Self::Connect(ConnectError::TooManyConnections { .. }) => (
                 "TooManyWalSenders",
                 ". To stream, raise max_wal_senders",
-                AGAIN,
+                SOON,
             ),
             Self::Connect(error) => (error.reason(), "", SOON),
             Self::Query(error) => (error.reason(), "", SOON),

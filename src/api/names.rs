@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::postgres::Lsn;
+use crate::postgres::{Lsn, TimelineId};
 
 /// The longest name of most objects (DNS-1123 subdomain).
 const LONGEST: usize = 253;
@@ -41,10 +41,17 @@ pub fn annotation_backup(protection: &str, value: &str) -> String {
     join(&[protection, "now", &hash], LONGEST_LABEL)
 }
 
-/// The backup that closes a gap: the one from which the WAL from `from` on can be replayed.
-pub fn gap_backup(protection: &str, lineage: &str, from: Lsn) -> String {
-    let from = format!("{:x}", from.get());
-    join(&[protection, lineage, "gap", &from], LONGEST_LABEL)
+/// The backup that closes a gap: the one from which the WAL of `timeline` from `from` on can be replayed. `count` such
+/// backups have failed before.
+pub fn gap_backup(
+    protection: &str,
+    lineage: &str,
+    timeline: TimelineId,
+    from: Lsn,
+    count: u32,
+) -> String {
+    let gap = format!("gap-{}-{:x}-{count}", timeline.get(), from.get());
+    join(&[protection, lineage, &gap], LONGEST_LABEL)
 }
 
 /// A VolumeSnapshot: never the same for two backups, attempts or claims.

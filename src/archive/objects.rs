@@ -139,7 +139,8 @@ impl Objects {
                 range: Some((0..BEGINNING).into()),
                 ..GetOptions::default()
             };
-            self.store.get_opts(key, options).await?.bytes().await
+            let read = async { self.store.get_opts(key, options).await?.bytes().await };
+            self.within(0, read).await
         })
         .await
     }
@@ -162,7 +163,7 @@ impl Objects {
 
     /// The names of the folders directly in a folder.
     pub(super) async fn folders(&self, folder: &Path) -> Result<Vec<String>, StoreError> {
-        let listed = || self.store.list_with_delimiter(Some(folder));
+        let listed = || self.within(0, self.store.list_with_delimiter(Some(folder)));
         let folders = self.again(listed).await?.common_prefixes;
         let names = folders.iter().filter_map(|folder| folder.filename());
         Ok(names.map(str::to_owned).collect())

@@ -43,13 +43,7 @@ impl Lineage {
     /// `NotFound` if there is no such lineage; an outage is `Unavailable`.
     pub async fn contents(&self) -> Result<Contents, ReadError> {
         let identity = self.identity().await?;
-        if identity.format > FORMAT {
-            let what = format!(
-                "it is of format {}, this program reads up to {FORMAT}: use a newer one",
-                identity.format
-            );
-            return Err(corrupt(&self.layout.identity(), what));
-        }
+        self.readable(&identity)?;
         let listing = self.listing().await?;
         self.forget_but(&listing);
         let clocks = self.read_all::<ClockPair>(listing.clocks.clone()).await?;
@@ -78,6 +72,7 @@ impl Lineage {
     /// As [`Self::contents`].
     pub async fn outline(&self) -> Result<Contents, ReadError> {
         let identity = self.identity().await?;
+        self.readable(&identity)?;
         let listing = self.listing().await?;
         let size = identity.segment_size;
         let whole = |(name, encrypted): (&SegmentName, &bool)| {
@@ -106,6 +101,18 @@ impl Lineage {
             clocks: Vec::new(),
             identity,
         })
+    }
+
+    /// Whether this program knows where everything lies: what it does not find elsewhere would count as missing.
+    fn readable(&self, identity: &Identity) -> Result<(), ReadError> {
+        if identity.format > FORMAT {
+            let what = format!(
+                "it is of format {}, this program reads up to {FORMAT}: use a newer one",
+                identity.format
+            );
+            return Err(corrupt(&self.layout.identity(), what));
+        }
+        Ok(())
     }
 
     async fn listing(&self) -> Result<Listing, ReadError> {

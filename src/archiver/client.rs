@@ -60,6 +60,10 @@ impl Call {
         let (mut socket, mut config, mut file) = (None, false, None);
         while let Some(argument) = rest.next() {
             match argument.to_str() {
+                Some(option) if option.starts_with("--socket=") => {
+                    socket = option.strip_prefix("--socket=").map(PathBuf::from);
+                }
+                Some(option) if option.starts_with("--config=") => config = true,
                 Some("--socket") => socket = Some(PathBuf::from(rest.next()?)),
                 Some("--config") => config = rest.next().is_some(),
                 Some(option) if option.starts_with('-') => return None,

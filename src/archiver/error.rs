@@ -77,6 +77,18 @@ pub enum PushFailure {
         /// Whose that is.
         want: SystemIdentifier,
     },
+    /// The size of segments was changed (`pg_resetwal --wal-segsize`).
+    #[error(
+        "failed to archive {name}: its segments have {found} bytes, those of the lineage {want}: give the archive another lineage or archiveName"
+    )]
+    OtherSize {
+        /// The file.
+        name: String,
+        /// Bytes of a segment.
+        found: u64,
+        /// The same in the lineage.
+        want: u64,
+    },
     /// The archive holds other content, or does not take it.
     #[error(transparent)]
     Push(#[from] PushError),
@@ -96,7 +108,7 @@ impl PushFailure {
             Self::OtherCluster { .. } | Self::Home(HomeError::OtherCluster { .. }) => 11,
             Self::NotTheSegment(ScanError::OtherCluster { .. }) => 11,
             Self::NotTheSegment(_) | Self::Length { .. } => 12,
-            Self::Damaged { .. } | Self::History { .. } => 12,
+            Self::Damaged { .. } | Self::History { .. } | Self::OtherSize { .. } => 12,
             Self::Home(
                 HomeError::Several { .. } | HomeError::None { .. } | HomeError::Newer { .. },
             ) => 13,

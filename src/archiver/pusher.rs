@@ -1,6 +1,7 @@
 //! Pushes the file that PostgreSQL asks for, and the finished segments after it, several at once.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -42,6 +43,8 @@ struct Inner {
     buffers: Buffers,
     flights: Mutex<Flights>,
     ahead: Mutex<Ahead>,
+    /// Timelines whose history is in the archive.
+    histories: Mutex<BTreeSet<TimelineId>>,
     /// Segments that may be pushed ahead after each that was asked for.
     most_ahead: usize,
 }
@@ -72,6 +75,7 @@ impl Pusher {
             buffers: Buffers::default(),
             flights: Mutex::default(),
             ahead: Mutex::default(),
+            histories: Mutex::default(),
             most_ahead,
             config,
         })))
@@ -154,10 +158,16 @@ impl Pusher {
     /// PostgreSQL archives a history before the WAL of its timeline; whoever calls by hand may not.
     async fn history_first(&self, path: &Path, timeline: TimelineId) -> Result<(), PushFailure> {
         let path = path.with_file_name(TimelineHistory::file_name(timeline));
-        if timeline == TimelineId::FIRST || !is_ready(&path) {
+        // One that another tool has archived, or that came with a copy, is ready no more, and wanted here all the same.
+        let told = lock(&self.0.histories).contains(&timeline);
+        if timeline == TimelineId::FIRST || told || !path.exists() {
             return Ok(());
         }
         self.history(&path, timeline).await?;
+        lock(&self.0.histories).insert(timeline);
+        if !is_ready(&path) {
+            return Ok(());
+        }
         if let Err(error) = say_done(&path) {
             tracing::debug!(path = %path.display(), %error, "failed to rename the status file");
         }
@@ -309,7 +319,14 @@ impl Pusher {
         let home = self.0.home.get_or_try_init(find).await?;
         let want = home.identity.system_identifier;
         if want == origin.system_identifier {
-            return Ok(home);
+            return match home.identity.segment_size == origin.segment_size {
+                true => Ok(home),
+                false => Err(PushFailure::OtherSize {
+                    name: file,
+                    found: origin.segment_size.get(),
+                    want: home.identity.segment_size.get(),
+                }),
+            };
         }
         Err(PushFailure::OtherCluster {
             name: file,

@@ -45,11 +45,7 @@ impl State {
     /// Where `config` wants it, in a directory that nobody else may write.
     pub fn of(config: &Config) -> Self {
         let place = config.place();
-        let store = (
-            &config.archive.s3,
-            &config.archive.directory,
-            &config.directory,
-        );
+        let store = (&config.archive, &config.directory);
         let name = sha256(format!("{place} {store:?}").as_bytes());
         let directory = config.state_directory.clone().or_else(default_directory);
         let directory = directory.filter(|directory| private(directory).is_ok());

@@ -33,15 +33,8 @@ async fn a_damaged_segment_counts_as_far_as_it_can_be_replayed() {
         Lsn::new(end.get() - 3 * size.get()),
         size,
     );
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(database.wal().join(damaged.to_string()))
-        .unwrap();
-    let mut byte = [0];
     let at = size.get() / 2;
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    flip(&database, damaged, at);
 
     let mut shipper = Running::start(&database, &lineage, NEVER).await;
     shipper.ship(end).await;
@@ -59,6 +52,49 @@ async fn a_damaged_segment_counts_as_far_as_it_can_be_replayed() {
         window(&contents).backup_needed_from,
         Some(damaged.end(size))
     );
+}
+
+/// Turns one bit of a file of `pg_wal`.
+fn flip(database: &Database, name: SegmentName, at: u64) {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(database.wal().join(name.to_string()))
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// In the segment that is being written: it ends shipping, and nothing behind it counts as archived. A reading that was at
+/// fault heals.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_unfinished_segment_is_told() {
+    let database = Database::start(1, "");
+    let bucket = Bucket::new();
+    let facts = server::facts(&database.client().await).await.unwrap();
+    let lineage = bucket.lineage(&facts).await;
+    database
+        .sql("SELECT pg_switch_wal(); CREATE TABLE public.t AS SELECT n FROM generate_series(1, 2000) n")
+        .await;
+    let end = flushed(&database).await;
+    let size = database.segment_size;
+    let name = SegmentName::containing(TimelineId::FIRST, Lsn::new(end.get() - 1), size);
+    let at = size.offset(end) / 2;
+    flip(&database, name, at);
+    let often = Duration::from_millis(50);
+    let shipper = Running::start(&database, &lineage, often).await;
+    let ended = tokio::time::timeout(LIMIT, shipper.task).await.unwrap();
+    assert_eq!(ended.unwrap().unwrap_err().reason(), "WalDamaged");
+    let contents = lineage.contents().await.unwrap();
+    let broken = name.start(size).advance(at);
+    let known = contents.clocks.iter().map(|pair| pair.lsn);
+    let tails = contents.tails.values().map(|tail| tail.end);
+    assert!(known.chain(tails).all(|lsn| lsn <= broken), "{contents:?}");
+    flip(&database, name, at);
+    let mut shipper = Running::start(&database, &lineage, often).await;
+    shipper.ship(end).await;
+    shipper.end().await.unwrap();
 }
 
 /// What the primary has removed is fetched from a member that still has it; where none has, it is a gap, and said.

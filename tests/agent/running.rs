@@ -182,7 +182,7 @@ impl Running {
             },
             lineage: lineage.clone(),
             system_identifier: facts.system_identifier,
-            others,
+            others: watch::channel(others).1,
         };
         let (notices, noticed) = mpsc::unbounded_channel();
         let (progress, seen) = watch::channel(Progress::default());

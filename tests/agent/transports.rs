@@ -16,7 +16,7 @@ async fn a_transport_is_chosen_once_and_a_refusal_remembered() {
     let database = Database::start(1, "");
     let server = server_of(&database).await;
     let transports = Transports::default();
-    let choose = async |wanted| transports.choose(wanted, &server, "orders-0").await;
+    let choose = async |wanted| transports.choose(wanted, false, &server, "orders-0").await;
     for _ in 0..3 {
         let sql = choose(Transport::Auto).await.unwrap();
         assert_eq!(
@@ -67,7 +67,7 @@ async fn a_transport_is_chosen_once_and_a_refusal_remembered() {
     none.allow_replication().await;
     let server = server_of(&none).await;
     let sql = transports
-        .choose(Transport::Auto, &server, "orders-1")
+        .choose(Transport::Auto, false, &server, "orders-1")
         .await
         .unwrap();
     assert_eq!(

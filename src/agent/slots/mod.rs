@@ -38,16 +38,22 @@ const EACH: Duration = Duration::from_secs(10);
 pub async fn run(shared: Arc<Shared>) {
     let mut wanted = shared.wanted.clone();
     let mut sessions = Sessions::new();
+    let mut last = None;
     loop {
-        let now = wanted.borrow_and_update().clone();
-        match now {
-            Wanted::Protect(config) => {
-                tokio::select! {
-                    () = look(&shared, &config, &mut sessions, &wanted) => {}
-                    () = shared.stop.cancelled() => return,
-                }
+        match wanted.borrow_and_update().clone() {
+            Wanted::Protect(config) => last = Some(config),
+            // What was made is looked after as long as nobody says otherwise.
+            Wanted::Nothing(_) => {}
+            Wanted::Unprotect(_) => {
+                last = None;
+                sessions.clear();
             }
-            Wanted::Nothing(_) | Wanted::Unprotect(_) => sessions.clear(),
+        }
+        if let Some(config) = &last {
+            tokio::select! {
+                () = look(&shared, config, &mut sessions, &wanted) => {}
+                () = shared.stop.cancelled() => return,
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -90,14 +96,16 @@ async fn look(
 ) {
     // Who drops the slots of a database that is not protected any more waits for this look, and none begins after it.
     let _slots = shared.slots.lock().await;
-    if !matches!(*wanted.borrow(), Wanted::Protect(_)) {
+    if matches!(*wanted.borrow(), Wanted::Unprotect(_)) {
         return;
     }
     let database = shared.reporter.read().database;
     let Some(size) = database.map(|database| database.segment_size) else {
         return;
     };
-    let archived = shared.progress.borrow().durable;
+    // While nothing is shipped, the position is of an earlier time, and perhaps of another timeline.
+    let shipping = shared.link.borrow().is_some();
+    let archived = shared.progress.borrow().durable.filter(|_| shipping);
     let looks = config.members.iter().map(|member| {
         let session = sessions.remove(&member.uid).filter(|s| !s.is_closed());
         let one = one(shared, config, member, session, archived, size);
@@ -115,6 +123,7 @@ async fn look(
         }
     }
     told(shared, config, &looked).await;
+    sessions.clear();
     for member in looked {
         if let Some(session) = member.session {
             sessions.insert(member.uid, session);
@@ -200,26 +209,32 @@ async fn act(client: &Client, name: &str, step: Step) -> Result<(), QueryError> 
 
 /// Says it in status, and in an event where WAL was given up.
 async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
-    let standbys: Vec<String> = looked
-        .iter()
-        .filter(|member| member.in_recovery && member.holds)
-        .map(|member| member.pod.clone())
-        .collect();
+    let pods = config.members.iter().map(|member| &member.pod);
     shared.reporter.edit(|report| {
         if let Some(wal) = &mut report.wal {
-            wal.standby_slots = standbys;
+            let before = std::mem::take(&mut wal.standby_slots);
+            wal.standby_slots = pods
+                .filter(
+                    |pod| match looked.iter().find(|member| member.pod == **pod) {
+                        Some(member) => member.in_recovery && member.holds,
+                        // It may answer again soon.
+                        None => before.contains(pod),
+                    },
+                )
+                .cloned()
+                .collect();
         }
     });
-    let Some(worst) = looked.iter().filter_map(|member| member.level).max() else {
-        return;
-    };
-    let (status, reason, message) = judge(worst, &config.slots, &shared.slot);
-    if status == Status::True && gave_way(shared) {
-        return;
+    if let Some(worst) = looked.iter().filter_map(|member| member.level).max() {
+        let (status, reason, message) = judge(worst, &config.slots, &shared.slot);
+        // The fullest may be one that does not answer.
+        let known = status == Status::False || looked.len() == config.members.len();
+        if known && (worst == Level::Reached || !gave_way(shared)) {
+            shared
+                .reporter
+                .condition(SLOT_WITHIN_CEILING, status, reason, message);
+        }
     }
-    shared
-        .reporter
-        .condition(SLOT_WITHIN_CEILING, status, reason, message);
     for member in looked.iter().filter(|member| member.gave_way) {
         let note = format!(
             "replication slot {} on {} held back slotCeiling ({}) of WAL, or PostgreSQL had given it up: it holds from now on only, and PostgreSQL may remove what is not archived. Highwater takes a new backup when WAL is archived again",

@@ -8,6 +8,9 @@ use crate::{
     },
 };
 
+/// A lower ceiling than so many segments would be reached all the time.
+const LEAST_SEGMENTS: u64 = 4;
+
 /// What the policy says about slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -78,7 +81,9 @@ pub fn level(held: u64, ceiling: u64) -> Level {
 
 /// `archived`: every byte before is durable in the archive.
 pub fn plan(seen: &Seen, limits: &Limits, archived: Option<Lsn>, size: SegmentSize) -> Step {
-    let over = level(held(seen), limits.ceiling) == Level::Reached
+    // The segment that is written and those on their way are always held.
+    let ceiling = limits.ceiling.max(LEAST_SEGMENTS * size.get());
+    let over = level(held(seen), ceiling) == Level::Reached
         && limits.on_limit == OnSlotLimit::ProtectDatabase;
     if !seen.in_recovery {
         // Who ships makes this one and moves it.
@@ -94,11 +99,13 @@ pub fn plan(seen: &Seen, limits: &Limits, archived: Option<Lsn>, size: SegmentSi
     };
     match (&seen.slot, wanted) {
         (None, false) => Step::Leave,
-        (Some(_), false) => Step::Drop,
+        (Some(slot), false) if slot.wal_status == WalStatus::Lost => Step::Drop,
+        // An old primary's may be the only one that holds what was not shipped.
+        (Some(_), false) if is_archived(seen, archived, size) => Step::Drop,
         (None, true) => Step::Create,
         (Some(slot), true) if slot.wal_status == WalStatus::Lost => Step::Renew,
-        (Some(_), true) if over => Step::LetGo(seen.end),
-        (Some(slot), true) => {
+        (Some(_), _) if over => Step::LetGo(seen.end),
+        (Some(slot), _) => {
             // Whole segments only: the one that is being filled is shipped anew after a failover.
             let start = archived.map(|lsn| Lsn::new(lsn.get() - size.offset(lsn)));
             // It cannot move past what was replayed.
@@ -107,6 +114,11 @@ pub fn plan(seen: &Seen, limits: &Limits, archived: Option<Lsn>, size: SegmentSi
             behind.map_or(Step::Leave, Step::Advance)
         }
     }
+}
+
+/// Whether the slot holds nothing that the archive may still need, the unfinished segment aside.
+fn is_archived(seen: &Seen, archived: Option<Lsn>, size: SegmentSize) -> bool {
+    archived.is_some_and(|archived| archived.advance(size.get()) >= seen.end)
 }
 
 #[cfg(test)]
@@ -199,9 +211,15 @@ mod tests {
             ),
             (
                 "not wanted any more",
-                seen(true, there(5.0), 9.0, true),
+                seen(true, there(5.0), 8.5, true),
                 StandbySlots::Never,
                 Step::Drop,
+            ),
+            (
+                "not wanted, and holds what is not archived",
+                seen(true, there(5.0), 9.0, false),
+                bounded,
+                Step::Advance(lsn(7.0)),
             ),
             (
                 "archived further",
@@ -258,7 +276,7 @@ mod tests {
             let seen = seen(recovery, Some(slot(restart, WalStatus::Reserved)), end, bounded);
             match plan(&seen, &limits, Some(lsn(archived)), SIZE) {
                 Step::Advance(to) => prop_assert!(to <= lsn(archived) && to > lsn(restart)),
-                Step::Drop => prop_assert!(recovery && !bounded),
+                Step::Drop => prop_assert!(recovery && !bounded && archived + 1.1 >= end),
                 Step::Leave | Step::Create => {}
                 Step::LetGo(_) | Step::Renew => prop_assert!(false, "it holds what it should"),
             }

@@ -46,7 +46,8 @@ impl Sender {
     }
 
     /// Archives a whole segment. One whose chain of records breaks is refused or, if `on_damage` says so, archived as
-    /// it is: its entry says how far it can be replayed, and what follows counts as missing.
+    /// it is: its entry says how far it can be replayed, and what follows counts as missing. Returns the damage that was
+    /// archived.
     ///
     /// # Errors
     /// It is not the segment that it should be, or damaged, or the archive does not take it.
@@ -56,9 +57,10 @@ impl Sender {
         name: SegmentName,
         bytes: Bytes,
         on_damage: OnDamage,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Damage>, Error> {
         let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
-        if let Some(damage) = damage(name, &scan) {
+        let damage = damage(name, &scan);
+        if let Some(damage) = damage {
             match on_damage {
                 OnDamage::Refuse => return Err(Error::Damaged(damage)),
                 OnDamage::Archive => tracing::error!(segment = %name, "{damage}"),
@@ -68,11 +70,12 @@ impl Sender {
         let entry = blocking(move || IndexEntry::scanned(name, size, &plain, &records)).await;
         route.lineage.push_segment(name, bytes, &entry).await?;
         self.carry = Some((name.end(route.size), scan.carry.map(Arc::new)));
-        Ok(())
+        Ok(damage)
     }
 
     /// Archives what `buffer` holds from `offset` on, up to the end of its last whole record: what follows may be written
-    /// anew after a crash. Returns that end; nothing is sent if it is not past `offset`.
+    /// anew after a crash. Returns that end, and why there is no more before the end of `buffer` if it is damage; nothing is
+    /// sent if it is not past `offset`.
     ///
     /// # Errors
     /// The archive does not take it.
@@ -81,14 +84,15 @@ impl Sender {
         route: &Route,
         buffer: &Buffer,
         offset: u64,
-    ) -> Result<Lsn, Error> {
+    ) -> Result<(Lsn, Option<Damage>), Error> {
         let name = buffer.name();
         let start = name.start(route.size);
         let scan = match self.scan_on(route, buffer).await {
             // A new timeline's first segment begins with a copy: nothing of its own is there yet.
-            Err(Error::Foreign(ScanError::OtherTimeline { .. })) => return Ok(start),
+            Err(Error::Foreign(ScanError::OtherTimeline { .. })) => return Ok((start, None)),
             scanned => scanned?,
         };
+        let damage = damage(name, &scan).filter(|damage| damage.why != Invalid::Unused);
         let end = scan
             .valid_end
             .min(start.advance(buffer.bytes().len() as u64));
@@ -106,7 +110,7 @@ impl Sender {
                 .push_tail(name, offset, valid, &self.epoch, Some(records))
                 .await?;
         }
-        Ok(end.max(start))
+        Ok((end.max(start), damage))
     }
 
     async fn scan(

@@ -13,7 +13,7 @@ use super::{
     buffer::Buffer,
     clocks::{Clocks, Reading},
     error::Error,
-    others::{self, Other},
+    others::{self, Found, Other},
     plan::{Path, Position, Situation, Step, begin, plan},
     segment::{Damage, OnDamage, Sender},
     source::Source,
@@ -40,6 +40,10 @@ const IDLE: Duration = Duration::from_secs(1);
 const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// How often the archive is told the time while nothing else is written.
 const CLOCK: Duration = Duration::from_secs(60);
+/// How long a member may take to answer before what only it may have counts as lost.
+const OTHERS: Duration = Duration::from_secs(180);
+/// Between two questions to it.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How often a damaged segment is read before it is believed.
 const READINGS: u32 = 3;
 /// How long the last tail may take at the end of the process.
@@ -59,8 +63,8 @@ pub struct Route {
     pub lineage: Lineage,
     /// Whose WAL it is.
     pub system_identifier: SystemIdentifier,
-    /// The other members.
-    pub others: Vec<Other>,
+    /// The other members, as they come and go.
+    pub others: watch::Receiver<Vec<Other>>,
 }
 
 /// What an admin must know, and no later state says.
@@ -101,6 +105,10 @@ pub struct Shipper {
     sender: Sender,
     position: Position,
     buffer: Option<Buffer>,
+    /// Where WAL that is missing begins, until its end is known.
+    gap: Option<Lsn>,
+    /// How often in a row the unfinished segment was read and found damaged.
+    damaged: u32,
     /// A whole segment that the archive has not taken yet: it may refuse many times.
     whole: Option<(Lsn, SegmentName, Bytes)>,
     clocks: Clocks,
@@ -143,6 +151,8 @@ impl Shipper {
                 durable: start,
             },
             buffer: None,
+            gap: None,
+            damaged: 0,
             whole: None,
             clocks: Clocks::default(),
             last_tail: None,
@@ -226,11 +236,15 @@ impl Shipper {
         match self.archive(start, end).await {
             Ok(()) => {}
             Err(Error::Read(WalReadError::Removed(name) | WalReadError::Recycled(name, _))) => {
-                return self.skip(name.start(size)).await;
+                self.skip(name.start(size));
+                return Ok(());
             }
             Err(error) => return Err(error),
         }
         self.whole = None;
+        if let Some(from) = self.gap.take() {
+            self.tell(Notice::Gap { from, to: start });
+        }
         self.position = Position {
             segment: end,
             durable: end,
@@ -246,18 +260,14 @@ impl Shipper {
 
     /// Archives the segment from `start` to `end`. One that is damaged is read again before that is believed.
     async fn archive(&mut self, start: Lsn, end: Lsn) -> Result<(), Error> {
-        let mut damage = None;
         for _ in 1..READINGS {
             let (name, bytes) = self.whole(start, end).await?;
             let sent = self
                 .sender
                 .segment(&self.route, name, bytes, OnDamage::Refuse);
             match sent.await {
-                Err(Error::Damaged(found)) => {
-                    tracing::warn!("{found}; it is read again");
-                    damage = Some(found);
-                }
-                sent => return sent,
+                Err(Error::Damaged(damage)) => tracing::warn!("{damage}; it is read again"),
+                sent => return sent.map(drop),
             }
             self.signals.metrics.error("WalDamaged");
             self.whole = None;
@@ -267,8 +277,7 @@ impl Shipper {
         let sent = self
             .sender
             .segment(&self.route, name, bytes, OnDamage::Archive);
-        sent.await?;
-        if let Some(damage) = damage {
+        if let Some(damage) = sent.await? {
             self.tell(Notice::Damaged(damage));
         }
         Ok(())
@@ -290,20 +299,37 @@ impl Shipper {
             Ok(buffer) => (buffer.name(), buffer.into_bytes()),
             Err(
                 error @ Error::Read(WalReadError::Removed(name) | WalReadError::Recycled(name, _)),
-            ) => {
-                let Route {
-                    others,
-                    size,
-                    system_identifier,
-                    ..
-                } = &self.route;
-                let found = others::segment(others, name, *size, *system_identifier);
-                (name, found.await.ok_or(error)?)
-            }
+            ) => (name, self.ask_others(name).await.ok_or(error)?),
             Err(error) => return Err(error),
         };
         self.whole = Some((start, name, bytes.clone()));
         Ok((name, bytes))
+    }
+
+    /// What the primary has removed, from another member. One that does not answer may be starting: it is asked again for
+    /// a while before the segment counts as lost.
+    async fn ask_others(&mut self, name: SegmentName) -> Option<Bytes> {
+        let Route {
+            size,
+            system_identifier,
+            ..
+        } = self.route;
+        let begin = Instant::now();
+        loop {
+            let others = self.route.others.borrow_and_update().clone();
+            match others::segment(&others, name, size, system_identifier).await {
+                Found::Whole(bytes) => return Some(bytes),
+                Found::Nowhere => return None,
+                Found::Unknown if begin.elapsed() >= OTHERS => return None,
+                Found::Unknown => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                _ = self.route.others.changed() => {}
+                () = self.signals.stop.cancelled() => return None,
+                () = self.route.client.ended() => return None,
+            }
+        }
     }
 
     async fn tail(&mut self, from: Lsn, to: Lsn) -> Result<(), Error> {
@@ -318,7 +344,15 @@ impl Shipper {
         let sent = self.sender.tail(&self.route, &buffer, offset).await;
         self.buffer = Some(buffer);
         // At most up to the end of the last whole record.
-        let end = sent?;
+        let (end, damage) = sent?;
+        if let Some(damage) = damage {
+            return self.read_again(damage).await;
+        }
+        self.damaged = 0;
+        if let Some(from) = self.gap.take() {
+            let to = self.position.segment;
+            self.tell(Notice::Gap { from, to });
+        }
         self.position.durable = self.position.durable.max(end);
         self.source.durable(self.position.durable);
         self.last_tail = Some(Instant::now());
@@ -340,6 +374,21 @@ impl Shipper {
         }
     }
 
+    /// The unfinished segment is damaged, or was read wrongly: it is read anew, and after some readings it is believed.
+    async fn read_again(&mut self, damage: Damage) -> Result<(), Error> {
+        self.buffer = None;
+        self.sender.forget();
+        self.source.rest().await;
+        self.damaged += 1;
+        self.last_tail = Some(Instant::now());
+        self.signals.metrics.error("WalDamaged");
+        tracing::warn!("{damage}; it is read again");
+        match self.damaged < READINGS {
+            true => Ok(()),
+            false => Err(Error::Damaged(damage)),
+        }
+    }
+
     /// The bytes from the start of the segment up to `to`.
     async fn read(&mut self, start: Lsn, to: Lsn) -> Result<Buffer, Error> {
         let name = self.route.path.segment(start, self.route.size);
@@ -352,27 +401,19 @@ impl Shipper {
         Ok(buffer)
     }
 
-    /// The segment at `start` is gone from the server: a gap. Goes on at what the slot still holds.
-    async fn skip(&mut self, start: Lsn) -> Result<(), Error> {
-        let size = self.route.size;
-        let held = slot::find(&self.route.client, &self.route.slot).await?;
-        let restart = held.and_then(|slot| slot.restart_lsn);
-        let next = restart
-            .map(|lsn| begin(lsn, None, size))
-            .filter(|lsn| *lsn > start)
-            .unwrap_or_else(|| start.advance(size.get()));
-        tracing::error!(from = %start, to = %next, "WAL is missing: PostgreSQL removed it before it was shipped");
-        self.signals.metrics.error("WalGap");
-        self.tell(Notice::Gap {
-            from: start,
-            to: next,
-        });
+    /// The segment at `start` is gone, and nobody has it. The next one may still be there.
+    fn skip(&mut self, start: Lsn) {
+        let next = start.advance(self.route.size.get());
+        if self.gap.is_none() {
+            tracing::error!(from = %start, "WAL is missing: PostgreSQL removed it before it was shipped");
+            self.signals.metrics.error("WalGap");
+            self.gap = Some(start);
+        }
         self.sender.forget();
         self.position = Position {
             segment: next,
             durable: next,
         };
-        Ok(())
     }
 
     /// Writes a clock pair when somebody waits for one, or when none was written for long.

@@ -40,7 +40,8 @@ pub fn end(contents: &Contents, segment: SegmentName) -> Absence {
     let left_later = contents.histories.keys().any(|timeline| {
         let ancestors = contents.ancestors(*timeline);
         let mut left = ancestors.iter();
-        left.any(|(id, at)| *id == segment.timeline() && *at > segment.end(size))
+        // Left at its end, it was whole.
+        left.any(|(id, at)| *id == segment.timeline() && *at >= segment.end(size))
     });
     match goes_on || left_later {
         true => Absence::Gap,
@@ -114,6 +115,8 @@ mod tests {
         assert_eq!(end(&within, name(2, 8)), Absence::Tail);
         // Timeline 2 needs segment 6 of timeline 1, so 5 was whole once.
         assert_eq!(end(&forked(6.5), name(1, 5)), Absence::Gap);
+        // Left at its very end, too, as after a switch.
+        assert_eq!(end(&forked(6.0), name(1, 5)), Absence::Gap);
         let mut goes_on = within.clone();
         let later = goes_on.segments[&name(1, 4)];
         goes_on.segments.insert(name(1, 6), later);

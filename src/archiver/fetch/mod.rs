@@ -60,6 +60,14 @@ enum Failure {
         found: SystemIdentifier,
         want: SystemIdentifier,
     },
+    #[error(
+        "failed to read {0}: it is encrypted, and the configuration names no file of keys: set decryption"
+    )]
+    KeyMissing(String),
+    #[error(
+        "failed to read {0}: it is encrypted, and no key in the file that decryption names fits"
+    )]
+    KeyWrong(String),
     #[error("failed to write {}: {cause}", path.display())]
     Write { path: PathBuf, cause: io::Error },
     #[error(transparent)]
@@ -84,8 +92,10 @@ impl Failure {
             Self::Config(_) => 205,
             Self::Open(_) => 206,
             Self::Runtime(_) => 208,
-            Self::Home(_) => 210,
-            Self::OtherCluster { .. } => 211,
+            Self::KeyMissing(_) => 210,
+            Self::KeyWrong(_) => 211,
+            Self::Home(_) => 212,
+            Self::OtherCluster { .. } => 213,
         }
     }
 }
@@ -129,7 +139,10 @@ fn fetch_alone(args: &recovery::fetch::Args, standby: bool) -> Result<(), Failur
             false => given,
         },
     };
-    let content = runtime.block_on(fetch.until_answered(&args.file))?;
+    let content = runtime.block_on(fetch.until_answered(&args.file));
+    // A name server or a directory that does not answer must not hold up the answer.
+    runtime.shutdown_background();
+    let content = content?;
     let written = recovery::replace_file(&args.destination, &content);
     written.map_err(|cause| Failure::Write {
         path: args.destination.clone(),
@@ -157,9 +170,9 @@ impl From<ReadError> for Missed {
         match error {
             ReadError::NotFound { key } => Self::For(Failure::Absent(key)),
             ReadError::Unavailable { .. } => Self::Again(error.to_string()),
-            ReadError::Corrupt { ref key, .. }
-            | ReadError::KeyMissing { ref key }
-            | ReadError::KeyWrong { ref key } => Self::For(Failure::Corrupt {
+            ReadError::KeyMissing { key } => Self::For(Failure::KeyMissing(key)),
+            ReadError::KeyWrong { key } => Self::For(Failure::KeyWrong(key)),
+            ReadError::Corrupt { ref key, .. } => Self::For(Failure::Corrupt {
                 file: key.clone(),
                 cause: error.to_string(),
             }),
@@ -262,15 +275,23 @@ impl Fetch {
         size: SegmentSize,
     ) -> Result<Vec<u8>, Missed> {
         // A standby is told 1 in any case, again and again: it is not worth a list of everything.
-        let end = match self.standby {
-            true => decide::Absence::Tail,
-            false => decide::end(&lineage.outline().await?, name),
+        let (end, reaches) = match self.standby {
+            true => (decide::Absence::Tail, None),
+            false => {
+                let outline = lineage.outline().await?;
+                let reaches = outline.tails.get(&name).map(|tail| tail.end);
+                (decide::end(&outline, name), reaches)
+            }
         };
+        let again = || Missed::Again(format!("{name} is being archived"));
         match end {
-            decide::Absence::Whole => Err(Missed::Again(format!("{name} is being archived"))),
+            decide::Absence::Whole => Err(again()),
             decide::Absence::Gap => Err(Missed::For(Failure::Gap(name.to_string()))),
             decide::Absence::End => Err(Missed::For(Failure::Absent(name.to_string()))),
             decide::Absence::Tail => match lineage.fetch_tail(name, size).await? {
+                // Less than was listed: it has become whole since, or some of it cannot be had.
+                Some((_, known)) if reaches > Some(name.start(size).advance(known)) => Err(again()),
+                None if reaches.is_some() => Err(again()),
                 Some((content, _)) => Ok(content),
                 None => Err(Missed::For(Failure::Absent(name.to_string()))),
             },

@@ -92,6 +92,8 @@ pub struct BackupSeen {
     pub lineage: Option<LineageId>,
     /// When its backup mode ended, if it is completed.
     pub completed: Option<Timestamp>,
+    /// It failed for good.
+    pub failed: bool,
 }
 
 /// Reads it. `None`: the protection is gone.
@@ -351,6 +353,9 @@ fn backup_seen(backup: &PgBackup) -> BackupSeen {
     BackupSeen {
         name: backup.name_any(),
         lineage: session.and_then(|session| session.lineage.clone()),
+        failed: status
+            .and_then(|status| conditions::find(&status.conditions, conditions::COMPLETED))
+            .is_some_and(|completed| completed.status == conditions::Status::False.as_str()),
         completed: status
             .filter(|status| conditions::is_true(&status.conditions, conditions::COMPLETED))
             .and(session)

@@ -181,6 +181,7 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
             name: other,
             lineage: of,
             completed: _,
+            failed: _,
         } = backup;
         *other == name || of.as_ref() == Some(lineage)
     };
@@ -198,10 +199,15 @@ fn gap_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
     let status = observed.protection.status.as_ref()?;
     let (lineage, window) = (status.lineage.as_ref()?, status.recoverable.as_ref()?);
     let from = window.backup_needed_from?;
-    let name = names::gap_backup(&observed.protection.name_any(), lineage.as_str(), from);
-    let there = observed.backups.iter().any(|backup| backup.name == name);
-    (holds_backups(judgement, observed) && !there).then_some(Step::TakeBackup {
-        name,
+    let timeline = status.primary.as_ref()?.timeline;
+    let protection = observed.protection.name_any();
+    let name = |count| names::gap_backup(&protection, lineage.as_str(), timeline, from, count);
+    let seen = |name: &str| observed.backups.iter().find(|backup| backup.name == name);
+    // One that failed closes nothing: the next has a name of its own.
+    let mut names = (0..).map(name);
+    let next = names.find(|name| seen(name).is_none_or(|backup| !backup.failed))?;
+    (holds_backups(judgement, observed) && seen(&next).is_none()).then_some(Step::TakeBackup {
+        name: next,
         reason: BackupReason::Gap,
         annotation: None,
     })

@@ -12,11 +12,12 @@ use super::{
 };
 use crate::{
     api::{
-        BackupReason, RecoveryWindow,
+        BackupReason, Primary, RecoveryWindow,
         conditions::{self, Status},
         names,
     },
     controller::Image,
+    postgres::{Lsn, TimelineId},
 };
 
 const LINEAGE: &str = "k3v9q2m4tz";
@@ -153,6 +154,7 @@ fn the_first_backup_of_a_lineage_comes_as_soon_as_wal_is_archived() {
         name: name.into(),
         lineage: lineage.map(|lineage| lineage.parse().unwrap()),
         completed: None,
+        failed: false,
     };
     for (name, there, expected) in [
         ("of another lineage", backup("a", Some("0000000000")), true),
@@ -184,17 +186,23 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         name: "nightly".into(),
         lineage: Some(LINEAGE.parse().unwrap()),
         completed: Some(at(0)),
+        failed: false,
     };
     observed.backups.push(completed);
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "no gap");
-    let from = crate::postgres::Lsn::new(0x0300_0000);
+    let from = Lsn::new(0x0300_0000);
     let status = observed.protection.status.as_mut().unwrap();
     status.recoverable = Some(RecoveryWindow {
         backup_needed_from: Some(from),
         ..RecoveryWindow::default()
     });
+    status.primary = Some(Primary {
+        pod: "orders-0".into(),
+        timeline: TimelineId::FIRST,
+    });
     let step = next(&observed, 1);
-    let name = names::gap_backup("orders", LINEAGE, from);
+    let named = |count| names::gap_backup("orders", LINEAGE, TimelineId::FIRST, from, count);
+    let name = named(0);
     let expected = Step::TakeBackup {
         name: name.clone(),
         reason: BackupReason::Gap,
@@ -217,8 +225,14 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         name,
         lineage: None,
         completed: None,
+        failed: false,
     });
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "under way");
+    observed.backups.last_mut().unwrap().failed = true;
+    let Step::TakeBackup { name, .. } = next(&observed, 1) else {
+        panic!("a failed one closes nothing");
+    };
+    assert_eq!(name, named(1));
 }
 
 #[test]
