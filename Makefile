@@ -54,6 +54,10 @@ e2e: ## Scenarios on the dev cluster: flow, doors, ledger
 bench-job: build ## Measure backup, restore and memory on the dev cluster, against their limits
 	@scripts/bench job
 
+.PHONY: bench-wal
+bench-wal: tools ## Measure WAL push and fetch beside pgBackRest, WAL-RUS and barman; BENCH='--segments 8 --repeat 1' tries it
+	@scripts/bench wal $(BENCH)
+
 .PHONY: sweep
 sweep: ## The backup controller killed at each of its writes, before and after: the whole sweep
 	@scripts/test sweep
