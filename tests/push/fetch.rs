@@ -19,7 +19,7 @@ async fn the_end_of_the_log_is_told_from_a_gap_and_from_an_outage() {
     let pgdata = copy(&site);
     let all = segments(&pgdata);
     // Nothing was ever archived: that is no end.
-    site.fetch(&pgdata, &all[0]).expect(210);
+    site.fetch(&pgdata, &all[0]).expect(212);
     let ours = fs::read(pgdata.join("pg_wal").join(&all[5])).unwrap();
     archive_all(&pgdata, |name| site.push(&pgdata, name).code() == 0);
     site.fetch(&pgdata, &all[5]).expect(0);
@@ -65,9 +65,9 @@ async fn another_clusters_wal_is_not_handed_out() {
     let lineage = site.identities().await[0].lineage.clone();
     let other = crate::sample::copy_of(crate::sample::other(), &site.path("other"));
     site.configure(&format!("lineage: {lineage}"));
-    site.fetch(&other, &name).expect(211);
+    site.fetch(&other, &name).expect(213);
     // What is not there in another cluster's lineage is no end of this one's log.
-    site.fetch(&other, &absent).expect(210);
+    site.fetch(&other, &absent).expect(212);
     site.fetch(&pgdata, &absent).expect(1);
     site.fetch(&pgdata, &name).expect(0);
 }
