@@ -1,5 +1,7 @@
 //! Logging: to standard error, as text or as JSON, one line per event.
 
+use std::io::Write as _;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -11,6 +13,12 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// A line on stderr, for a program that PostgreSQL starts: its log. Where nobody reads it any more, that must not end the
+/// program: `eprintln!` would.
+pub fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "highwater: {text}");
 }
 
 /// Starts logging. `filter` is as in `info,highwater=debug`; one that cannot be parsed counts as `info`, and is said.

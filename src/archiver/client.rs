@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::protocol::{ALIVE, LONGEST_ANSWER, SILENT, parse_answer, request};
+use crate::telemetry::say;
 
 /// The daemon did not answer, and nobody else can push: PostgreSQL asks again.
 const NO_ANSWER: u8 = 1;
@@ -36,18 +37,13 @@ pub fn run(arguments: &[OsString]) -> Option<ExitCode> {
         }
         Err(_) if call.config => None,
         Err(error) => {
-            say(&format!(
+            say(format_args!(
                 "failed to reach the daemon at {}: {error}: start `highwater wal daemon`, or give --config too",
                 call.socket.display()
             ));
             Some(ExitCode::from(NO_ANSWER))
         }
     }
-}
-
-/// To PostgreSQL's log. Where nobody reads it any more, that must not end the program: `eprintln!` would.
-pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "highwater: {text}");
 }
 
 impl Call {

@@ -4,7 +4,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use tokio::runtime::Builder;
 
-use super::{Config, client::say, error::PushFailure, flights::Outcome, pusher::Pusher};
+use super::{Config, error::PushFailure, flights::Outcome, pusher::Pusher};
+use crate::telemetry::say;
 
 /// Segments that one call pushes beyond the one it was called for: its answer must not wait for ever.
 const MOST_AHEAD: usize = 31;
@@ -30,7 +31,7 @@ pub fn run(args: &Args) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&error.to_string());
+            say(&error);
             ExitCode::from(error.exit_code())
         }
     }

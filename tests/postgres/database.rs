@@ -15,6 +15,7 @@ use highwater::postgres::{
 };
 use tempfile::TempDir;
 
+#[allow(dead_code, reason = "shared with other tests")]
 #[path = "../programs/mod.rs"]
 mod programs;
 

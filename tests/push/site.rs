@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::OnceLock,
@@ -31,39 +30,16 @@ pub fn server() -> &'static Server {
     SERVER.get_or_init(Server::start)
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-/// A command that runs as the user that PostgreSQL runs as.
+/// A command that runs as the user that PostgreSQL runs as, and remembers nothing of other tests.
 pub fn as_postgres(program: impl AsRef<Path>) -> Command {
-    let mut command = if is_root() {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=postgres",
-            "--regid=postgres",
-            "--clear-groups",
-            "--",
-        ]);
-        command.arg(program.as_ref());
-        command
-    } else {
-        Command::new(program.as_ref())
-    };
-    command.env("LC_ALL", "C").env_remove("XDG_RUNTIME_DIR");
+    let mut command = programs::as_postgres(program);
+    command.env_remove("XDG_RUNTIME_DIR");
     command
 }
 
 /// Gives `path` to the user that PostgreSQL runs as.
 pub fn hand_over(path: &Path) {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
-    if is_root() {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap();
-        let line = passwd.lines().find(|line| line.starts_with("postgres:"));
-        let fields: Vec<&str> = line.expect("the user postgres").split(':').collect();
-        let id = |at: usize| fields[at].parse().unwrap();
-        chown(path, Some(id(2)), Some(id(3))).unwrap();
-    }
+    programs::hand_over(path, 0o700);
 }
 
 /// What one test owns. Removed when it is dropped, unless the test failed.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -26,6 +25,8 @@ use crate::calls::Callee;
 #[path = "../programs/mod.rs"]
 mod programs;
 
+pub use programs::is_root;
+
 pub const BACKUP: &str = "base-0";
 pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
     Ok(size) => size,
@@ -34,40 +35,16 @@ pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
 
 /// Runs one of PostgreSQL's programs as the user that owns the clusters.
 pub fn run(program: &str, arguments: &[&str]) -> Output {
-    let mut command = if is_root() {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=postgres",
-            "--regid=postgres",
-            "--clear-groups",
-            "--",
-        ]);
-        command.arg(programs::program(program));
-        command
-    } else {
-        Command::new(programs::program(program))
-    };
-    command.args(arguments).env("LC_ALL", "C").current_dir("/");
+    let mut command = programs::as_postgres(programs::program(program));
+    command.args(arguments).current_dir("/");
     command.env("PGCTLTIMEOUT", "600");
     command.stderr(std::process::Stdio::null());
     command.output().unwrap()
 }
 
-pub fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
 /// Gives `path` to the user that PostgreSQL runs as, and lets it be reached.
 pub fn hand_over(path: &Path) {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    if is_root() {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap();
-        let line = passwd.lines().find(|line| line.starts_with("postgres:"));
-        let fields: Vec<&str> = line.expect("the user postgres").split(':').collect();
-        let id = |at: usize| fields[at].parse().unwrap();
-        chown(path, Some(id(2)), Some(id(3))).unwrap();
-    }
+    programs::hand_over(path, 0o755);
 }
 
 /// A running cluster; stopped when it is dropped.

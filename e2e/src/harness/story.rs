@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
 use super::{
-    Kubectl, Writer, condition,
+    Database, Kubectl, Ledger, Writer, condition,
     database::{PASSWORD, host_and_port},
     postgres, until,
 };
@@ -123,6 +123,19 @@ pub async fn restore(
     let source = format!("{{protection: {source}}}");
     request_restore(kubectl, namespace, (name, &source), into, target)?;
     completed(kubectl, namespace, name).await
+}
+
+/// Restores the protection `orders` to latest into `clone`, whose rows must be those that `ledger` noted: from 1 on at least
+/// `least`, and none that was not sent by the end of the restore. Returns the last row.
+///
+/// # Errors
+/// It does not complete, or a row is missing or too many.
+pub async fn latest_holds(orders: &Database, ledger: &Ledger, least: i64) -> Result<i64> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let from = ("latest", "orders");
+    restore(kubectl, namespace, from, "clone", "{latest: {}}").await?;
+    let clone = Database::existing(kubectl, namespace, "clone");
+    Ledger::check(&clone.connect().await?, least, ledger.sent()).await
 }
 
 /// Makes a PgRestore into a new StatefulSet; `source` and `target` are YAML, as `{backup: orders-1}` and `{latest: {}}`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::{
     devcluster::signal,
-    harness::{Database, Deployment, Ledger, Watching, Writer, crash, story, until},
+    harness::{Database, Deployment, Watching, Writer, crash, story, until},
 };
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -65,16 +65,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     story::commits(&writer, 300).await?;
     let least = writer.ledger.acknowledged();
     follows(&orders).await?;
-    story::restore(
-        kubectl,
-        namespace,
-        ("latest", "orders"),
-        "clone",
-        "{latest: {}}",
-    )
-    .await?;
-    let clone = Database::existing(kubectl, namespace, "clone");
-    let found = Ledger::check(&clone.connect().await?, least, writer.ledger.sent()).await?;
+    let found = story::latest_holds(&orders, &writer.ledger, least).await?;
     println!("across the failover: rows 1 to {found}, {least} are owed");
     writer.stop().await?;
     Ok(())

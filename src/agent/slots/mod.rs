@@ -10,10 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::sync::watch;
 
 pub use self::plan::Limits;
-use self::plan::{Level, Seen, Step, held, level, plan};
+use self::plan::{Level, Seen, Step, fill, held, plan};
 use super::{
     config::{Config, Wanted},
-    primary::Login,
     shared::Shared,
 };
 use crate::{
@@ -70,7 +69,7 @@ type Sessions = HashMap<String, Client>;
 struct Looked {
     pod: String,
     uid: String,
-    session: Option<Client>,
+    session: Client,
     /// How full its slot is, if it has one.
     level: Option<Level>,
     /// It let go of WAL that may not be archived.
@@ -123,12 +122,10 @@ async fn look(
         }
     }
     told(shared, config, &looked).await;
-    sessions.clear();
-    for member in looked {
-        if let Some(session) = member.session {
-            sessions.insert(member.uid, session);
-        }
-    }
+    *sessions = looked
+        .into_iter()
+        .map(|member| (member.uid, member.session))
+        .collect();
 }
 
 async fn one(
@@ -141,7 +138,7 @@ async fn one(
 ) -> Result<Looked, LookError> {
     let client = match session {
         Some(client) => client,
-        None => connect(&shared.login, member).await?,
+        None => shared.login.connect(&member.address).await?,
     };
     let seen = see(&client, &shared.slot).await?;
     let step = plan(&seen, &config.slots, archived, size);
@@ -160,11 +157,8 @@ async fn one(
     Ok(Looked {
         pod: member.pod.clone(),
         uid: member.uid.clone(),
-        session: Some(client),
-        level: seen
-            .slot
-            .is_some()
-            .then(|| level(bytes, config.slots.ceiling)),
+        session: client,
+        level: fill(&seen, &config.slots, size),
         gave_way: matches!(step, Step::LetGo(_) | Step::Renew),
         in_recovery: seen.in_recovery,
         holds: match step {
@@ -173,10 +167,6 @@ async fn one(
             Step::Leave => seen.slot.is_some(),
         },
     })
-}
-
-async fn connect(login: &Login, member: &Member) -> Result<Client, ConnectError> {
-    login.connect(&member.address).await
 }
 
 async fn see(client: &Client, name: &str) -> Result<Seen, QueryError> {

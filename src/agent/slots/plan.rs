@@ -70,8 +70,15 @@ pub fn held(seen: &Seen) -> u64 {
     restart.map_or(0, |restart| seen.end.bytes_since(restart))
 }
 
+/// How full the slot is, if there is one.
+pub fn fill(seen: &Seen, limits: &Limits, size: SegmentSize) -> Option<Level> {
+    // The segment that is written and those on their way are always held.
+    let ceiling = limits.ceiling.max(LEAST_SEGMENTS * size.get());
+    seen.slot.as_ref().map(|_| level(held(seen), ceiling))
+}
+
 /// How far `held` is from the ceiling.
-pub fn level(held: u64, ceiling: u64) -> Level {
+fn level(held: u64, ceiling: u64) -> Level {
     match held {
         held if held >= ceiling => Level::Reached,
         held if held >= ceiling / 2 => Level::Half,
@@ -81,9 +88,7 @@ pub fn level(held: u64, ceiling: u64) -> Level {
 
 /// `archived`: every byte before is durable in the archive.
 pub fn plan(seen: &Seen, limits: &Limits, archived: Option<Lsn>, size: SegmentSize) -> Step {
-    // The segment that is written and those on their way are always held.
-    let ceiling = limits.ceiling.max(LEAST_SEGMENTS * size.get());
-    let over = level(held(seen), ceiling) == Level::Reached
+    let over = fill(seen, limits, size) == Some(Level::Reached)
         && limits.on_limit == OnSlotLimit::ProtectDatabase;
     if !seen.in_recovery {
         // Who ships makes this one and moves it.
@@ -251,6 +256,25 @@ mod tests {
             let archived = Some(lsn(7.8));
             assert_eq!(plan(&seen, &limits, archived, SIZE), expected, "{name}");
         }
+    }
+
+    /// A ceiling of less than a few segments would be reached all the time.
+    #[test]
+    fn a_low_ceiling_is_that_of_a_few_segments() {
+        let low = Limits {
+            ceiling: 50,
+            ..limits(StandbySlots::Never, OnSlotLimit::ProtectDatabase)
+        };
+        let at = |end| seen(false, Some(slot(1.0, WalStatus::Reserved)), end, false);
+        for (end, expected, step) in [
+            (2.9, Level::Within, Step::Leave),
+            (3.0, Level::Half, Step::Leave),
+            (5.0, Level::Reached, Step::LetGo(lsn(5.0))),
+        ] {
+            assert_eq!(fill(&at(end), &low, SIZE), Some(expected), "{end}");
+            assert_eq!(plan(&at(end), &low, None, SIZE), step, "{end}");
+        }
+        assert_eq!(fill(&seen(false, None, 9.0, false), &low, SIZE), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod clocks;
 mod error;
 mod others;
 mod plan;
+mod route;
 mod segment;
 mod shipper;
 mod source;
@@ -13,8 +14,9 @@ mod tap;
 pub use error::Error;
 pub use others::Other;
 pub use plan::Path;
+pub use route::{Notice, Route, Signals};
 pub use segment::Damage;
-pub use shipper::{Notice, Route, Shipper, Signals};
+pub use shipper::Shipper;
 pub use source::Source;
 pub use tap::{Server, Tap, TapError};
 

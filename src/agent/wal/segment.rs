@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{buffer::Buffer, error::Error, shipper::Route};
+use super::{buffer::Buffer, error::Error, route::Route};
 use crate::{
     archive::{IndexEntry, Records},
     postgres::{

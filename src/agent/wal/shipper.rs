@@ -1,33 +1,24 @@
 //! Ships WAL from one primary to one lineage, in order and without holes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use super::{
     buffer::Buffer,
     clocks::{Clocks, Reading},
     error::Error,
-    others::{self, Found, Other},
-    plan::{Path, Position, Situation, Step, begin, plan},
+    others::{self, Found},
+    plan::{Position, Situation, Step, begin, plan},
+    route::{Notice, Route, Signals},
     segment::{Damage, OnDamage, Sender},
     source::Source,
 };
 use crate::{
-    agent::{
-        metrics::Metrics,
-        shared::{Demand, Progress},
-    },
-    archive::{ClockPair, Lineage},
+    archive::ClockPair,
     postgres::{
-        Lsn, SegmentName, SegmentSize, SystemIdentifier,
-        session::Client,
-        slot,
+        Lsn, SegmentName, slot,
         wal_reader::{self, FlushPosition, WalReadError},
     },
 };
@@ -48,54 +39,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const READINGS: u32 = 3;
 /// How long the last tail may take at the end of the process.
 const LAST_TAIL: Duration = Duration::from_secs(15);
-
-/// Where WAL comes from and goes to.
-pub struct Route {
-    /// The session with the primary.
-    pub client: Arc<Client>,
-    /// The replication slot.
-    pub slot: String,
-    /// The size of segments.
-    pub size: SegmentSize,
-    /// The timeline and its ancestors.
-    pub path: Path,
-    /// Where it goes.
-    pub lineage: Lineage,
-    /// Whose WAL it is.
-    pub system_identifier: SystemIdentifier,
-    /// The other members, as they come and go.
-    pub others: watch::Receiver<Vec<Other>>,
-}
-
-/// What an admin must know, and no later state says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// PostgreSQL removed WAL before it was shipped, and no member has it.
-    Gap {
-        /// The first byte that is missing.
-        from: Lsn,
-        /// The first that is there again.
-        to: Lsn,
-    },
-    /// A segment can be replayed only up to there.
-    Damaged(Damage),
-}
-
-/// What the rest of the agent says and hears.
-pub struct Signals {
-    /// How often the tail is shipped.
-    pub tail_interval: watch::Receiver<Duration>,
-    /// What somebody waits for.
-    pub demand: watch::Receiver<Demand>,
-    /// How far it is.
-    pub progress: watch::Sender<Progress>,
-    /// The process is to end.
-    pub stop: CancellationToken,
-    /// The numbers.
-    pub metrics: Metrics,
-    /// What an admin must know.
-    pub notices: mpsc::UnboundedSender<Notice>,
-}
 
 /// Ships until something ends it.
 pub struct Shipper {

@@ -16,9 +16,7 @@ use std::{
 use tokio::{runtime::Builder, time::Instant};
 
 use super::{
-    Config, ConfigError,
-    client::say,
-    cluster,
+    Config, ConfigError, cluster,
     home::{HomeError, Homes},
     name::WalFile,
 };
@@ -29,6 +27,7 @@ use crate::{
         wal::{self, Origin},
     },
     recovery,
+    telemetry::say,
 };
 
 /// A standby has a primary to stream from: it must not wait here.
@@ -110,7 +109,7 @@ pub fn run(args: recovery::fetch::Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if failure.exit_code() > 1 {
-                say(&failure.to_string());
+                say(&failure);
             }
             ExitCode::from(if standby { 1 } else { failure.exit_code() })
         }
@@ -210,7 +209,7 @@ impl Fetch {
                 });
             }
             if pause == Duration::from_millis(100) {
-                say(&format!("trying again to fetch {file}: {cause}"));
+                say(format_args!("trying again to fetch {file}: {cause}"));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));

@@ -10,7 +10,7 @@ mod decide;
 mod progress;
 
 use std::{
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -28,6 +28,7 @@ use crate::{
     api::{PgArchiveSpec, RestorePlan},
     archive::{KEY_MISSING, KEY_WRONG, OpenError},
     postgres::{Lsn, SegmentName, SegmentSize, TimelineId},
+    telemetry::say,
 };
 
 /// Arguments of `highwater wal fetch`.
@@ -338,11 +339,6 @@ async fn guarded<T: Send + 'static>(
 ) -> Result<T, FetchError> {
     let outcome = tokio::spawn(fetch).await;
     outcome.unwrap_or_else(|panic| Err(FetchError::Panicked(panic)))
-}
-
-/// To PostgreSQL's log. Where nobody reads it any more, that must not end the program: `eprintln!` would.
-fn say(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "highwater: {text}");
 }
 
 fn read_config(path: &Path) -> Result<FetchConfig, FetchError> {
