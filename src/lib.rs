@@ -22,6 +22,7 @@ pub mod agent;
 pub mod api;
 pub mod archive;
 pub mod archiver;
+pub mod buffers;
 pub mod cli;
 pub mod clock;
 pub mod controller;

@@ -11,7 +11,10 @@ use super::{
     OpenError,
     encryption::{Identities, Notes, Recipients, at_end},
 };
-use crate::api::{Compression, CompressionAlgorithm, PgArchiveSpec};
+use crate::{
+    api::{Compression, CompressionAlgorithm, PgArchiveSpec},
+    buffers::Buffers,
+};
 
 /// How an object is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +198,7 @@ pub struct Encoder {
     codec: Codec,
     level: i32,
     recipients: Recipients,
+    frames: Buffers,
 }
 
 /// Compressed bytes are kept in pieces of this size: one buffer that doubles would need twice the memory.
@@ -219,7 +223,14 @@ impl Encoder {
             },
             level: level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL),
             recipients: Recipients::new(spec.encryption.as_ref())?,
+            frames: Buffers::default(),
         })
+    }
+
+    /// Makes objects in `frames`. Default: in memory of their own.
+    #[must_use]
+    pub(super) fn with_buffers(self, frames: Buffers) -> Self {
+        Self { frames, ..self }
     }
 
     /// What the objects are that it makes.
@@ -232,7 +243,7 @@ impl Encoder {
         let encrypted = self.encoding().encrypted;
         match self.codec {
             Codec::Raw if !encrypted => return Ok(plain.clone().into()),
-            Codec::Zstd if !encrypted => return Ok(zstd_frame(plain, self.level)?.into()),
+            Codec::Zstd if !encrypted => return Ok(self.zstd_frame(plain)?.into()),
             Codec::Raw | Codec::Zstd | Codec::Lz4 => {}
         }
         let sink = match encrypted {
@@ -243,6 +254,19 @@ impl Encoder {
             false => Sink::Clear(Chunks::default()),
         };
         self.compress(plain, sink)?.finish()
+    }
+
+    /// In one go: fed piece by piece, the compressor copies everything before it looks at it. Of the room for the worst
+    /// case only what is written takes memory.
+    fn zstd_frame(&self, plain: &[u8]) -> io::Result<Bytes> {
+        let mut compressor = zstd::bulk::Compressor::new(level_for(plain, self.level)?)?;
+        // Readers learn from the frame how long the content is, and whether it is whole.
+        compressor.include_contentsize(true)?;
+        compressor.include_checksum(true)?;
+        let mut frame = self.frames.take();
+        frame.reserve_exact(zstd::zstd_safe::compress_bound(plain.len()));
+        compressor.compress_to_buffer(plain, &mut frame)?;
+        Ok(self.frames.lend(frame))
     }
 
     /// Readers learn from a frame how long its content is, and whether it is whole.
@@ -336,17 +360,25 @@ impl Write for Chunks {
     }
 }
 
-/// In one go: fed piece by piece, the compressor copies everything before it looks at it. Of the room for the worst case
-/// only what is written takes memory, and the rest is given back.
-fn zstd_frame(plain: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    let mut compressor = zstd::bulk::Compressor::new(level)?;
-    // Readers learn from the frame how long the content is, and whether it is whole.
-    compressor.include_contentsize(true)?;
-    compressor.include_checksum(true)?;
-    let mut frame = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
-    compressor.compress_to_buffer(plain, &mut frame)?;
-    frame.shrink_to_fit();
-    Ok(frame)
+/// Zstandard hardly looks for repetitions at this level.
+const HARDLY: i32 = -100;
+/// Samples that tell whether bytes can be compressed: this many, of this length.
+const SAMPLES: usize = 4;
+const SAMPLE: usize = 16 << 10;
+
+/// The level for `plain`: the one that is wanted, or, where samples hardly shrink, one that does not try.
+fn level_for(plain: &[u8], wanted: i32) -> io::Result<i32> {
+    if plain.len() < 2 * SAMPLES * SAMPLE {
+        return Ok(wanted);
+    }
+    let mut compressor = zstd::bulk::Compressor::new(wanted)?;
+    let mut shrunk = 0;
+    for sample in plain.chunks(plain.len() / SAMPLES).take(SAMPLES) {
+        let sample = sample.get(..SAMPLE).unwrap_or(sample);
+        shrunk += compressor.compress(sample)?.len();
+    }
+    let hardly = shrunk * 20 > SAMPLES * SAMPLE * 19;
+    Ok(if hardly { HARDLY } else { wanted })
 }
 
 /// SHA-256, hexadecimal.

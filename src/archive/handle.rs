@@ -18,7 +18,7 @@ use super::{
     objects::{Objects, Put, Stored},
     sha256,
 };
-use crate::{api::PgArchiveSpec, retry::Policy};
+use crate::{api::PgArchiveSpec, buffers::Buffers, retry::Policy};
 
 /// No object is longer: the largest segment is 1 GiB.
 const LONGEST: usize = 1 << 30;
@@ -58,6 +58,13 @@ impl Archive {
     #[must_use]
     pub fn with_identities(self, identities: Identities) -> Self {
         Self { identities, ..self }
+    }
+
+    /// Makes objects in `frames`, which whoever pushes much keeps. Default: in memory of their own.
+    #[must_use]
+    pub fn with_buffers(self, frames: Buffers) -> Self {
+        let encoder = self.encoder.with_buffers(frames);
+        Self { encoder, ..self }
     }
 
     /// Tries each request as `policy` says. Default: [`Policy::REQUEST`].

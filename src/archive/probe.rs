@@ -1,7 +1,7 @@
 //! Whether a store can be used, and what it is like: found by using it.
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use object_store::{Error as StoreError, path::Path};
 
@@ -98,13 +98,15 @@ impl Probe {
         if first.map_err(|error| failed("write", &self.alone, error))? == Put::Exists {
             return Err(ProbeError::NotCreated(self.alone.to_string()));
         }
-        let metadata = self.read().await?;
-        let modified = self.listed().await?;
+        // To the end, all of them: what is on its way when the probe is deleted would stay.
+        let looks = join(self.read(), self.listed());
+        let ((metadata, modified), one_wins) = join(looks, self.one_wins()).await;
+        let (metadata, modified) = (metadata?, modified?);
         let clock_skew = skew(begin, clock.now(), modified);
         let second = self.create(&self.alone, 1).await;
         let heeds = second.map_err(|error| failed("write", &self.alone, error))? == Put::Exists;
         Ok(Findings {
-            create_only: heeds && self.one_wins().await?,
+            create_only: heeds && one_wins?,
             metadata,
             clock_skew,
         })

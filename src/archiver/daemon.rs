@@ -78,6 +78,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let pusher = Pusher::new(Config::read(&args.config)?, usize::MAX)?;
     let socket = Socket::bind(&args.socket)?;
     tracing::info!(socket = %args.socket.display(), "pushing WAL for clients");
+    // Before the first client comes: it would wait for as many requests.
+    let store = pusher.clone();
+    tokio::spawn(async move { store.creates_only().await });
     tokio::select! {
         never = serve(&socket, &pusher) => match never {},
         _ = terminate.recv() => {}

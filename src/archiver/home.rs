@@ -5,7 +5,7 @@ use super::{
     state::{Remembered, State},
 };
 use crate::{
-    archive::{Archive, FORMAT, Identity, Lineage, LineageId, ProbeError, PushError, ReadError},
+    archive::{Archive, FORMAT, Identity, Lineage, LineageId, PushError, ReadError},
     clock::{Clock, SystemClock},
     postgres::{SystemIdentifier, wal::Origin},
 };
@@ -95,13 +95,50 @@ impl<'a> Homes<'a> {
         }
     }
 
-    /// The lineage of `origin`, to write to. One that is not there begins.
+    /// The lineage of `origin`, to write to. One that is not there begins. `creates_only`: whether the store heeds the
+    /// condition that an object be new, if that is not remembered.
     ///
     /// # Errors
     /// See [`HomeError`].
-    pub async fn to_write(&self, origin: Origin) -> Result<Home, HomeError> {
+    pub async fn to_write(
+        &self,
+        origin: Origin,
+        creates_only: impl Future<Output = Option<bool>>,
+    ) -> Result<Home, HomeError> {
         let remembered = self.state.read(origin.system_identifier);
-        let home = match self.known(remembered.as_ref(), origin).await? {
+        let creates_only = async {
+            match remembered.as_ref().and_then(|known| known.creates_only) {
+                Some(known) => Some(known),
+                None => creates_only.await,
+            }
+        };
+        // Each takes several requests, one after the other.
+        let (found, creates_only) =
+            tokio::join!(self.ready(remembered.as_ref(), origin), creates_only);
+        let (home, no_tails) = found?;
+        if creates_only != Some(true) {
+            self.archive.look_first();
+        }
+        let now = Remembered {
+            place: self.state.place().to_owned(),
+            system_identifier: home.identity.system_identifier,
+            lineage: home.identity.lineage.clone(),
+            creates_only,
+            no_tails,
+        };
+        if remembered.as_ref() != Some(&now) {
+            self.state.write(&now);
+        }
+        Ok(home)
+    }
+
+    /// The lineage, and whether it has no tails.
+    async fn ready(
+        &self,
+        remembered: Option<&Remembered>,
+        origin: Origin,
+    ) -> Result<(Home, bool), HomeError> {
+        let home = match self.known(remembered, origin).await? {
             Some(home) => home,
             None => match self.found(origin.system_identifier).await? {
                 Some(home) => home,
@@ -115,8 +152,14 @@ impl<'a> Homes<'a> {
             });
         }
         let same = remembered.filter(|known| known.lineage == home.identity.lineage);
-        self.prepare(&home, same).await?;
-        Ok(home)
+        let no_tails = match same {
+            Some(known) if known.no_tails => {
+                home.lineage.assume_no_tails().await;
+                true
+            }
+            Some(_) | None => !home.lineage.has_tails().await?,
+        };
+        Ok((home, no_tails))
     }
 
     /// The lineage to read from, if it is in the configuration or remembered: nothing is asked.
@@ -256,49 +299,6 @@ impl<'a> Homes<'a> {
                 Ok(Home { lineage, identity })
             }
             Err(error) => Err(HomeError::Create(error)),
-        }
-    }
-
-    /// Finds out once how the store treats conditions and whether there are tails.
-    async fn prepare(&self, home: &Home, known: Option<Remembered>) -> Result<(), HomeError> {
-        let creates_only = match known.as_ref().and_then(|known| known.creates_only) {
-            Some(known) => Some(known),
-            None => self.probe().await,
-        };
-        if creates_only != Some(true) {
-            self.archive.look_first();
-        }
-        let no_tails = match &known {
-            Some(known) if known.no_tails => {
-                home.lineage.assume_no_tails().await;
-                true
-            }
-            Some(_) | None => !home.lineage.has_tails().await?,
-        };
-        let now = Remembered {
-            place: self.state.place().to_owned(),
-            system_identifier: home.identity.system_identifier,
-            lineage: home.identity.lineage.clone(),
-            creates_only,
-            no_tails,
-        };
-        if known.as_ref() != Some(&now) {
-            self.state.write(&now);
-        }
-        Ok(())
-    }
-
-    /// Whether the store heeds the condition that an object be new. `None`: it cannot be said now.
-    async fn probe(&self) -> Option<bool> {
-        match self.archive.probe(&SystemClock).await {
-            // An archive command needs no right to delete.
-            Ok(_) | Err(ProbeError::Store { verb: "delete", .. }) => {
-                Some(self.archive.creates_only())
-            }
-            Err(error) => {
-                tracing::debug!(%error, "failed to probe the store");
-                None
-            }
         }
     }
 }

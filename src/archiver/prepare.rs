@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 use bytes::Bytes;
@@ -12,45 +11,12 @@ use bytes::Bytes;
 use super::{config::DamagedWal, error::PushFailure};
 use crate::{
     archive::IndexEntry,
+    buffers::Buffers,
     postgres::{
         SegmentName, SegmentSize,
         wal::{self, Carry, Origin, ScanEnd, SegmentScan},
     },
 };
-
-/// Where segments are read into: each buffer again and again, as a fresh one costs a page fault per page.
-#[derive(Debug, Default)]
-pub struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-impl Buffers {
-    fn take(&self) -> Vec<u8> {
-        let mut free = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        free.pop().unwrap_or_default()
-    }
-
-    /// For the next segment, if nobody else holds it.
-    pub fn give_back(&self, bytes: Bytes) {
-        if let Ok(bytes) = bytes.try_into_mut() {
-            let mut free = self
-                .0
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            free.push(bytes.into());
-        }
-    }
-
-    /// Nothing is pushed at the moment.
-    pub fn free(&self) {
-        let mut free = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        *free = Vec::new();
-    }
-}
 
 /// A segment in memory.
 #[derive(Clone, Debug)]
@@ -97,7 +63,7 @@ impl Segment {
             name,
             size,
             origin,
-            bytes: bytes.into(),
+            bytes: buffers.lend(bytes),
         })
     }
 
@@ -146,7 +112,6 @@ pub fn size_of(name: SegmentName, length: u64) -> Result<SegmentSize, PushFailur
 
 /// Reads `length` bytes, no fewer and no more.
 fn fill(file: &mut File, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-    bytes.clear();
     bytes.reserve_exact(usize::try_from(length).unwrap_or_default());
     file.take(length).read_to_end(bytes)?;
     match bytes.len() as u64 == length {
@@ -168,9 +133,7 @@ pub fn carry_beside(
     let before = previous(name, size)?;
     let path: PathBuf = path.with_file_name(before.to_string());
     let segment = Segment::read(&path, before, buffers).ok()?;
-    let carry = segment.scan(None, DamagedWal::Refuse).ok()?.carry;
-    buffers.give_back(segment.bytes);
-    carry
+    segment.scan(None, DamagedWal::Refuse).ok()?.carry
 }
 
 /// The segment before `name` on its timeline.

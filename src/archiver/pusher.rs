@@ -16,10 +16,12 @@ use super::{
     flights::{Asked, Ends, Flights, Outcome, is_ready, say_done},
     home::{Home, Homes},
     name::WalFile,
-    prepare::{Buffers, Segment, carry_beside, previous},
+    prepare::{Segment, carry_beside, previous},
 };
 use crate::{
-    archive::{Archive, IndexEntry, OpenError, PushError, ReadError, Records, sha256},
+    archive::{Archive, IndexEntry, OpenError, ProbeError, PushError, ReadError, Records, sha256},
+    buffers::Buffers,
+    clock::SystemClock,
     postgres::{
         SegmentName, SegmentSize, TimelineHistory, TimelineId,
         wal::{Origin, ScanError},
@@ -38,9 +40,12 @@ struct Inner {
     config: Config,
     archive: Archive,
     home: OnceCell<Home>,
+    creates_only: OnceCell<bool>,
     /// One per segment in memory.
     slots: Arc<Semaphore>,
+    /// Of segments, and of what is made of them.
     buffers: Buffers,
+    frames: Buffers,
     flights: Mutex<Flights>,
     ahead: Mutex<Ahead>,
     /// Timelines whose history is in the archive.
@@ -68,11 +73,14 @@ impl Pusher {
     /// # Errors
     /// The archive's settings make no sense.
     pub fn new(config: Config, most_ahead: usize) -> Result<Self, OpenError> {
+        let frames = Buffers::kept();
         Ok(Self(Arc::new(Inner {
-            archive: config.open()?,
+            archive: config.open()?.with_buffers(frames.clone()),
             home: OnceCell::new(),
+            creates_only: OnceCell::new(),
             slots: Arc::new(Semaphore::new(config.parallel_uploads.get().into())),
-            buffers: Buffers::default(),
+            buffers: Buffers::kept(),
+            frames,
             flights: Mutex::default(),
             ahead: Mutex::default(),
             histories: Mutex::default(),
@@ -112,6 +120,25 @@ impl Pusher {
             }
         };
         let _ = tokio::time::timeout(within, drained).await;
+    }
+
+    /// Finds out, once, whether the store heeds the condition that an object be new. `None`: it cannot be said now.
+    pub async fn creates_only(&self) -> Option<bool> {
+        let archive = &self.0.archive;
+        let probe = || async {
+            match archive.probe(&SystemClock).await {
+                // An archive command needs no right to delete.
+                Ok(_) | Err(ProbeError::Store { verb: "delete", .. }) => Ok(archive.creates_only()),
+                Err(error) => Err(error),
+            }
+        };
+        match self.0.creates_only.get_or_try_init(probe).await {
+            Ok(known) => Some(*known),
+            Err(error) => {
+                tracing::debug!(%error, "failed to probe the store");
+                None
+            }
+        }
     }
 
     async fn asked(&self, path: &Path, name: SegmentName) -> Outcome {
@@ -238,6 +265,7 @@ impl Pusher {
         let asked = flights.end(&path, &outcome);
         if flights.is_empty() {
             self.0.buffers.free();
+            self.0.frames.free();
         }
         drop(flights);
         if let (Err(error), false) = (&outcome, asked) {
@@ -261,9 +289,7 @@ impl Pusher {
             self.home(origin, name.to_string())
         );
         let ((segment, entry), home) = (scanned?, home?);
-        let bytes = segment.bytes.clone();
         let put = home.lineage.put_segment(name, segment.bytes, &entry).await;
-        self.0.buffers.give_back(bytes);
         // The small request that follows needs no memory: the next segment may come in.
         drop(permit);
         let put = put?;
@@ -314,7 +340,7 @@ impl Pusher {
     async fn home(&self, origin: Origin, file: String) -> Result<&Home, PushFailure> {
         let find = || async {
             let homes = Homes::new(&self.0.archive, &self.0.config);
-            homes.to_write(origin).await
+            homes.to_write(origin, self.creates_only()).await
         };
         let home = self.0.home.get_or_try_init(find).await?;
         let want = home.identity.system_identifier;

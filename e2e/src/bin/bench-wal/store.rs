@@ -43,7 +43,8 @@ impl Store {
             .env("ROOT_ACCESS_KEY", KEY_ID)
             .env("ROOT_SECRET_KEY", SECRET)
             .args(["--port", &format!("127.0.0.1:{port}"), "--region", REGION])
-            .args(["--quiet", "posix", "--sidecar"])
+            // As S3 does: without it each request has a connection of its own.
+            .args(["--keep-alive", "--quiet", "posix", "--sidecar"])
             .args([folder.join("metadata"), folder.join("data")])
             .stdout(log.try_clone()?)
             .stderr(Stdio::from(log))
