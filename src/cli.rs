@@ -19,6 +19,7 @@ use crate::{
     controller::{self, context::Chain},
     recovery,
     telemetry::{self, LogFormat},
+    verify,
 };
 
 /// Fast physical backups, a WAL archive and point-in-time recovery for any PostgreSQL StatefulSet.
@@ -52,6 +53,9 @@ enum Command {
     /// What PostgreSQL calls for single files of WAL.
     #[command(subcommand)]
     Wal(Wal),
+    /// What lies in an archive.
+    #[command(subcommand)]
+    Archive(Archive),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
     /// Copy this program to a path: runs as the init container of recovery pods.
@@ -69,6 +73,13 @@ enum Wal {
     Push(archiver::PushArgs),
     /// Archive for `highwater wal push --socket`, as long as it runs.
     Daemon(archiver::DaemonArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Archive {
+    /// Read every object and compare it with all that is known of it. Exit code 1: something is wrong; 200: the store did
+    /// not answer, which says nothing. Never writes to the archive.
+    Verify(verify::Args),
 }
 
 /// What ends a program with exit code 1.
@@ -148,6 +159,7 @@ impl Command {
             Self::Wal(Wal::Daemon(args)) => {
                 single_threaded()?.block_on(archiver::run_daemon(args))?;
             }
+            Self::Archive(Archive::Verify(args)) => return Ok(verify::run(&args)),
             Self::Crds => print!("{}", crds::yaml()?),
             Self::Install { destination } => {
                 install(&destination).map_err(|cause| Failure::Install {

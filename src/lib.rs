@@ -12,6 +12,7 @@
 //! | [`controller`] | the Deployment that reconciles Highwater's kinds; talks to the Kubernetes API only |
 //! | [`agent`] | one Deployment per protected database: backup session and WAL shipping |
 //! | [`archiver`] | WAL in the database's own pod: `archive_command`, its daemon, `restore_command` |
+//! | [`verify`] | `archive verify`: the archive read in full, a report, an exit code |
 //! | [`recovery`] | the recovery pod: makes a data directory right and lets PostgreSQL replay |
 //!
 //! Words: *cut* is the moment of a snapshot (`creationTime` is set), *ready* is `readyToUse`. A *lineage* is one unbroken
@@ -32,3 +33,4 @@ pub mod postgres;
 pub mod recovery;
 pub mod retry;
 pub mod telemetry;
+pub mod verify;

@@ -12,11 +12,13 @@ use crate::{
         RecoveryWindow,
         conditions::{RECOVERABLE, Status},
     },
-    archive::window,
+    archive::{LineageId, window},
 };
 
 /// Between two audits without a reason.
 const EVERY: Duration = Duration::from_secs(60);
+/// Between two audits that list everything: what lies far behind the end of the log and comes or goes is seen then.
+const EVERYTHING: Duration = Duration::from_secs(3600);
 /// The least time between two audits.
 const APART: Duration = Duration::from_secs(2);
 
@@ -25,6 +27,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut wanted = shared.wanted.clone();
     let mut progress = shared.progress.subscribe();
     let mut next = tokio::time::Instant::now();
+    let mut listed: Option<Listed> = None;
     while !shared.stop.is_cancelled() {
         tokio::select! {
             () = shared.audit.notified() => {}
@@ -36,7 +39,7 @@ pub async fn run(shared: Arc<Shared>) {
             }
             () = shared.stop.cancelled() => return,
         }
-        if let Err(trouble) = audit(&shared).await {
+        if let Err(trouble) = audit(&shared, &mut listed).await {
             tracing::warn!(reason = trouble.reason, %trouble, "failed to audit the archive");
             shared.metrics.error(trouble.reason);
         }
@@ -68,7 +71,15 @@ fn follow(shared: &Shared) {
     });
 }
 
-async fn audit(shared: &Shared) -> Result<(), Trouble> {
+/// What was listed in full last, and when.
+type Listed = (LineageId, tokio::time::Instant);
+
+/// Whether everything is to be listed.
+fn in_full(listed: Option<&Listed>, id: &LineageId, now: tokio::time::Instant) -> bool {
+    listed.is_none_or(|(known, at)| known != id || now.duration_since(*at) >= EVERYTHING)
+}
+
+async fn audit(shared: &Shared, listed: &mut Option<Listed>) -> Result<(), Trouble> {
     let Wanted::Protect(config) = shared.wanted.borrow().clone() else {
         return Ok(());
     };
@@ -76,7 +87,16 @@ async fn audit(shared: &Shared) -> Result<(), Trouble> {
         return Ok(());
     };
     let archive = shared.stores.archive(&config)?;
-    let contents = archive.lineage(id.clone()).contents().await?;
+    let lineage = archive.lineage(id.clone());
+    let now = tokio::time::Instant::now();
+    let contents = match in_full(listed.as_ref(), &id, now) {
+        true => {
+            let contents = lineage.contents().await?;
+            *listed = Some((id.clone(), now));
+            contents
+        }
+        false => lineage.contents_again().await?,
+    };
     let window = window::window(&contents);
     let (status, reason, message) = judge(&window);
     shared.reporter.edit(|report| {
@@ -133,6 +153,17 @@ mod tests {
     };
 
     #[test]
+    fn everything_is_listed_at_first_and_then_each_hour() {
+        let begin = tokio::time::Instant::now();
+        let [ours, other] = ["0123456789", "9876543210"].map(|id| id.parse().unwrap());
+        let listed = (ours, begin);
+        assert!(in_full(None, &listed.0, begin));
+        assert!(!in_full(Some(&listed), &listed.0, begin + EVERY));
+        assert!(in_full(Some(&listed), &other, begin + EVERY));
+        assert!(in_full(Some(&listed), &listed.0, begin + EVERYTHING));
+    }
+
+    #[test]
     fn the_window_decides() {
         let at = Some(micro_time(jiff::Timestamp::UNIX_EPOCH));
         let gaps = vec![TimelineWindow {
@@ -143,6 +174,9 @@ mod tests {
                 from: Lsn::new(3),
                 to: Lsn::new(4),
             }],
+            began: None,
+            stored_bytes: None,
+            last_commit: None,
         }];
         for (from, timelines, expected) in [
             (None, vec![], "NoBackup"),

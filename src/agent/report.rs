@@ -94,6 +94,7 @@ impl Report {
             window.to = None;
             for timeline in &mut window.timelines {
                 timeline.to = timeline.from;
+                (timeline.stored_bytes, timeline.last_commit) = (None, None);
             }
         }
         substance

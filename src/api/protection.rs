@@ -294,10 +294,29 @@ pub struct TimelineWindow {
     pub from: Lsn,
     /// WAL is there up to this position.
     pub to: Lsn,
+    /// Where it left the timeline that it came of. The first has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<Fork>,
+    /// Bytes of its own whole segments, as they lie in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<i64>,
+    /// The latest commit time in its own WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_commit: Option<MicroTime>,
     /// Ranges in between that are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub gaps: Vec<Gap>,
+}
+
+/// Where a timeline left another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Fork {
+    /// The older timeline.
+    pub timeline: TimelineId,
+    /// Where it was left.
+    pub at: Lsn,
 }
 
 /// A range of WAL that is missing.

@@ -22,6 +22,8 @@ pub struct Contents {
     pub tails: BTreeMap<SegmentName, Tail>,
     /// Up to when each timeline is covered.
     pub clocks: Vec<ClockPair>,
+    /// Bytes of each timeline's whole segments, as they lie in the store.
+    pub stored: BTreeMap<TimelineId, u64>,
 }
 
 /// A whole segment.
@@ -197,6 +199,19 @@ impl Contents {
     /// Whether a backup is on the line of `timeline`: a backup that stopped after its timeline was left is on a dead branch.
     pub fn on_line(&self, manifest: &Manifest, timeline: TimelineId) -> bool {
         self.reaches(timeline, manifest.timeline, manifest.stop_lsn)
+    }
+
+    /// The latest commit time in a timeline's own WAL, as far as its records were read.
+    pub fn last_commit(&self, timeline: TimelineId) -> Option<Timestamp> {
+        let whole = self
+            .segments
+            .iter()
+            .map(|(name, whole)| (name, whole.records));
+        let tails = self.tails.iter().map(|(name, tail)| (name, tail.records));
+        let own = whole
+            .chain(tails)
+            .filter(|(name, _)| name.timeline() == timeline);
+        own.filter_map(|(_, records)| records?.last_commit).max()
     }
 
     /// Where each timeline's valid WAL ends.

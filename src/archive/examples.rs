@@ -53,6 +53,7 @@ pub fn empty() -> Contents {
         segments: BTreeMap::new(),
         tails: BTreeMap::new(),
         clocks: Vec::new(),
+        stored: BTreeMap::new(),
     }
 }
 

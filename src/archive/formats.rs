@@ -93,6 +93,16 @@ impl IndexEntry {
         let valid = scan.valid_end.bytes_since(segment.start(size));
         let valid = usize::try_from(valid).unwrap_or(plain.len());
         let (sha256, sha256_valid) = hashes(plain, valid.min(plain.len()));
+        Self::hashed(segment, scan, sha256, sha256_valid)
+    }
+
+    /// The same, of hashes that are known already.
+    pub(super) fn hashed(
+        segment: SegmentName,
+        scan: &SegmentScan,
+        sha256: String,
+        sha256_valid: String,
+    ) -> Self {
         let point = |point: &wal::RestorePoint| RestorePoint {
             name: point.name.clone(),
             lsn: point.lsn,

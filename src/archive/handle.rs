@@ -292,7 +292,12 @@ impl Lineage {
         }
     }
 
-    fn decode(&self, key: &Path, stored: &Stored, limit: usize) -> Result<Vec<u8>, ReadError> {
+    pub(super) fn decode(
+        &self,
+        key: &Path,
+        stored: &Stored,
+        limit: usize,
+    ) -> Result<Vec<u8>, ReadError> {
         let bytes = &stored.bytes;
         // The frame says how long the content is; a limit keeps a broken one from taking all memory.
         let limit = limit.min(LONGEST);

@@ -113,6 +113,41 @@ impl Layout {
         self.key(&format!("backups/{backup}/{name}"))
     }
 
+    /// The folder of whole segments.
+    pub(super) fn wal(&self) -> Path {
+        self.key("wal")
+    }
+
+    /// The folder of a timeline's whole segments.
+    pub(super) fn wal_of(&self, timeline: TimelineId) -> Path {
+        self.key(&format!("wal/{timeline:08X}"))
+    }
+
+    /// The folders whose objects are few, those of tails apart.
+    pub(super) fn small(&self) -> [Path; 4] {
+        ["history", "rollup", "clock", "backups"].map(|folder| self.key(folder))
+    }
+
+    /// The folder of the clocks.
+    pub(super) fn clocks(&self) -> Path {
+        self.key("clock")
+    }
+
+    /// Where what `key` names lies: the only place where readers look for it.
+    pub(super) fn place(&self, key: &Key) -> Path {
+        match key {
+            Key::Identity => self.identity(),
+            Key::History(timeline) => self.history(*timeline),
+            Key::BackupHistory(file) => self.backup_history(file),
+            Key::Segment(name, encoding) => self.segment(*name, *encoding),
+            Key::Entry(name) => self.index_entry(*name),
+            Key::Rollup(first, last) => self.rollup(*first, *last),
+            Key::Tail(name, encoding) => self.tail(name, *encoding),
+            Key::Clock(timeline) => self.clock(*timeline),
+            Key::BackupFile(backup, file) => self.backup_file(backup, file),
+        }
+    }
+
     /// What lies at `key`; `None` for what is not of this format.
     pub(super) fn parse(&self, key: &Path) -> Option<Key> {
         let below = key.as_ref().strip_prefix(&self.root)?.strip_prefix('/')?;
@@ -120,6 +155,10 @@ impl Layout {
         let kind = parts.next()?;
         let ending = |ending: &str| stem(key).filter(|_| key.extension() == Some(ending));
         Some(match kind {
+            "identity.json" => Key::Identity,
+            "backup-history" => {
+                Key::BackupHistory(ending("backup").and(key.filename())?.to_owned())
+            }
             "history" => Key::History(ending("history")?.parse().ok()?),
             "wal" => {
                 let (name, ending) = key.filename()?.split_once('.')?;
@@ -134,7 +173,7 @@ impl Layout {
                 let (name, encoding) = TailName::parse(key)?;
                 Key::Tail(name, encoding)
             }
-            "clock" => Key::Clock,
+            "clock" => Key::Clock(ending("json")?.parse().ok()?),
             "backups" => Key::BackupFile(parts.next()?.to_owned(), parts.next()?.to_owned()),
             _ => return None,
         })
@@ -144,12 +183,15 @@ impl Layout {
 /// What a key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
+    Identity,
     History(TimelineId),
+    /// The file's name.
+    BackupHistory(String),
     Segment(SegmentName, Encoding),
     Entry(SegmentName),
     Rollup(SegmentName, SegmentName),
     Tail(TailName, Encoding),
-    Clock,
+    Clock(TimelineId),
     /// The backup's folder and the file's name.
     BackupFile(String, String),
 }
@@ -243,6 +285,38 @@ mod tests {
             ));
             assert_eq!(layout.parse(&key), None, "{other}");
             assert_eq!(Encoding::of(&key), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_object_has_one_place() {
+        let layout = Layout::new("prod/", "orders", &"0123456789".parse().unwrap());
+        for below in [
+            "identity.json",
+            "history/00000002.history",
+            "backup-history/000000010000000000000042.00000028.backup",
+            "wal/00000001/000000010000000000000042.zst.age",
+            "index/00000001/000000010000000000000042.json",
+            "rollup/00000001/000000010000000000000001-0000000100000000000000FF.json",
+            "tail/00000001/000000010000000000000042/00000000-00002000.e1.zst",
+            "clock/0000000A.json",
+            "backups/nightly-0badcafe-1/manifest.json",
+        ] {
+            let key = layout.key(below);
+            let parsed = layout.parse(&key).unwrap();
+            assert_eq!(layout.place(&parsed), key);
+        }
+        for below in [
+            "wal/00000002/000000010000000000000042.zst",
+            "wal/00000001/more/000000010000000000000042.zst",
+            "index/00000001/000000010000000000000042.old.json",
+            "clock/0000000a.json",
+            "identity.json/more",
+            "notes.txt",
+        ] {
+            let key = layout.key(below);
+            let placed = layout.parse(&key).map(|parsed| layout.place(&parsed));
+            assert_ne!(placed, Some(key));
         }
     }
 }

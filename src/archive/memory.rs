@@ -7,7 +7,7 @@ use std::{
 
 use object_store::path::Path;
 
-use super::{Encoding, Tail, TailName, contents::Segment};
+use super::{Encoding, Tail, TailName, contents::Segment, listing::Whole};
 use crate::postgres::{SegmentName, wal::Carry};
 
 /// What was learnt about a lineage.
@@ -34,6 +34,8 @@ pub(super) struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub segments: BTreeMap<SegmentName, Segment>,
+    /// The whole segments that were listed last.
+    pub listed: BTreeMap<SegmentName, Whole>,
     /// The ending that a segment was found under last.
     pub ending: Option<Encoding>,
     pub texts: BTreeMap<Path, String>,

@@ -13,6 +13,7 @@ mod handle;
 mod layout;
 mod lineage;
 mod lineages;
+mod listing;
 mod memory;
 mod objects;
 mod patience;
@@ -22,6 +23,7 @@ mod push;
 mod read;
 mod rollup;
 pub mod store;
+pub mod verify;
 pub mod window;
 
 pub use backups::{BACKUP_LABEL, MANIFEST, TABLESPACE_MAP, TOMBSTONE, Tombstone};

@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
     Attribute, Attributes, Error as StoreError, GetOptions, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path,
@@ -147,17 +150,28 @@ impl Objects {
 
     /// All objects below a folder, by key.
     pub(super) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
-        let mut objects = self
-            .again(|| async {
-                let mut listed = self.store.list(Some(folder));
-                let mut objects = Vec::new();
-                while let Some(object) = self.within(0, listed.try_next()).await? {
-                    objects.push(object);
-                }
-                Ok(objects)
-            })
-            .await?;
-        objects.sort_by(|a, b| a.location.cmp(&b.location));
+        let listed = self.again(|| self.collect(self.store.list(Some(folder))));
+        listed.await.map(by_key)
+    }
+
+    /// The same, of those whose keys come after `offset`.
+    pub(super) async fn list_from(
+        &self,
+        folder: &Path,
+        offset: &Path,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        let list = || self.collect(self.store.list_with_offset(Some(folder), offset));
+        self.again(list).await.map(by_key)
+    }
+
+    async fn collect(
+        &self,
+        mut listed: BoxStream<'static, Result<ObjectMeta, StoreError>>,
+    ) -> Result<Vec<ObjectMeta>, StoreError> {
+        let mut objects = Vec::new();
+        while let Some(object) = self.within(0, listed.try_next()).await? {
+            objects.push(object);
+        }
         Ok(objects)
     }
 
@@ -282,6 +296,11 @@ impl Objects {
         })
         .await
     }
+}
+
+fn by_key(mut objects: Vec<ObjectMeta>) -> Vec<ObjectMeta> {
+    objects.sort_by(|a, b| a.location.cmp(&b.location));
+    objects
 }
 
 fn created(put: Result<(), StoreError>) -> Result<Put, StoreError> {

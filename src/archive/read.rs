@@ -8,11 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ClockPair, Contents, FORMAT, Identity, IndexEntry, Lineage, Manifest, ReadError,
-    backups::{MANIFEST, TOMBSTONE},
     contents::{Records, Segment, Tail},
     fetch::furthest,
     handle::corrupt,
-    layout::Key,
+    listing::{Listing, Whole},
     memory::Part,
 };
 use crate::postgres::{
@@ -23,19 +22,6 @@ use crate::postgres::{
 /// Requests at once: enough to hide the store's latency, few enough for any store.
 const PARALLEL: usize = 16;
 
-/// The keys of a lineage, sorted out.
-#[derive(Default)]
-struct Listing {
-    /// With whether there is no copy that is not encrypted.
-    segments: BTreeMap<SegmentName, bool>,
-    entries: BTreeSet<SegmentName>,
-    rollups: Vec<(SegmentName, SegmentName, Path)>,
-    tails: BTreeMap<SegmentName, BTreeMap<Path, Part>>,
-    histories: BTreeMap<TimelineId, Path>,
-    clocks: Vec<Path>,
-    manifests: BTreeMap<String, Path>,
-}
-
 impl Lineage {
     /// Reads everything that planning needs.
     ///
@@ -45,6 +31,26 @@ impl Lineage {
         let identity = self.identity().await?;
         self.readable(&identity)?;
         let listing = self.listing().await?;
+        self.contents_of(identity, listing).await
+    }
+
+    /// As [`Self::contents`], for whoever asks again and again: of many whole segments only the newest are listed again.
+    /// What comes or goes further back is seen by [`Self::contents`].
+    ///
+    /// # Errors
+    /// As [`Self::contents`].
+    pub async fn contents_again(&self) -> Result<Contents, ReadError> {
+        let identity = self.identity().await?;
+        self.readable(&identity)?;
+        let listing = self.listing_again(identity.segment_size).await?;
+        self.contents_of(identity, listing).await
+    }
+
+    async fn contents_of(
+        &self,
+        identity: Identity,
+        listing: Listing,
+    ) -> Result<Contents, ReadError> {
         self.forget_but(&listing);
         let clocks = self.read_all::<ClockPair>(listing.clocks.clone()).await?;
         let mut contents = Contents {
@@ -53,6 +59,7 @@ impl Lineage {
             segments: self.segments(&listing, &identity).await?,
             tails: BTreeMap::new(),
             clocks: clocks.into_values().collect(),
+            stored: listing.stored(),
             identity,
         };
         for (name, parts) in listing.tails {
@@ -75,11 +82,11 @@ impl Lineage {
         self.readable(&identity)?;
         let listing = self.listing().await?;
         let size = identity.segment_size;
-        let whole = |(name, encrypted): (&SegmentName, &bool)| {
+        let whole = |(name, whole): (&SegmentName, &Whole)| {
             let segment = Segment {
                 valid_end: name.end(size),
                 records: None,
-                encrypted: *encrypted,
+                encrypted: whole.encrypted,
             };
             (*name, segment)
         };
@@ -99,12 +106,13 @@ impl Lineage {
             segments: listing.segments.iter().map(whole).collect(),
             tails: listing.tails.iter().filter_map(tail).collect(),
             clocks: Vec::new(),
+            stored: listing.stored(),
             identity,
         })
     }
 
     /// Whether this program knows where everything lies: what it does not find elsewhere would count as missing.
-    fn readable(&self, identity: &Identity) -> Result<(), ReadError> {
+    pub(super) fn readable(&self, identity: &Identity) -> Result<(), ReadError> {
         if identity.format > FORMAT {
             let what = format!(
                 "it is of format {}, this program reads up to {FORMAT}: use a newer one",
@@ -113,47 +121,6 @@ impl Lineage {
             return Err(corrupt(&self.layout.identity(), what));
         }
         Ok(())
-    }
-
-    async fn listing(&self) -> Result<Listing, ReadError> {
-        // Tails first: a segment that becomes whole is there before its tails go.
-        let mut objects = self.list(&self.layout.all_tails()).await?;
-        objects.extend(self.list(&self.layout.root()).await?);
-        let mut listing = Listing::default();
-        let mut buried = BTreeSet::new();
-        for key in objects.into_iter().map(|object| object.location) {
-            match self.layout.parse(&key) {
-                Some(Key::Segment(name, encoding)) => {
-                    let encrypted = listing.segments.entry(name).or_insert(true);
-                    *encrypted &= encoding.encrypted;
-                }
-                Some(Key::Entry(name)) => drop(listing.entries.insert(name)),
-                Some(Key::Rollup(first, last)) => listing.rollups.push((first, last, key)),
-                Some(Key::Tail(name, encoding)) => {
-                    let part = Part {
-                        key: key.clone(),
-                        encrypted: encoding.encrypted,
-                        sha256: None,
-                        name,
-                    };
-                    let parts = listing.tails.entry(part.name.segment).or_default();
-                    parts.insert(key, part);
-                }
-                Some(Key::History(timeline)) => drop(listing.histories.insert(timeline, key)),
-                Some(Key::Clock) => listing.clocks.push(key),
-                Some(Key::BackupFile(folder, file)) if file == MANIFEST => {
-                    listing.manifests.insert(folder, key);
-                }
-                Some(Key::BackupFile(folder, file)) if file == TOMBSTONE => {
-                    buried.insert(folder);
-                }
-                Some(Key::BackupFile(..)) | None => {}
-            }
-        }
-        listing
-            .manifests
-            .retain(|folder, _| !buried.contains(folder));
-        Ok(listing)
     }
 
     fn forget_but(&self, listing: &Listing) {
@@ -168,6 +135,7 @@ impl Lineage {
                 .chain(listing.manifests.values())
                 .collect();
             read.texts.retain(|key, _| texts.contains(key));
+            read.listed.clone_from(&listing.segments);
         });
     }
 
@@ -273,15 +241,15 @@ impl Lineage {
                     read.segments.insert(entry.segment, Segment::from(&entry));
                 }
             }
-            let segment = |(name, encrypted): (&SegmentName, &bool)| {
+            let segment = |(name, whole): (&SegmentName, &Whole)| {
                 let known = read.segments.get(name).copied();
                 let unread = Segment {
                     valid_end: name.end(identity.segment_size),
                     records: None,
-                    encrypted: *encrypted,
+                    encrypted: whole.encrypted,
                 };
                 let known = known.map(|known| Segment {
-                    encrypted: *encrypted,
+                    encrypted: whole.encrypted,
                     ..known
                 });
                 (*name, known.unwrap_or(unread))

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{Contents, Manifest, contents::Piece};
 use crate::{
-    api::{Gap, RecoveryWindow, TimelineWindow},
+    api::{Fork, Gap, RecoveryWindow, TimelineWindow},
     postgres::{Lsn, TimelineId},
 };
 
@@ -128,10 +128,15 @@ fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<Timeline
         from: before.to,
         to: after.from,
     });
+    let began = contents.ancestors(timeline).last().copied();
+    let stored = contents.stored.get(&timeline);
     Some(TimelineWindow {
         id: timeline,
         from: first.from,
         to: last.to,
+        began: began.map(|(timeline, at)| Fork { timeline, at }),
+        stored_bytes: stored.and_then(|bytes| i64::try_from(*bytes).ok()),
+        last_commit: contents.last_commit(timeline).map(MicroTime),
         gaps: gaps.collect(),
     })
 }
@@ -157,6 +162,27 @@ mod tests {
         assert_eq!(window(&begun).backup_needed_from, Some(lsn(5.0)));
         let closed = with_backup(holed, "second", 1, 5.1, 5.5);
         assert_eq!(window(&closed).backup_needed_from, None);
+    }
+
+    #[test]
+    fn a_timeline_says_where_it_began_and_what_it_holds() {
+        let parent = with_segments(empty(), 1, 1..6);
+        let child = with_history(with_segments(parent, 2, 4..7), 2, &[(1, 4.5)]);
+        let mut contents = with_tail(child, 2, 7.5, Some(7.2));
+        contents.stored.insert(timeline(2), 42);
+        let [first, second] = &window(&contents).timelines[..] else {
+            panic!("two timelines");
+        };
+        assert_eq!((first.began, first.stored_bytes), (None, None));
+        assert_eq!(first.last_commit, Some(MicroTime(at(5.5))));
+        let began = Fork {
+            timeline: timeline(1),
+            at: lsn(4.5),
+        };
+        assert_eq!((second.began, second.stored_bytes), (Some(began), Some(42)));
+        assert_eq!(second.last_commit, Some(MicroTime(at(7.2))));
+        // What it came of is there, too.
+        assert_eq!((second.from, second.to), (lsn(1.0), lsn(7.5)));
     }
 
     /// A record that cannot be replayed is the end of what can be restored, whatever lies behind it.

@@ -162,7 +162,7 @@ impl Config {
 
     /// The database in the archive, for people.
     pub fn place(&self) -> String {
-        format!("{}{}", store::describe(&self.archive), self.archive_name)
+        format!("{}/{}", store::describe(&self.archive), self.archive_name)
     }
 }
 
@@ -179,6 +179,15 @@ mod tests {
         assert_eq!(config.damaged_wal, DamagedWal::Refuse);
         assert_eq!(config.fetch_deadline_seconds, 600);
         assert_eq!(config.lineage, None);
+    }
+
+    #[test]
+    fn the_place_is_a_path() {
+        let config = Config::parse(LEAST).unwrap();
+        assert_eq!(config.place(), "s3://wal/shop-orders");
+        let below = LEAST.replace("{s3:", "{prefix: prod/, s3:");
+        let config = Config::parse(&below).unwrap();
+        assert_eq!(config.place(), "s3://wal/prod/shop-orders");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use highwater::{
 
 use crate::{
     database::{Database, PASSWORD},
-    running::{Bucket, Running, archive_in, flushed, lineage_id},
+    running::{Bucket, Running, archive_in, flushed, lineage_id, verified},
 };
 
 const ORDER: &str = "HIGHWATER_SHIP";
@@ -74,6 +74,7 @@ async fn a_killed_shipper_leaves_no_hole_and_no_false_byte() {
     shipper.end().await.unwrap();
     let compared = compare(&database, &lineage, owed, end).await.unwrap();
     println!("{compared} segments compared");
+    verified(&lineage).await;
     assert!(compared >= 10, "too little was written to tell: {compared}");
     the_oracle_sees(&database, &bucket, owed, end).await;
 }

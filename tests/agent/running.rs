@@ -1,6 +1,6 @@
 //! A shipper between a real PostgreSQL and a directory archive.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use highwater::{
     agent::{
@@ -8,8 +8,11 @@ use highwater::{
         wal::{Error, Notice, Other, Path, Route, Server, Shipper, Signals, Source},
     },
     api::PgArchiveSpec,
-    archive::{Archive, Contents, FORMAT, Identity, Lineage, LineageId, MountedSecrets, store},
-    clock::SystemClock,
+    archive::{
+        Archive, Contents, FORMAT, Identity, Lineage, LineageId, MountedSecrets, store,
+        verify::{Run, Scope},
+    },
+    clock::{Clock, SystemClock},
     postgres::{
         Lsn, TimelineId,
         server::{self, ServerFacts},
@@ -17,6 +20,7 @@ use highwater::{
         wal_reader,
     },
 };
+use jiff::SignedDuration;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -273,7 +277,25 @@ pub async fn same_as_server(database: &Database, lineage: &Lineage) -> Contents 
         let valid = usize::try_from(piece.to.bytes_since(piece.from)).unwrap();
         assert!(ours[..valid] == theirs[..valid], "{name} differs");
     }
+    verified(lineage).await;
     contents
+}
+
+/// Read in full nothing is wrong with it.
+pub async fn verified(lineage: &Lineage) {
+    let scope = Scope {
+        lineage: None,
+        timeline: None,
+        from: None,
+        to: None,
+        parallel: NonZeroU8::MIN,
+        // Nobody writes any more: nothing is excused for being new.
+        now: SystemClock.now() + SignedDuration::from_hours(24),
+    };
+    let (identity, run) = (lineage.identity().await.unwrap(), Run::default());
+    lineage.verify(&identity, &scope, &run).await.unwrap();
+    let findings = run.findings();
+    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 /// For streams from a database.

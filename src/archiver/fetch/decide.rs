@@ -105,6 +105,7 @@ mod tests {
             segments: ours.chain(theirs).map(whole).collect(),
             tails: BTreeMap::from([tail(name(1, 5)), tail(name(2, 8))]),
             clocks: Vec::new(),
+            stored: BTreeMap::new(),
         }
     }
 

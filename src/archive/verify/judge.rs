@@ -1,0 +1,268 @@
+//! What the parts mean together: gaps, forks, backups, clocks. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::{
+    ClockPair, Contents, Manifest,
+    contents::{Segment, Tail},
+};
+use super::{Problem, Run, Subject, backups::missing, inventory::Inventory, segments::Found};
+use crate::{
+    api::Gap,
+    postgres::{Lsn, SegmentName, TimelineId},
+};
+
+/// What lies there by names alone.
+pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
+    let size = subject.identity.segment_size;
+    let segments = inventory.segments.iter().map(|(name, objects)| {
+        let segment = Segment {
+            valid_end: name.end(size),
+            records: None,
+            encrypted: objects.iter().all(|(encoding, _)| encoding.encrypted),
+        };
+        (*name, segment)
+    });
+    let tails = inventory.tails.iter().map(|(name, parts)| {
+        let reached = parts
+            .iter()
+            .fold(0, |reached, (part, _, _)| match part.from <= reached {
+                true => part.to.max(reached),
+                false => reached,
+            });
+        let tail = Tail {
+            end: name.start(size).advance(reached),
+            records: None,
+            encrypted: parts.iter().any(|(_, encoding, _)| encoding.encrypted),
+        };
+        (*name, tail)
+    });
+    Contents {
+        identity: subject.identity.clone(),
+        backups: Vec::new(),
+        histories: subject.histories.clone(),
+        segments: segments.collect(),
+        tails: tails.collect(),
+        clocks: Vec::new(),
+        stored: BTreeMap::new(),
+    }
+}
+
+/// What was found sound, and what was not in scope.
+pub(super) fn sound(
+    subject: &Subject<'_>,
+    listed: &Contents,
+    found: &Found,
+    backups: Vec<(String, Manifest)>,
+    clocks: Vec<ClockPair>,
+) -> Contents {
+    let mut contents = Contents {
+        backups,
+        clocks,
+        ..listed.clone()
+    };
+    contents.segments.retain(|name, _| !subject.in_scope(*name));
+    contents.tails.retain(|name, _| !subject.in_scope(*name));
+    contents.segments.extend(found.segments.clone());
+    contents.tails.extend(found.tails.clone());
+    contents
+}
+
+/// What is missing between WAL that is there, each range once, with the timelines whose way it lies on.
+pub(super) fn gaps(contents: &Contents) -> BTreeMap<(Lsn, Lsn), BTreeSet<TimelineId>> {
+    let mut gaps: BTreeMap<(Lsn, Lsn), BTreeSet<TimelineId>> = BTreeMap::new();
+    for timeline in contents.timelines() {
+        for Gap { from, to } in gaps_of(contents, timeline) {
+            gaps.entry((from, to)).or_default().insert(timeline);
+        }
+    }
+    gaps
+}
+
+/// The same on the way to the end of one timeline.
+pub(super) fn gaps_of(contents: &Contents, timeline: TimelineId) -> Vec<Gap> {
+    let ranges = contents.ranges(timeline);
+    let ends = ranges.iter().filter_map(|range| range.last());
+    let starts = ranges.iter().skip(1).filter_map(|range| range.first());
+    let gap = |(before, after): (&super::super::Piece, &super::super::Piece)| Gap {
+        from: before.to,
+        to: after.from,
+    };
+    ends.zip(starts).map(gap).collect()
+}
+
+/// Says what is missing. `later` is what lay there when everything was read.
+pub(super) fn find_missing(subject: &Subject<'_>, inventory: &Inventory, later: &Inventory) {
+    let size = subject.identity.segment_size;
+    let still = gaps(&listed(subject, later));
+    for ((from, to), timelines) in &still {
+        let timeline = subject.scope.timeline;
+        let asked = timeline.is_none_or(|timeline| timelines.contains(&timeline));
+        if !asked || !subject.overlaps(*from, *to) {
+            continue;
+        }
+        let names: Vec<String> = timelines.iter().map(ToString::to_string).collect();
+        let object = format!("WAL from {from} to {to}");
+        let known = subject.index.entries.keys();
+        let known = known.filter(|name| {
+            let within = *from <= name.start(size) && name.start(size) < *to;
+            within && !inventory.segments.contains_key(*name)
+        });
+        let what = format!(
+            "it is missing on the way to timeline {}; {} of its segments were archived once",
+            names.join(", "),
+            known.count()
+        );
+        match is_young_behind(subject, later, *to) {
+            true => subject
+                .run
+                .note(object, format!("{what}; it may be on its way")),
+            false => subject.run.find(Problem::Gap, object, what),
+        }
+    }
+    for (name, (key, _)) in &subject.index.entries {
+        let start = name.start(size);
+        let in_gap = still.keys().any(|(from, to)| *from <= start && start < *to);
+        if subject.in_scope(*name) && !inventory.segments.contains_key(name) && !in_gap {
+            let what = format!("segment {name}, which it speaks of, is not there");
+            subject.run.find(Problem::SegmentMissing, key, what);
+        }
+    }
+}
+
+/// Whether what lies behind a gap came a moment ago: segments are pushed in parallel.
+fn is_young_behind(subject: &Subject<'_>, inventory: &Inventory, to: Lsn) -> bool {
+    let size = subject.identity.segment_size;
+    let begins = |name: &SegmentName| name.start(size) == to;
+    let segments = inventory.segments.iter().filter(|(name, _)| begins(name));
+    let segments = segments.flat_map(|(_, objects)| objects.iter().map(|(_, object)| object));
+    let tails = inventory.tails.iter().filter(|(name, _)| begins(name));
+    let tails = tails.flat_map(|(_, parts)| parts.iter().map(|(_, _, object)| object));
+    segments.chain(tails).any(|object| subject.is_young(object))
+}
+
+/// Says which segments nothing is known of.
+pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
+    for (name, objects) in &subject.inventory.segments {
+        let new = |(first, last): &(_, _)| {
+            first <= name
+                && name <= last
+                && !subject.inventory.rollups.contains_key(&(*first, *last))
+        };
+        let known = subject.index.entries.contains_key(name)
+            || subject.index.is_excused(*name)
+            || later.entries.contains_key(name)
+            || later.rollups.keys().any(new);
+        if known || !subject.in_scope(*name) {
+            continue;
+        }
+        let what = "it has no index entry";
+        match objects.iter().any(|(_, object)| subject.is_young(object)) {
+            true => {
+                let what = format!("{what}: it may be on its way");
+                subject.run.note(name, what);
+            }
+            false => subject.run.find(Problem::EntryMissing, name, what),
+        }
+    }
+}
+
+/// Says which histories are missing or lead nowhere.
+pub(super) fn find_forks(subject: &Subject<'_>, contents: &Contents) {
+    let run = subject.run;
+    let with_wal: BTreeSet<TimelineId> = contents
+        .segments
+        .keys()
+        .chain(contents.tails.keys())
+        .map(|name| name.timeline())
+        .collect();
+    for timeline in &with_wal {
+        let listed = subject.inventory.histories.contains_key(timeline);
+        if *timeline != TimelineId::FIRST && !listed {
+            let what = "there is WAL of it, and no history file";
+            run.find(
+                Problem::HistoryMissing,
+                format!("timeline {timeline}"),
+                what,
+            );
+        }
+    }
+    for (timeline, what) in super::histories::contradictions(subject.histories) {
+        if let Some(object) = subject.inventory.histories.get(&timeline) {
+            run.find(Problem::ForkWrong, &object.location, what);
+        }
+    }
+    let ends: BTreeMap<TimelineId, Lsn> = contents.valid_ends().into_iter().collect();
+    for (timeline, history) in subject.histories {
+        let Some(parent) = history.parent().filter(|_| !with_wal.contains(timeline)) else {
+            continue;
+        };
+        let end = ends.get(&parent.timeline);
+        let Some(end) = end.filter(|end| **end < parent.switch_lsn) else {
+            continue;
+        };
+        let object = format!("WAL from {end} to {}", parent.switch_lsn);
+        let what = format!("timeline {timeline} goes on from there, and it is missing");
+        let history = subject.inventory.histories.get(timeline);
+        match history.is_some_and(|object| subject.is_young(object)) {
+            true => run.note(object, format!("{what}; it may be on its way")),
+            false => run.find(Problem::Gap, object, what),
+        }
+    }
+}
+
+/// Says which clocks promise what is not there.
+pub(super) fn find_clocks(
+    subject: &Subject<'_>,
+    contents: &Contents,
+    clocks: &BTreeMap<TimelineId, ClockPair>,
+    run: &Run,
+) {
+    let ends: BTreeMap<TimelineId, Lsn> = contents.valid_ends().into_iter().collect();
+    for (
+        timeline,
+        ClockPair {
+            lsn,
+            at,
+            timeline: said,
+        },
+    ) in clocks
+    {
+        let key = subject.lineage.layout.clock(*timeline);
+        if said != timeline {
+            run.find(
+                Problem::ClockWrong,
+                &key,
+                format!("it is of timeline {said}"),
+            );
+        }
+        if *at > subject.scope.now + super::YOUNG {
+            run.find(Problem::ClockWrong, &key, format!("{at} is in the future"));
+        }
+        if let Some(end) = ends.get(timeline).filter(|end| *end < lsn) {
+            let what = format!("it says that all up to {lsn} is there; WAL ends at {end}");
+            run.find(Problem::ClockWrong, &key, what);
+        }
+    }
+}
+
+/// Says which backups lack WAL.
+pub(super) fn find_backups(
+    subject: &Subject<'_>,
+    contents: &Contents,
+    backups: &[(String, Manifest)],
+) {
+    for (folder, manifest) in backups {
+        if !subject.overlaps(manifest.start_lsn, manifest.stop_lsn) {
+            continue;
+        }
+        if let Some(at) = missing(manifest, contents) {
+            let what = format!(
+                "it needs WAL from {} to {}; sound WAL ends at {at}",
+                manifest.start_lsn, manifest.stop_lsn
+            );
+            let object = format!("backup {folder}");
+            subject.run.find(Problem::BackupWithoutWal, object, what);
+        }
+    }
+}
