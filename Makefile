@@ -43,7 +43,7 @@ lint: tools ## Format, clippy, dependencies (bans, licenses, sources)
 	@scripts/test lint
 
 .PHONY: unit
-unit: tools ## Tests that need no cluster: unit, golden, store contract, PostgreSQL, recovery
+unit: tools ## Tests that need no cluster: unit, golden, store contract, PostgreSQL 15 (some with 14 and 18), recovery
 	@scripts/test unit
 
 .PHONY: e2e
@@ -65,6 +65,10 @@ sweep: ## The backup controller killed at each of its writes, before and after: 
 .PHONY: torture-wal
 torture-wal: ## The WAL shipper killed at a hundred random moments, three times; HIGHWATER_SEED=… repeats a run
 	@scripts/test torture-wal
+
+.PHONY: wal-majors
+wal-majors: ## PostgreSQL 14 to 18: each WAL record as pg_waldump reads it, all failures of a fetch; MAJORS='16 17' for some
+	@scripts/test wal-majors $(MAJORS)
 
 .PHONY: tools
 tools: ## Install and build what is missing (cached)

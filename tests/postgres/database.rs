@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../programs/mod.rs"]
-mod programs;
+pub mod programs;
 
 use programs::program;
 
@@ -228,7 +228,8 @@ impl Database {
 
     /// A file in `pg_wal`.
     pub fn segment(&self, name: SegmentName) -> Vec<u8> {
-        fs::read(self.wal().join(name.to_string())).unwrap()
+        let file = fs::read(self.wal().join(name.to_string()));
+        file.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// How to log in as `user`.

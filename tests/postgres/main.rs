@@ -9,8 +9,10 @@
 mod backup;
 mod database;
 mod login;
+mod records;
 mod replication;
 mod rights;
 mod scan;
+mod statements;
 mod timelines;
 mod waldump;

@@ -6,7 +6,7 @@ use highwater::postgres::{
     slot, wal_reader,
 };
 
-use crate::database::Database;
+use crate::database::{Database, programs::major};
 
 /// Everything that the agent does.
 async fn everything(client: &Client, database: &Database) -> Result<(), QueryError> {
@@ -44,15 +44,23 @@ async fn each_grant_that_is_named_is_needed_and_all_are_enough() {
 
     let missing = privileges::missing(&open().await).await.unwrap();
     let statements: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    let (start, stop) = match major() {
+        ..15 => (
+            "pg_start_backup(text, boolean, boolean)",
+            "pg_stop_backup(boolean, boolean)",
+        ),
+        _ => ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"),
+    };
+    let read = "pg_read_binary_file(text, bigint, bigint, boolean)";
+    let execute = |call| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{call} TO \"Back Up\"");
+    let roles = [
+        "ALTER ROLE \"Back Up\" REPLICATION",
+        "GRANT pg_monitor TO \"Back Up\"",
+    ];
+    let functions = [read, start, stop].map(execute);
     assert_eq!(
         statements,
-        [
-            "ALTER ROLE \"Back Up\" REPLICATION",
-            "GRANT pg_monitor TO \"Back Up\"",
-            "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO \"Back Up\"",
-            "GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO \"Back Up\"",
-            "GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_stop(boolean) TO \"Back Up\"",
-        ]
+        [&roles.map(String::from)[..], &functions].concat()
     );
     assert!(missing.iter().all(|grant| grant.database == "postgres"));
     for statement in &statements {

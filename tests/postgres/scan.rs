@@ -164,7 +164,7 @@ fn whole_segments(load: &Load) -> Vec<Option<Carry>> {
         let carry = carries.last().unwrap().clone();
         let found = load.scan(&bytes, *name, carry.as_ref()).unwrap();
         load.check(*name, &found);
-        assert_eq!(found.major, 15);
+        assert_eq!(found.major, crate::database::programs::major());
         switches += usize::from(found.end == ScanEnd::Switch);
         points += found.restore_points.len();
         prepared += load

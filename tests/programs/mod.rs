@@ -1,22 +1,41 @@
 //! Which PostgreSQL the tests run: `POSTGRES_MAJOR`, 15 if it is not set; and as whom: it refuses to run as root.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
+
+/// The major version that the tests run.
+pub fn major() -> u32 {
+    let major = env::var("POSTGRES_MAJOR");
+    major.map_or(15, |major| major.parse().unwrap())
+}
 
 /// Where PostgreSQL's programs are.
 pub fn program(name: &str) -> PathBuf {
-    let major = std::env::var("POSTGRES_MAJOR").unwrap_or_else(|_| "15".into());
-    let path = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin/{name}"));
-    assert!(
-        path.exists(),
-        "{} is missing: install postgresql-{major}",
-        path.display()
-    );
-    path
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(directory).join(name)
+}
+
+/// As the product finds them: where Debian puts them, or on the PATH.
+fn directory() -> PathBuf {
+    let major = major();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+    let is_right = |directory: &PathBuf| {
+        let version = Command::new(directory.join("postgres")).arg("-V").output();
+        let start = format!("postgres (PostgreSQL) {major}.");
+        version.is_ok_and(|version| version.stdout.starts_with(start.as_bytes()))
+    };
+    std::iter::once(debian)
+        .chain(env::split_paths(&path))
+        .find(is_right)
+        .unwrap_or_else(|| {
+            panic!("found no PostgreSQL {major}: put what `scripts/majors bin {major}` says on the PATH")
+        })
 }
 
 pub fn is_root() -> bool {

@@ -25,7 +25,7 @@ use crate::calls::Callee;
 #[path = "../programs/mod.rs"]
 mod programs;
 
-pub use programs::is_root;
+pub use programs::{is_root, major};
 
 pub const BACKUP: &str = "base-0";
 pub const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
@@ -154,9 +154,10 @@ impl Fixture {
     }
 
     pub async fn build() -> Self {
-        // Sockets need a short path. One directory per checkout, so that nothing piles up.
+        // Sockets need a short path. One directory per checkout and version, so that nothing piles up.
         let checkout = sha256(env!("CARGO_MANIFEST_DIR").as_bytes());
-        let root = PathBuf::from(format!("/tmp/highwater-recovery-{}", &checkout[..8]));
+        let (checkout, major) = (&checkout[..8], major());
+        let root = PathBuf::from(format!("/tmp/highwater-recovery-{checkout}-{major}"));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir(&root).unwrap();
         hand_over(&root);
@@ -187,7 +188,7 @@ impl Fixture {
         populate(&sql, callee.port).await;
 
         let start = sql
-            .query_one("SELECT pg_backup_start('base', true)::text", &[])
+            .query_one(&format!("SELECT {}::text", backup_mode().0), &[])
             .await
             .unwrap();
         let start: Lsn = start.get::<_, String>(0).parse().unwrap();
@@ -196,7 +197,7 @@ impl Fixture {
         insert(&sql, 2000..3000).await;
         let stopped = sql
             .query_one(
-                "SELECT lsn::text, labelfile FROM pg_backup_stop(false)",
+                &format!("SELECT lsn::text, labelfile FROM {}", backup_mode().1),
                 &[],
             )
             .await
@@ -285,7 +286,7 @@ impl Fixture {
             format: FORMAT,
             lineage: LINEAGE.parse().unwrap(),
             system_identifier: self.identifier,
-            major_version: 15,
+            major_version: i32::try_from(major()).unwrap(),
             segment_size: SIZE,
             created_at: Timestamp::UNIX_EPOCH,
         };
@@ -339,7 +340,7 @@ impl Fixture {
     fn manifest(&self, backup_label_sha256: String) -> Manifest {
         let mut manifest = serde_json::json!({
             "format": FORMAT, "name": "base", "uid": "0", "namespace": "shop", "statefulSetName": "orders",
-            "lineage": LINEAGE, "systemIdentifier": self.identifier, "majorVersion": 15, "segmentSize": SIZE,
+            "lineage": LINEAGE, "systemIdentifier": self.identifier, "majorVersion": major(), "segmentSize": SIZE,
             "timeline": 1, "startLsn": self.start, "stopLsn": self.stop,
             "startedAt": Timestamp::UNIX_EPOCH, "stoppedAt": Timestamp::UNIX_EPOCH,
             "backupLabelSha256": backup_label_sha256, "dataDirectory": self.root.join("source"),
@@ -351,6 +352,17 @@ impl Fixture {
         });
         manifest["attempt"] = serde_json::json!(1);
         serde_json::from_value(manifest).unwrap()
+    }
+}
+
+/// The calls that begin and end backup mode.
+pub fn backup_mode() -> (&'static str, &'static str) {
+    match major() {
+        ..15 => (
+            "pg_start_backup('base', true, false)",
+            "pg_stop_backup(false)",
+        ),
+        _ => ("pg_backup_start('base', true)", "pg_backup_stop(false)"),
     }
 }
 

@@ -74,8 +74,18 @@ impl Assembly {
     }
 
     fn follows(&self, previous: Option<Lsn>) -> bool {
-        let link = Lsn::new(u64_at(&self.header, 8).unwrap_or_default());
+        let link = self.previous();
         previous.map_or(link < self.start, |previous| link == previous)
+    }
+
+    /// `xl_prev`.
+    pub(super) fn previous(&self) -> Lsn {
+        Lsn::new(u64_at(&self.header, 8).unwrap_or_default())
+    }
+
+    /// `xl_tot_len`.
+    pub(super) fn length(&self) -> u32 {
+        u32_at(&self.header, 0).unwrap_or_default()
     }
 
     /// Whether the checksum holds.

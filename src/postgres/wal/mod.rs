@@ -14,6 +14,7 @@ mod tests;
 use assembly::Assembly;
 use jiff::Timestamp;
 use page::SegmentHeader;
+pub use record::{Content, Record};
 
 use super::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
@@ -112,6 +113,7 @@ pub struct RestorePoint {
 /// What the scan of a complete segment hands to the scan of the next: an unfinished record, and where the last one began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Carry {
+    system_identifier: SystemIdentifier,
     next: Lsn,
     previous: Option<Lsn>,
     unfinished: Option<Assembly>,
@@ -241,7 +243,8 @@ impl Origin {
 
 /// Scans `bytes`, the beginning of segment `name` or all of it.
 ///
-/// A record that the segment cuts off is checked by the scan of the segment in which it ends. Without `carry` a record that began in an earlier segment is skipped, and its rest goes unchecked.
+/// A record that the segment cuts off is checked by the scan of the segment in which it ends. Without `carry`, or with one of
+/// another cluster, a record that began in an earlier segment is skipped, and its rest goes unchecked.
 ///
 /// # Errors
 /// The bytes are not that segment. That its records end early is no error: see [`ScanEnd`].
@@ -252,7 +255,23 @@ pub fn scan(
     system_identifier: Option<SystemIdentifier>,
     carry: Option<&Carry>,
 ) -> Result<SegmentScan, ScanError> {
-    scanner::scan(bytes, name, size, system_identifier, carry)
+    scanner::scan(bytes, name, size, system_identifier, carry, None)
+}
+
+/// As [`scan`], and shows each whole record that ends in `bytes` to `seen`, in the order of the log. The end of one that
+/// switches segments is the end of its bytes.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_records<'a>(
+    bytes: &'a [u8],
+    name: SegmentName,
+    size: SegmentSize,
+    system_identifier: Option<SystemIdentifier>,
+    carry: Option<&Carry>,
+    seen: &'a mut dyn FnMut(&Record),
+) -> Result<SegmentScan, ScanError> {
+    scanner::scan(bytes, name, size, system_identifier, carry, Some(seen))
 }
 
 /// Goes on with a scan: `bytes` follow the first [`Resume::offset`] of the segment. What it returns is as if all had been

@@ -44,6 +44,7 @@ pub(super) struct SegmentHeader {
     magic: u16,
     start: Lsn,
     pub(super) major: u32,
+    pub(super) system_identifier: SystemIdentifier,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -101,6 +102,7 @@ impl SegmentHeader {
                 magic,
                 start,
                 major,
+                system_identifier: found,
             })),
         }
     }

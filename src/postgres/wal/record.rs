@@ -6,38 +6,83 @@ use super::{
     assembly::{Assembly, RM_XACT, RM_XLOG},
     page::{u32_at, u64_at},
 };
+use crate::postgres::Lsn;
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's time begins.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
+/// A whole record with a right checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it begins.
+    pub start: Lsn,
+    /// Where the next one may begin.
+    pub end: Lsn,
+    /// The record before it: where that begins.
+    pub previous: Lsn,
+    /// Bytes, without page headers and padding (`xl_tot_len`).
+    pub length: u32,
+    /// The resource manager's number, as in PostgreSQL's `rmgrlist.h`.
+    pub resource_manager: u8,
+    /// The transaction that wrote it; 0 for none.
+    pub xid: u32,
+    /// What it says.
+    pub content: Content,
+}
+
+impl Record {
+    /// `record`, which ends before `end`.
+    pub(super) fn of(record: &Assembly, end: Lsn, content: &Content) -> Self {
+        Self {
+            start: record.start,
+            end,
+            previous: record.previous(),
+            length: record.length(),
+            resource_manager: record.manager(),
+            xid: record.xid(),
+            content: content.clone(),
+        }
+    }
+}
+
 /// What matters about a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Record {
+pub enum Content {
+    /// A transaction is committed.
     Commit {
+        /// When, by the server's clock.
         at: Timestamp,
+        /// Which.
         xid: u32,
     },
+    /// A transaction is rolled back.
     Abort {
+        /// Which.
         xid: u32,
     },
+    /// A named point that recovery can stop at.
     RestorePoint {
+        /// Its name.
         name: String,
+        /// When it was made, by the server's clock.
         at: Timestamp,
     },
     /// Nothing follows in this segment.
     Switch,
     /// The log goes on as timeline `this`.
     NewTimeline {
+        /// Not checked: may be 0.
         this: u32,
     },
     /// A record before this was lost in a crash; the page's header says so too.
     Overwrite,
     /// May come between the beginning of a timeline and the record that says so.
     FullPageWritesChange,
+    /// Anything else.
     Other,
 }
 
-impl Record {
+impl Content {
     pub(super) fn read(record: &Assembly, major: u32) -> Self {
         let read = match record.manager() {
             RM_XLOG => read_xlog(record),
@@ -56,31 +101,31 @@ fn timestamp(data: &[u8], at: usize) -> Option<Timestamp> {
 }
 
 /// `XLOG_…` in `pg_control.h`.
-fn read_xlog(record: &Assembly) -> Option<Record> {
+fn read_xlog(record: &Assembly) -> Option<Content> {
     let new_timeline = |at| {
         let data = record.main_data()?;
         let (this, previous) = (u32_at(data, at)?, u32_at(data, at + 4)?);
-        (this != previous).then_some(Record::NewTimeline { this })
+        (this != previous).then_some(Content::NewTimeline { this })
     };
     match record.info() & 0xF0 {
         0x00 | 0x90 => new_timeline(8),
-        0x40 => Some(Record::Switch),
+        0x40 => Some(Content::Switch),
         0x70 => {
             let data = record.main_data()?;
             let name = data.get(8..)?.split(|byte| *byte == 0).next()?;
-            Some(Record::RestorePoint {
+            Some(Content::RestorePoint {
                 name: String::from_utf8_lossy(name).into_owned(),
                 at: timestamp(data, 0)?,
             })
         }
-        0x80 => Some(Record::FullPageWritesChange),
-        0xD0 => Some(Record::Overwrite),
+        0x80 => Some(Content::FullPageWritesChange),
+        0xD0 => Some(Content::Overwrite),
         _ => None,
     }
 }
 
 /// `XLOG_XACT_…` in `xact.h`.
-fn read_xact(record: &Assembly, major: u32) -> Option<Record> {
+fn read_xact(record: &Assembly, major: u32) -> Option<Content> {
     let operation = record.info() & 0x70;
     let xid = match operation {
         0x00 | 0x20 => record.xid(),
@@ -88,11 +133,11 @@ fn read_xact(record: &Assembly, major: u32) -> Option<Record> {
         _ => return None,
     };
     match operation {
-        0x00 | 0x30 => Some(Record::Commit {
+        0x00 | 0x30 => Some(Content::Commit {
             at: timestamp(record.main_data()?, 0)?,
             xid,
         }),
-        _ => Some(Record::Abort { xid }),
+        _ => Some(Content::Abort { xid }),
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Carry, Invalid, RestorePoint, Resume, ScanEnd, ScanError, SegmentScan,
     assembly::Assembly,
     page::{PAGE, PageHeader, SegmentHeader, u32_at},
-    record::Record,
+    record::{Content, Record},
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
@@ -18,6 +18,9 @@ enum Stop {
     Switch,
     Invalid(Invalid),
 }
+
+/// Who is shown each record.
+pub(super) type Seen<'a> = Option<&'a mut (dyn FnMut(&Record) + 'a)>;
 
 impl From<Invalid> for Stop {
     fn from(why: Invalid) -> Self {
@@ -47,6 +50,7 @@ struct Scanner<'a> {
     found: SegmentScan,
     /// Where the last whole record ended, and what was known there.
     mark: Option<Mark>,
+    seen: Seen<'a>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,12 +61,13 @@ struct Mark {
     claimed: bool,
 }
 
-pub(super) fn scan(
-    bytes: &[u8],
+pub(super) fn scan<'a>(
+    bytes: &'a [u8],
     name: SegmentName,
     size: SegmentSize,
     system_identifier: Option<SystemIdentifier>,
     carry: Option<&Carry>,
+    seen: Seen<'a>,
 ) -> Result<SegmentScan, ScanError> {
     let length = bytes.len();
     if length as u64 > size.get() {
@@ -73,6 +78,10 @@ pub(super) fn scan(
         return Err(ScanError::OtherCarry { name, next: *next });
     }
     let header = SegmentHeader::read(bytes, name, size, system_identifier)?;
+    // Two clusters' logs may be laid out alike: their records are not.
+    let carry = carry.filter(|carry| {
+        header.is_none_or(|header| header.system_identifier == carry.system_identifier)
+    });
     let found = nothing(start, header.map_or(0, |header| header.major), carry);
     let first = match header.map(|header| header.page(bytes, 0)) {
         Some(Ok(Some(first))) => first,
@@ -100,6 +109,7 @@ pub(super) fn scan(
         blind: false,
         found,
         mark: None,
+        seen,
     };
     let stop = scanner.begin(&first, carry).err();
     let stop = stop.unwrap_or_else(|| scanner.walk());
@@ -142,6 +152,7 @@ pub(super) fn scan_on(bytes: &[u8], resume: Resume) -> Result<SegmentScan, ScanE
         blind: false,
         found: *found,
         mark: Some(mark),
+        seen: None,
     };
     let stop = scanner.walk();
     scanner.finish(stop)
@@ -324,8 +335,8 @@ impl<'a> Scanner<'a> {
 
     /// Takes a whole and sound record into account.
     fn accept(&mut self, record: &Assembly) -> Result<(), Stop> {
-        let read = Record::read(record, self.header.major);
-        let is_overwritten = matches!(read, Record::Overwrite);
+        let read = Content::read(record, self.header.major);
+        let is_overwritten = matches!(read, Content::Overwrite);
         if std::mem::take(&mut self.overwrites) != is_overwritten {
             return Err(Invalid::Continuation.into());
         }
@@ -333,35 +344,38 @@ impl<'a> Scanner<'a> {
         self.previous = Some(record.start);
         self.found.last_record_start = Some(record.start);
         self.found.valid_end = self.lsn();
+        if let Some(seen) = &mut self.seen {
+            seen(&Record::of(record, self.found.valid_end, &read));
+        }
         match read {
-            Record::Commit { at, xid } => {
+            Content::Commit { at, xid } => {
                 let found = &mut self.found;
                 found.first_commit = Some(found.first_commit.map_or(at, |first| first.min(at)));
                 found.last_commit = Some(found.last_commit.map_or(at, |last| last.max(at)));
                 self.ended(xid);
             }
-            Record::Abort { xid } => self.ended(xid),
-            Record::RestorePoint { name, at } => {
+            Content::Abort { xid } => self.ended(xid),
+            Content::RestorePoint { name, at } => {
                 let lsn = self.lsn();
                 self.found
                     .restore_points
                     .push(RestorePoint { name, lsn, at });
             }
-            Record::Switch => return Err(Stop::Switch),
-            Record::NewTimeline { .. }
-            | Record::Overwrite
-            | Record::FullPageWritesChange
-            | Record::Other => {}
+            Content::Switch => return Err(Stop::Switch),
+            Content::NewTimeline { .. }
+            | Content::Overwrite
+            | Content::FullPageWritesChange
+            | Content::Other => {}
         }
         self.mark();
         Ok(())
     }
 
     /// A new timeline begins with a record that says so, and only then do the pages change.
-    fn follow_timeline(&mut self, record: &Record) -> Result<(), Stop> {
+    fn follow_timeline(&mut self, record: &Content) -> Result<(), Stop> {
         let own = self.name.timeline();
         match record {
-            Record::NewTimeline { this } => {
+            Content::NewTimeline { this } => {
                 let this = TimelineId::new(*this).filter(|this| match self.claimed {
                     true => *this == self.timeline,
                     false => *this >= self.timeline && *this <= own,
@@ -369,7 +383,7 @@ impl<'a> Scanner<'a> {
                 self.timeline = this.ok_or(Invalid::Timeline)?;
                 self.claimed = false;
             }
-            Record::Overwrite | Record::FullPageWritesChange => {}
+            Content::Overwrite | Content::FullPageWritesChange => {}
             _ if self.claimed => return Err(Invalid::Timeline.into()),
             _ => {}
         }
@@ -397,6 +411,7 @@ impl<'a> Scanner<'a> {
         let rest = self.rest();
         let mut found = self.found;
         let mut carry = Carry {
+            system_identifier: self.header.system_identifier,
             next: end,
             previous: self.previous,
             unfinished: None,

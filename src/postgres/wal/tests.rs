@@ -217,6 +217,29 @@ fn without_the_segment_before_the_rest_of_its_record_is_skipped() {
 }
 
 #[test]
+fn the_segment_before_is_of_the_same_cluster() {
+    let log = |filling| {
+        let mut writer = Writer::new(0xD118);
+        writer.record(10, 0, 0, &vec![filling; (SIZE + SIZE / 2) as usize]);
+        writer.record(1, 0, 42, &TIME.to_le_bytes());
+        writer.bytes
+    };
+    let mut before = log(1);
+    before.truncate(SIZE as usize);
+    let other = &log(2)[SIZE as usize..];
+    let after = |before: &[u8]| {
+        let carry = scan(before, name(1), size(), None, None).unwrap().carry;
+        scan(other, name(2), size(), None, Some(&carry.unwrap())).unwrap()
+    };
+    let why = Invalid::Checksum;
+    assert!(matches!(after(&before).end, ScanEnd::Invalid { why: found, .. } if found == why));
+    // The system identifier.
+    before[24] ^= 1;
+    let alone = scan(other, name(2), size(), None, None).unwrap();
+    assert_eq!(after(&before), alone);
+}
+
+#[test]
 fn after_a_switch_only_zeros_count_as_the_segment() {
     let mut writer = Writer::new(0xD110);
     writer.record(1, 0, 42, &TIME.to_le_bytes());
