@@ -63,7 +63,7 @@ sweep: ## The backup controller killed at each of its writes, before and after: 
 	@scripts/test sweep
 
 .PHONY: torture-wal
-torture-wal: ## The WAL shipper killed at a hundred random moments, three times; HIGHWATER_SEED=… repeats a run
+torture-wal: ## The WAL shipper killed at a hundred random moments, three times (HIGHWATER_SEED=… repeats a run); an outage of half an hour
 	@scripts/test torture-wal
 
 .PHONY: wal-majors

@@ -16,7 +16,7 @@ use super::{
     store::{self, Trouble},
     transport::Choice,
     unprotect,
-    wal::{self, Notice, Other, Path, Route, Server, Shipper, Signals},
+    wal::{self, Notice, Other, Path, Route, Server, Shipper, Signals, lag},
 };
 use crate::{
     api::{
@@ -169,25 +169,38 @@ async fn serve(
     // From here on nothing is lost, whatever the archive does.
     let held = hold(shared, &answering).await?;
     tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
-    let (server, pod) = (server(shared, &answering), &answering.member.pod);
+    let (progress, metrics) = (shared.progress.subscribe(), &shared.metrics);
+    tokio::select! {
+        served = serve_one(shared, config, wanted, &answering) => served,
+        () = lag::follow(&answering.client, held.restart_lsn, progress, metrics) => Ok(()),
+    }
+}
+
+async fn serve_one(
+    shared: &Arc<Shared>,
+    config: &Config,
+    wanted: &mut watch::Receiver<Wanted>,
+    answering: &Answering,
+) -> Result<(), End> {
+    let (server, pod) = (server(shared, answering), &answering.member.pod);
     let transports = &shared.transports;
     let choice = transports.choose(config.transport, config.synchronous, &server, pod);
     let choice = choice.await;
     let chosen = choice.as_ref().ok();
-    connected(shared, &answering, chosen, config.synchronous);
+    connected(shared, answering, chosen, config.synchronous);
     let choice = choice.map_err(|refused| Trouble::new("StreamingRefused", &refused))?;
     tracing::info!(reason = choice.reason, "{}", choice.message);
     let archive = shared.stores.archive(config)?;
     let findings = archive.probe(&*shared.clock).await.map_err(Trouble::from)?;
     store::found(shared, &findings);
-    let path = path(&answering).await?;
-    let settled = settle(shared, &archive, &answering, &path, None).await?;
-    match ship(shared, config, wanted, &answering, &path, &choice, settled).await {
+    let path = path(answering).await?;
+    let settled = settle(shared, &archive, answering, &path, None).await?;
+    match ship(shared, config, wanted, answering, &path, &choice, settled).await {
         Err(wal::Error::Conflict(conflict)) => {
             // Two histories: the old lineage stays as it is, a new one starts; a conflict in that one is an error.
             told_conflict(shared, &conflict).await;
-            let settled = settle(shared, &archive, &answering, &path, Some(conflict)).await?;
-            Ok(ship(shared, config, wanted, &answering, &path, &choice, settled).await?)
+            let settled = settle(shared, &archive, answering, &path, Some(conflict)).await?;
+            Ok(ship(shared, config, wanted, answering, &path, &choice, settled).await?)
         }
         other => Ok(other?),
     }
@@ -332,6 +345,7 @@ async fn ship(
         path: path.clone(),
         lineage,
         system_identifier: facts.system_identifier,
+        parallel: config.store.uploads().parallel(),
         others: other_members,
     };
     let (notices, noticed) = mpsc::unbounded_channel();

@@ -1,20 +1,27 @@
 //! The agent's numbers.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
+use tokio::time::Instant;
+
+use super::wal::lag::{Lag, Waiting};
+use crate::postgres::Lsn;
 
 /// Counters and gauges of this process; cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     /// Bytes flushed by PostgreSQL and not yet archived.
     pub lag_bytes: Gauge,
-    /// Seconds since everything flushed was archived.
+    /// Seconds that the oldest of them has been waiting.
     pub lag_seconds: Gauge<f64, AtomicU64>,
+    /// How fast they grow in number: bytes per second, negative where they shrink.
+    pub lag_slope: Gauge<f64, AtomicU64>,
+    waiting: Arc<Mutex<Waiting>>,
     /// Whole segments archived.
     pub segments: Counter,
     /// Tails archived.
@@ -47,6 +54,19 @@ impl Metrics {
         gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// At `now` PostgreSQL has flushed up to `flushed`, and the archive has everything before `durable`.
+    pub fn behind(&self, now: Instant, flushed: Lsn, durable: Lsn) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Lag {
+            bytes,
+            seconds,
+            slope,
+        } = waiting.observe(now, flushed, durable);
+        self.lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.lag_seconds.set(seconds);
+        self.lag_slope.set(slope);
+    }
+
     /// Counts an error.
     pub fn error(&self, reason: &'static str) {
         self.errors.get_or_create(&Errors { reason }).inc();
@@ -61,8 +81,13 @@ impl Metrics {
         );
         r.register(
             "highwater_wal_lag_seconds",
-            "Seconds since all flushed WAL was archived",
+            "Seconds that the oldest flushed and not yet archived WAL has been waiting",
             self.lag_seconds.clone(),
+        );
+        r.register(
+            "highwater_wal_lag_growth_bytes_per_second",
+            "How fast highwater_wal_lag_bytes grew over the last 20 seconds, negative where it shrank",
+            self.lag_slope.clone(),
         );
         r.register(
             "highwater_wal_segments",

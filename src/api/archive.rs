@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Azure, Gcs, StoreFindings};
+use super::{Azure, Gcs, SizeText, StoreFindings};
 
 /// Where WAL and catalog live.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,7 @@ use super::{Azure, Gcs, StoreFindings};
 )]
 #[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.directory)].exists_one(given, given)").message("give exactly one of s3, gcs, azure and directory"))]
 #[x_kube(validation = Rule::new("!has(self.azure) || has(self.azure.account) || has(self.credentials)").message("name the storage account in azure.account: without credentials nothing else tells it"))]
+#[x_kube(validation = Rule::new("!has(self.directory) || !has(self.limits) || !has(self.limits.uploadBytesPerSecond)").message("limits.uploadBytesPerSecond goes with a bucket: what is written to a directory is not limited"))]
 #[x_kube(validation = Rule::new("(has(self.prefix) ? self.prefix : '') == (has(oldSelf.prefix) ? oldSelf.prefix : '')").message("prefix cannot be changed: what is archived would not be found any more; create a new PgArchive"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgArchiveSpec {
@@ -75,6 +76,45 @@ pub struct PgArchiveSpec {
     /// Encrypt WAL with age. The catalog stays in the clear. Default: not encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+    /// How much of the network and of memory uploads may take. Each agent keeps to it by itself: databases that share this
+    /// archive have as much each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<UploadLimits>,
+}
+
+impl PgArchiveSpec {
+    /// The limits of uploads, or the defaults.
+    pub fn uploads(&self) -> UploadLimits {
+        self.limits.clone().unwrap_or_default()
+    }
+}
+
+/// How much of the network and of memory uploads may take.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.uploadBytesPerSecond) || !self.uploadBytesPerSecond.matches('^0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]|([0-9]|[1-5][0-9]|6[0-3])Ki|0(Mi|Gi|Ti))$')").message("uploadBytesPerSecond must be at least 64Ki"))]
+#[serde(rename_all = "camelCase")]
+pub struct UploadLimits {
+    /// The most bytes per second that go out to the bucket, as in `100Mi`; at least 64Ki. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_bytes_per_second: Option<SizeText>,
+    /// The most segments of a backlog that are on their way at once, 1 to 32. Where segments do not compress, memory may
+    /// allow fewer. Default: 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32))]
+    pub parallel_uploads: Option<u8>,
+}
+
+impl UploadLimits {
+    /// A slower upload would take hours for a segment.
+    pub const SLOWEST: u64 = 64 << 10;
+    const PARALLEL: u8 = 4;
+    const MOST_PARALLEL: u8 = 32;
+
+    /// How many segments may be on their way at once.
+    pub fn parallel(&self) -> usize {
+        let wanted = self.parallel_uploads.unwrap_or(Self::PARALLEL);
+        wanted.clamp(1, Self::MOST_PARALLEL).into()
+    }
 }
 
 /// A bucket of S3 or of a store that speaks its protocol.

@@ -7,6 +7,8 @@ use object_store::{
     client::{HttpError, HttpErrorKind},
 };
 
+use crate::api::SizeText;
+
 /// Something is encrypted, and no key was given.
 pub(crate) const KEY_MISSING: &str = "DecryptionKeyMissing";
 /// Something is encrypted, and the keys that were given do not fit.
@@ -60,6 +62,11 @@ pub enum OpenError {
         /// Why not; never any of its content.
         what: String,
     },
+    /// The limit of uploads cannot be kept.
+    #[error(
+        "limits.uploadBytesPerSecond of the PgArchive is {0}: give at least 64Ki, and none for a directory"
+    )]
+    InvalidLimit(SizeText),
     /// None of s3, gcs, azure and directory.
     #[error("the PgArchive names no store: give exactly one of s3, gcs, azure and directory")]
     NoStore,
@@ -72,7 +79,7 @@ impl OpenError {
             Self::Mounted { .. } | Self::MissingKey(_) | Self::InvalidKey { .. } => {
                 "CredentialsUnreadable"
             }
-            Self::Store(_) | Self::NoStore => "InvalidArchive",
+            Self::Store(_) | Self::NoStore | Self::InvalidLimit(_) => "InvalidArchive",
             Self::InvalidRecipient { .. } => "InvalidRecipient",
             Self::IdentityMissing(_) => KEY_MISSING,
             Self::InvalidIdentity { .. } => "InvalidDecryptionKey",

@@ -45,7 +45,7 @@ impl Archive {
         archive_name: &str,
     ) -> Result<Self, OpenError> {
         Ok(Self {
-            objects: Objects::new(store),
+            objects: Objects::new(store).with_patience(Patience::REQUEST.slowed(&spec.uploads())),
             prefix: spec.prefix.clone().unwrap_or_default(),
             archive_name: archive_name.to_owned(),
             encoder: Encoder::new(spec)?,

@@ -10,6 +10,7 @@ use super::{
     handle::unavailable,
     layout::Key,
     memory::Part,
+    on_their_way::on_their_way,
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
@@ -93,6 +94,23 @@ impl Listing {
         listing
     }
 
+    /// Without what is on its way only. `remembered`: whole segments whose index entries were not listed again.
+    fn settled(mut self, remembered: BTreeMap<SegmentName, Whole>, size: SegmentSize) -> Self {
+        let rolled = |name: &SegmentName| {
+            let mut rollups = self.rollups.iter();
+            rollups.any(|(first, last, _)| (first..=last).contains(&name))
+        };
+        let has_entry = |name: &SegmentName| {
+            remembered.contains_key(name) || self.entries.contains(name) || rolled(name)
+        };
+        let names = self.segments.keys().chain(remembered.keys()).copied();
+        for name in on_their_way(names, has_entry, size) {
+            self.segments.remove(&name);
+        }
+        self.segments.extend(remembered);
+        self
+    }
+
     /// Bytes of each timeline's whole segments, as they lie there.
     pub(super) fn stored(&self) -> BTreeMap<TimelineId, u64> {
         let mut stored = BTreeMap::new();
@@ -105,18 +123,19 @@ impl Listing {
 
 impl Lineage {
     /// Lists everything.
-    pub(super) async fn listing(&self) -> Result<Listing, ReadError> {
+    pub(super) async fn listing(&self, size: SegmentSize) -> Result<Listing, ReadError> {
         // Tails first: a segment that becomes whole is there before its tails go.
         let mut objects = self.list(&self.layout.all_tails()).await?;
         objects.extend(self.list(&self.layout.root()).await?);
-        Ok(Listing::sort(&self.layout, objects))
+        let listing = Listing::sort(&self.layout, objects);
+        Ok(listing.settled(BTreeMap::new(), size))
     }
 
     /// As [`Self::listing`]; whole segments that were listed before are remembered, but for the newest of each timeline.
     pub(super) async fn listing_again(&self, size: SegmentSize) -> Result<Listing, ReadError> {
         let known = self.memory.read(|read| read.listed.clone());
         if known.len() < MANY {
-            return self.listing().await;
+            return self.listing(size).await;
         }
         let mut objects = self.list(&self.layout.all_tails()).await?;
         let wal = self.layout.wal();
@@ -136,9 +155,8 @@ impl Lineage {
         for folder in self.layout.small() {
             objects.extend(self.list(&folder).await?);
         }
-        let mut listing = Listing::sort(&self.layout, objects);
-        listing.segments.extend(remembered);
-        Ok(listing)
+        let listing = Listing::sort(&self.layout, objects);
+        Ok(listing.settled(remembered, size))
     }
 }
 

@@ -14,6 +14,23 @@ use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 /// A segment has at most this many parts before they are merged into one.
 pub const MOST_TAILS: usize = 32;
 
+/// A segment as it goes to the store: the plain bytes are not needed any more.
+#[derive(Debug)]
+pub struct SegmentEncoded {
+    key: Path,
+    sha256: String,
+    payload: PutPayload,
+    replaced: Vec<Path>,
+    length: usize,
+}
+
+impl SegmentEncoded {
+    /// Bytes in memory.
+    pub fn size(&self) -> usize {
+        self.payload.content_length()
+    }
+}
+
 /// A segment whose bytes are durable in the archive, and whose index entry is not.
 #[derive(Debug)]
 pub struct SegmentPut {
@@ -61,15 +78,9 @@ impl Lineage {
         plain: Bytes,
         entry: &IndexEntry,
     ) -> Result<SegmentPut, PushError> {
-        let parts = self.parts_of(name).await?;
-        let replaced = self.same(&parts, &plain).await?;
-        let key = self.layout.segment(name, self.encoder.encoding());
-        let notes = Notes {
-            sha256: Some(entry.sha256.clone()),
-            records: None,
-        };
-        let payload = encoded(&key, &self.encoder, &plain, notes).await?;
-        let outcome = match self.create(&key, &entry.sha256, payload).await {
+        let encoded = self.encode_segment(name, plain.clone(), entry).await?;
+        let (key, replaced, length) = (encoded.key, encoded.replaced, encoded.length);
+        let outcome = match self.create(&key, &encoded.sha256, encoded.payload).await {
             Err(PushError::Conflict { key, ours, theirs }) => {
                 // Two servers may hold what differs behind the end of valid WAL only, as after a failover.
                 if !self.holds(name, &plain, entry, &theirs).await? {
@@ -83,7 +94,56 @@ impl Lineage {
             key,
             outcome,
             replaced,
+            length,
+        })
+    }
+
+    /// What [`Self::put_encoded`] puts.
+    ///
+    /// # Errors
+    /// A tail is not the segment's beginning, or the store refuses.
+    pub async fn encode_segment(
+        &self,
+        name: SegmentName,
+        plain: Bytes,
+        entry: &IndexEntry,
+    ) -> Result<SegmentEncoded, PushError> {
+        let parts = self.parts_of(name).await?;
+        let replaced = self.same(&parts, &plain).await?;
+        let key = self.layout.segment(name, self.encoder.encoding());
+        let notes = Notes {
+            sha256: Some(entry.sha256.clone()),
+            records: None,
+        };
+        Ok(SegmentEncoded {
+            payload: encoded(&key, &self.encoder, &plain, notes).await?,
+            key,
+            sha256: entry.sha256.clone(),
+            replaced,
             length: plain.len(),
+        })
+    }
+
+    /// As [`Self::put_segment`], for whoever has no room for the plain bytes meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::push_segment`], and also where only [`Self::push_segment`] could find out that the archive holds all
+    /// valid WAL of it.
+    pub async fn put_encoded(&self, encoded: SegmentEncoded) -> Result<SegmentPut, PushError> {
+        let SegmentEncoded {
+            key,
+            sha256,
+            payload,
+            replaced,
+            length,
+        } = encoded;
+        let put = self.create(&key, &sha256, payload).await;
+        let outcome = Some(self.list_again_after_errors(put).await?);
+        Ok(SegmentPut {
+            key,
+            outcome,
+            replaced,
+            length,
         })
     }
 

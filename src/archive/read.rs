@@ -30,7 +30,7 @@ impl Lineage {
     pub async fn contents(&self) -> Result<Contents, ReadError> {
         let identity = self.identity().await?;
         self.readable(&identity)?;
-        let listing = self.listing().await?;
+        let listing = self.listing(identity.segment_size).await?;
         self.contents_of(identity, listing).await
     }
 
@@ -80,7 +80,7 @@ impl Lineage {
     pub async fn outline(&self) -> Result<Contents, ReadError> {
         let identity = self.identity().await?;
         self.readable(&identity)?;
-        let listing = self.listing().await?;
+        let listing = self.listing(identity.segment_size).await?;
         let size = identity.segment_size;
         let whole = |(name, whole): (&SegmentName, &Whole)| {
             let segment = Segment {

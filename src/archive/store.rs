@@ -3,6 +3,7 @@
 mod azure;
 mod gcs;
 mod s3;
+mod throttle;
 
 use std::{
     fs, io,
@@ -13,8 +14,9 @@ use std::{
 
 use object_store::{Certificate, ClientOptions, ObjectStore, RetryConfig, local::LocalFileSystem};
 
+use self::throttle::Throttle;
 use super::{OpenError, patience::Patience};
-use crate::api::{PgArchiveSpec, Store};
+use crate::api::{PgArchiveSpec, Store, UploadLimits};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -37,12 +39,55 @@ pub fn open(
     spec: &PgArchiveSpec,
     mounted: &MountedSecrets,
 ) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    let rate = rate(spec)?;
     match spec.store().ok_or(OpenError::NoStore)? {
-        Store::S3(s3) => s3::open(s3, mounted),
-        Store::Gcs(gcs) => gcs::open(gcs, mounted),
-        Store::Azure(azure) => azure::open(azure, mounted),
+        Store::S3(s3) => s3::open(s3, mounted, rate),
+        Store::Gcs(gcs) => gcs::open(gcs, mounted, rate),
+        Store::Azure(azure) => azure::open(azure, mounted, rate),
         Store::Directory(_) => open_directory(&mounted.directory),
     }
+}
+
+/// The most bytes per second that may go out. The API server has checked it where there is one.
+fn rate(spec: &PgArchiveSpec) -> Result<Option<u64>, OpenError> {
+    match spec.uploads().upload_bytes_per_second {
+        None => Ok(None),
+        Some(rate) if spec.directory.is_none() && rate.get() >= UploadLimits::SLOWEST => {
+            Ok(Some(rate.get()))
+        }
+        Some(rate) => Err(OpenError::InvalidLimit(rate)),
+    }
+}
+
+/// Where there is a limit: what keeps to it.
+fn throttle(
+    rate: Option<u64>,
+    allow_http: Option<bool>,
+    mounted: &MountedSecrets,
+) -> Result<Option<Throttle>, OpenError> {
+    let Some(rate) = rate else { return Ok(None) };
+    let broken = |error: reqwest::Error| {
+        OpenError::Store(object_store::Error::Generic {
+            store: "archive",
+            source: error.into(),
+        })
+    };
+    let roots = match &mounted.ca_file {
+        Some(path) => reqwest::Certificate::from_pem_bundle(&read_ca(path)?).map_err(broken)?,
+        None => {
+            let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+            let roots = roots.map(|root| reqwest::Certificate::from_der(root));
+            roots.collect::<Result<_, _>>().map_err(broken)?
+        }
+    };
+    // As object_store's own. How long a request may take depends on its size: whoever makes it knows.
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("highwater/", env!("CARGO_PKG_VERSION")))
+        .https_only(!allow_http.unwrap_or(false))
+        .http1_only()
+        .connect_timeout(CONNECT)
+        .tls_certs_only(roots);
+    Ok(Some(Throttle::new(rate, client.build().map_err(broken)?)))
 }
 
 /// The store in short, for people: never a credential.
@@ -97,6 +142,13 @@ fn required(folder: &Path, key: &'static str) -> Result<String, OpenError> {
     read_key(folder, key)?.ok_or(OpenError::MissingKey(key))
 }
 
+fn read_ca(path: &Path) -> Result<Vec<u8>, OpenError> {
+    fs::read(path).map_err(|source| OpenError::Mounted {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
 /// Root certificates come with the binary: minimal images have none, and a client without any cannot be built.
 fn client_options(
     allow_http: Option<bool>,
@@ -110,11 +162,7 @@ fn client_options(
         .with_connect_timeout(CONNECT);
     match &mounted.ca_file {
         Some(path) => {
-            let pem = fs::read(path).map_err(|source| OpenError::Mounted {
-                path: path.display().to_string(),
-                source,
-            })?;
-            for certificate in Certificate::from_pem_bundle(&pem)? {
+            for certificate in Certificate::from_pem_bundle(&read_ca(path)?)? {
                 options = options.with_root_certificate(certificate);
             }
         }
@@ -132,6 +180,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_limit_that_makes_no_sense_is_refused() {
+        let mounted = MountedSecrets {
+            credentials: None,
+            ca_file: None,
+            directory: "/nowhere".into(),
+        };
+        for (store, limit) in [
+            (json!({"s3": {"bucket": "backups"}}), "1Ki"),
+            (
+                json!({"directory": {"persistentVolumeClaim": "wal"}}),
+                "1Mi",
+            ),
+        ] {
+            let mut spec = store;
+            spec["limits"] = json!({ "uploadBytesPerSecond": limit });
+            let opened = open(&serde_json::from_value(spec).unwrap(), &mounted);
+            assert!(matches!(opened, Err(OpenError::InvalidLimit(_))), "{limit}");
+        }
+    }
 
     #[test]
     fn stores_in_short() {

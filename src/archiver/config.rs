@@ -13,8 +13,6 @@ use crate::{
     archive::{Archive, Identities, LineageId, MountedSecrets, OpenError, store},
 };
 
-/// Segments that are pushed at once, unless the file says otherwise.
-const PARALLEL: NonZeroU8 = NonZeroU8::MIN.saturating_add(3);
 /// More at once would need more memory than a database's pod has to spare.
 const MOST_PARALLEL: u8 = 32;
 const DEADLINE: u64 = 600;
@@ -43,9 +41,10 @@ pub struct Config {
     /// The lineage. Without it the only one of this cluster, or a new one.
     #[serde(default)]
     pub lineage: Option<LineageId>,
-    /// How many segments are pushed at once, the one that PostgreSQL asked for among them: 1 to 32.
-    #[serde(default = "default_parallel")]
-    pub parallel_uploads: NonZeroU8,
+    /// How many segments are pushed at once, the one that PostgreSQL asked for among them: 1 to 32. Without it as
+    /// `archive.limits` says.
+    #[serde(default)]
+    pub parallel_uploads: Option<NonZeroU8>,
     /// Where what was found out about the archive is remembered. Without it `$XDG_RUNTIME_DIR/highwater`, or
     /// `/tmp/highwater-<uid>`.
     #[serde(default)]
@@ -70,10 +69,6 @@ pub enum DamagedWal {
 
 fn default_directory() -> PathBuf {
     "/var/lib/highwater/archive".into()
-}
-
-const fn default_parallel() -> NonZeroU8 {
-    PARALLEL
 }
 
 const fn default_deadline() -> u64 {
@@ -138,10 +133,18 @@ impl Config {
                 "archive.prefix {prefix:?} must be empty or end in /, as in prod/"
             ));
         }
-        if config.parallel_uploads.get() > MOST_PARALLEL {
+        let parallel = config.parallel_uploads.map(NonZeroU8::get);
+        let parallel = parallel.or(config.archive.uploads().parallel_uploads);
+        if parallel.is_some_and(|count| !(1..=MOST_PARALLEL).contains(&count)) {
             return Err(format!("parallelUploads must be 1 to {MOST_PARALLEL}"));
         }
         Ok(config)
+    }
+
+    /// How many segments are pushed at once.
+    pub fn parallel(&self) -> usize {
+        let own = self.parallel_uploads.map(|count| count.get().into());
+        own.unwrap_or_else(|| self.archive.uploads().parallel())
     }
 
     /// Opens the archive. Talks to nobody yet.
@@ -154,8 +157,12 @@ impl Config {
             ca_file: self.ca.clone(),
             directory: self.directory.clone(),
         };
-        let store = store::open(&self.archive, &mounted)?;
-        let archive = Archive::new(store, &self.archive, &self.archive_name)?;
+        let mut spec = self.archive.clone();
+        if let (Some(own), Some(limits)) = (self.parallel_uploads, &mut spec.limits) {
+            limits.parallel_uploads = Some(own.get());
+        }
+        let store = store::open(&spec, &mounted)?;
+        let archive = Archive::new(store, &spec, &self.archive_name)?;
         let identities = self.decryption.as_deref().map(Identities::read);
         Ok(archive.with_identities(identities.transpose()?.unwrap_or_default()))
     }
@@ -175,7 +182,7 @@ mod tests {
     #[test]
     fn the_least_that_is_needed() {
         let config = Config::parse(LEAST).unwrap();
-        assert_eq!(config.parallel_uploads.get(), 4);
+        assert_eq!(config.parallel(), 4);
         assert_eq!(config.damaged_wal, DamagedWal::Refuse);
         assert_eq!(config.fetch_deadline_seconds, 600);
         assert_eq!(config.lineage, None);
@@ -202,6 +209,7 @@ mod tests {
             format!("{LEAST}parallelUploads: 0"),
             format!("{LEAST}parallelUploads: 33"),
             format!("{LEAST}parallelUpload: 3"),
+            LEAST.replace("wal}}", "wal}, limits: {parallelUploads: 33}}"),
         ] {
             assert!(Config::parse(&wrong).is_err(), "{wrong}");
         }
@@ -213,6 +221,14 @@ mod tests {
         let sample = page.split("```yaml\n").nth(1).unwrap();
         let sample = sample.split("```").next().unwrap();
         let config = Config::parse(sample).unwrap();
-        assert_eq!(config.parallel_uploads.get(), 4);
+        assert_eq!(config.parallel(), 4);
+    }
+
+    #[test]
+    fn the_archive_may_say_how_many_go_at_once() {
+        let limited = LEAST.replace("wal}}", "wal}, limits: {parallelUploads: 7}}");
+        assert_eq!(Config::parse(&limited).unwrap().parallel(), 7);
+        let own = Config::parse(&format!("{limited}parallelUploads: 2"));
+        assert_eq!(own.unwrap().parallel(), 2);
     }
 }

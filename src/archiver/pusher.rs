@@ -78,7 +78,7 @@ impl Pusher {
             archive: config.open()?.with_buffers(frames.clone()),
             home: OnceCell::new(),
             creates_only: OnceCell::new(),
-            slots: Arc::new(Semaphore::new(config.parallel_uploads.get().into())),
+            slots: Arc::new(Semaphore::new(config.parallel())),
             buffers: Buffers::kept(),
             frames,
             flights: Mutex::default(),

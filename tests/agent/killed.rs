@@ -80,7 +80,7 @@ async fn a_killed_shipper_leaves_no_hole_and_no_false_byte() {
 }
 
 /// Every byte from `from` to `to` is there and is the server's; returns how many segments that were.
-async fn compare(
+pub async fn compare(
     database: &Database,
     lineage: &Lineage,
     from: Lsn,
@@ -143,14 +143,14 @@ fn find(directory: &Path, name: &str) -> std::path::PathBuf {
 }
 
 /// Load without an end, which can be held.
-struct Busy {
+pub struct Busy {
     stop: Arc<AtomicBool>,
     held: Arc<std::sync::Mutex<()>>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Busy {
-    fn start(database: Arc<Database>) -> Self {
+    pub fn start(database: Arc<Database>) -> Self {
         let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (stopped, lock) = (stop.clone(), Arc::<std::sync::Mutex<()>>::clone(&held));
         let thread = std::thread::spawn(move || {
@@ -169,22 +169,22 @@ impl Busy {
         work();
     }
 
-    fn stop(self) {
+    pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
     }
 }
 
 /// A number of the environment.
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 /// xorshift64: the same numbers for the same seed, wherever it runs.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, most: u64) -> u64 {
+    pub fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -5,12 +5,21 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod backlog;
 #[allow(dead_code, reason = "shared with another test")]
 #[path = "../postgres/database.rs"]
 mod database;
 mod integrity;
 mod killed;
+mod limits;
+mod outage;
+#[allow(dead_code, reason = "shared with another test")]
+#[path = "../push/proxy.rs"]
+mod proxy;
 mod running;
+#[allow(dead_code, reason = "shared with the store contract")]
+#[path = "../store_contract/server.rs"]
+mod server;
 mod ships;
 mod streams;
 mod synchronous;

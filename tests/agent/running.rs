@@ -27,10 +27,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::database::{Database, PASSWORD};
+use crate::{
+    database::{Database, PASSWORD},
+    server::{BUCKET, KEY_ID, SECRET, open, spec as server_spec},
+};
 
 pub const SLOT: &str = "highwater_test";
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// Segments of a backlog that are on their way at once, unless a test says otherwise.
+pub const PARALLEL: usize = 4;
 
 /// An archive in a directory of its own.
 pub struct Bucket {
@@ -87,19 +92,32 @@ impl Bucket {
     }
 
     pub async fn lineage(&self, facts: &ServerFacts) -> Lineage {
-        let id = lineage_id();
-        let lineage = self.archive.lineage(id.clone());
-        let identity = Identity {
-            format: FORMAT,
-            lineage: id,
-            system_identifier: facts.system_identifier,
-            major_version: i32::try_from(facts.major).unwrap(),
-            segment_size: facts.segment_size,
-            created_at: "2026-11-20T00:00:00Z".parse().unwrap(),
-        };
-        lineage.create_identity(&identity).await.unwrap();
-        lineage
+        begin(&self.archive, facts).await
     }
+}
+
+/// The lineage of these tests, in an archive that does not have it yet.
+pub async fn begin(archive: &Archive, facts: &ServerFacts) -> Lineage {
+    let id = lineage_id();
+    let lineage = archive.lineage(id.clone());
+    let identity = Identity {
+        format: FORMAT,
+        lineage: id,
+        system_identifier: facts.system_identifier,
+        major_version: i32::try_from(facts.major).unwrap(),
+        segment_size: facts.segment_size,
+        created_at: "2026-11-20T00:00:00Z".parse().unwrap(),
+    };
+    lineage.create_identity(&identity).await.unwrap();
+    lineage
+}
+
+/// The archive in the S3 server behind a port of this machine, with these limits.
+pub fn archive_behind(port: u16, limits: serde_json::Value) -> Archive {
+    let mut spec = server_spec(port, BUCKET);
+    spec.limits = Some(serde_json::from_value(limits).unwrap());
+    let store = open(&spec, KEY_ID, SECRET);
+    Archive::new(store, &spec, "orders").unwrap()
 }
 
 /// A shipper at work, and what it hears and says.
@@ -109,6 +127,7 @@ pub struct Running {
     pub progress: watch::Receiver<Progress>,
     pub stop: CancellationToken,
     pub notices: mpsc::UnboundedReceiver<Notice>,
+    pub metrics: Metrics,
     _interval: watch::Sender<Duration>,
 }
 
@@ -170,6 +189,64 @@ impl Running {
         lineage: &Lineage,
         interval: Duration,
     ) -> Self {
+        let (mut shipper, running) =
+            Self::open(source, facts, others, options, lineage, interval, PARALLEL).await;
+        running(tokio::spawn(async move { shipper.run(|| {}).await }))
+    }
+
+    /// By SQL, with so many segments on their way at once. An archive that does not answer is tried again and again.
+    pub async fn start_parallel(
+        parallel: usize,
+        database: &Database,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
+        let facts = server::facts(&database.client().await).await.unwrap();
+        let options = database.login("postgres", Some(PASSWORD));
+        Self::start_there(parallel, facts, &options, lineage, interval).await
+    }
+
+    /// As [`Self::start_parallel`], for who knows how the server is reached only.
+    pub async fn start_there(
+        parallel: usize,
+        facts: ServerFacts,
+        options: &ConnectOptions,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> Self {
+        let (mut shipper, running) = Self::open(
+            Source::Sql,
+            facts,
+            Vec::new(),
+            options,
+            lineage,
+            interval,
+            parallel,
+        )
+        .await;
+        running(tokio::spawn(async move {
+            loop {
+                match shipper.run(|| {}).await {
+                    Err(error) if error.is_archive() && !error.is_conflict() => {
+                        println!("{error}");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                    ended => return ended,
+                }
+            }
+        }))
+    }
+
+    /// A shipper, and what makes a running one of its task.
+    async fn open(
+        source: Source,
+        facts: ServerFacts,
+        others: Vec<Other>,
+        options: &ConnectOptions,
+        lineage: &Lineage,
+        interval: Duration,
+        parallel: usize,
+    ) -> (Shipper, impl FnOnce(JoinHandle<Result<(), Error>>) -> Self) {
         let client = Arc::new(connect(options).await.unwrap());
         let archived = lineage
             .contents()
@@ -186,6 +263,7 @@ impl Running {
             },
             lineage: lineage.clone(),
             system_identifier: facts.system_identifier,
+            parallel,
             others: watch::channel(others).1,
         };
         let (notices, noticed) = mpsc::unbounded_channel();
@@ -193,26 +271,29 @@ impl Running {
         let (demand, demanded) = watch::channel(Demand::default());
         let (sender, tail_interval) = watch::channel(interval);
         let stop = CancellationToken::new();
+        let metrics = Metrics::default();
         let signals = Signals {
             tail_interval,
             demand: demanded,
             progress,
             stop: stop.clone(),
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             notices,
         };
         let epoch = uniq();
-        let mut shipper = Shipper::open(route, signals, source, epoch, archived)
+        let shipper = Shipper::open(route, signals, source, epoch, archived)
             .await
             .unwrap();
-        Self {
-            task: tokio::spawn(async move { shipper.run(|| {}).await }),
+        let running = |task| Self {
+            task,
             demand,
             progress: seen,
             stop,
             notices: noticed,
+            metrics,
             _interval: sender,
-        }
+        };
+        (shipper, running)
     }
 
     /// Asks for WAL up to `lsn` and waits until it is durable.

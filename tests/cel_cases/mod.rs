@@ -28,6 +28,13 @@ fn encrypted(recipients: Value) -> Value {
     json!({"s3": {"bucket": "backups"}, "encryption": {"recipients": recipients}})
 }
 
+fn limited(mut archive: Value, rate: &str) -> Value {
+    archive["limits"] = json!({"uploadBytesPerSecond": rate, "parallelUploads": 4});
+    archive
+}
+
+const TOO_SLOW: &str = "uploadBytesPerSecond must be at least 64Ki";
+
 fn azure(more: Value) -> Value {
     let mut azure = json!({"container": "backups", "account": "backups"});
     merge(&mut azure, more);
@@ -172,6 +179,44 @@ fn archive_rules() -> Vec<Case> {
             good: json!({"directory": {"persistentVolumeClaim": "wal"}}),
             bad: json!({}),
             message: "give exactly one of s3, gcs, azure and directory",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: limited(json!({"s3": {"bucket": "backups"}}), "64Ki"),
+            bad: limited(
+                json!({"directory": {"persistentVolumeClaim": "wal"}}),
+                "64Ki",
+            ),
+            message: "limits.uploadBytesPerSecond goes with a bucket: what is written to a directory is not limited",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: limited(json!({"s3": {"bucket": "backups"}}), "65536"),
+            bad: limited(json!({"s3": {"bucket": "backups"}}), "63Ki"),
+            message: TOO_SLOW,
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: limited(json!({"s3": {"bucket": "backups"}}), "1Mi"),
+            bad: limited(json!({"s3": {"bucket": "backups"}}), "65535"),
+            message: TOO_SLOW,
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: limited(json!({"s3": {"bucket": "backups"}}), "100Mi"),
+            bad: limited(json!({"s3": {"bucket": "backups"}}), "0Gi"),
+            message: TOO_SLOW,
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: limited(json!({"s3": {"bucket": "backups"}}), "100100"),
+            bad: limited(json!({"s3": {"bucket": "backups"}}), "fast"),
+            message: "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi",
         },
         Case {
             kind: "PgArchive",

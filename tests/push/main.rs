@@ -8,6 +8,7 @@ mod kills;
 mod load;
 mod measure;
 mod process;
+#[allow(dead_code, reason = "shared with another test")]
 mod proxy;
 mod refusals;
 mod sample;

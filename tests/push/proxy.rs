@@ -21,19 +21,33 @@ struct State {
     to: u16,
     delay: Duration,
     cut: AtomicBool,
+    /// Answers come late by another time for each request, up to twice the delay.
+    uneven: bool,
     requests: AtomicUsize,
+    waiting: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
 }
 
 impl Proxy {
     pub fn start(to: u16, delay: Duration) -> Self {
+        Self::start_as(to, delay, false)
+    }
+
+    /// Requests overtake each other.
+    pub fn uneven(to: u16, delay: Duration) -> Self {
+        Self::start_as(to, delay, true)
+    }
+
+    fn start_as(to: u16, delay: Duration, uneven: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State {
             to,
             delay,
             cut: AtomicBool::new(false),
+            uneven,
             requests: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             open: Mutex::default(),
         });
         let shared = state.clone();
@@ -61,6 +75,11 @@ impl Proxy {
         self.state.cut.store(false, Ordering::SeqCst);
     }
 
+    /// Requests that wait for their answer.
+    pub fn waiting(&self) -> usize {
+        self.state.waiting.load(Ordering::SeqCst)
+    }
+
     pub fn requests(&self) -> usize {
         self.state.requests.swap(0, Ordering::SeqCst)
     }
@@ -79,16 +98,43 @@ impl State {
         // What comes after an answer is a new request.
         let answered = Arc::new(AtomicBool::new(true));
         let (this, flag) = (self.clone(), answered.clone());
+        let (that, done) = (self.clone(), answered.clone());
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         thread::spawn(move || {
             forward(from, to, || {
                 if flag.swap(false, Ordering::SeqCst) {
-                    this.requests.fetch_add(1, Ordering::SeqCst);
-                    thread::sleep(this.delay);
+                    let number = this.requests.fetch_add(1, Ordering::SeqCst);
+                    this.waiting.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(this.delay_of(number));
                 }
             });
         });
-        thread::spawn(move || forward(server, client, || answered.store(true, Ordering::SeqCst)));
+        thread::spawn(move || {
+            let answer = || {
+                if !answered.swap(true, Ordering::SeqCst) {
+                    that.waiting_less();
+                }
+            };
+            forward(server, client, answer);
+            // A connection that ends takes its question with it.
+            if !done.swap(true, Ordering::SeqCst) {
+                that.waiting_less();
+            }
+        });
+    }
+}
+
+impl State {
+    fn delay_of(&self, number: usize) -> Duration {
+        match self.uneven {
+            false => self.delay,
+            // Any order will do that is not the one they came in.
+            true => self.delay * u32::try_from(number * 7 % 5).unwrap_or(0) / 2,
+        }
+    }
+
+    fn waiting_less(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

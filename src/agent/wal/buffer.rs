@@ -27,6 +27,11 @@ impl Buffer {
         }
     }
 
+    /// Nothing of `name` yet, in memory that was used before: fresh memory costs a page fault per page.
+    pub const fn reusing(name: SegmentName, empty: Vec<u8>) -> Self {
+        Self { name, bytes: empty }
+    }
+
     /// The segment.
     pub const fn name(&self) -> SegmentName {
         self.name
@@ -40,6 +45,11 @@ impl Buffer {
     /// What was read, given away.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.into()
+    }
+
+    /// What was read, and the memory that it is in.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// Makes room for a whole segment at once, if that is `wanted`: growing step by step takes twice as much.

@@ -3,6 +3,7 @@
 mod buffer;
 mod clocks;
 mod error;
+pub mod lag;
 mod others;
 mod plan;
 mod route;

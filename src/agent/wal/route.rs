@@ -29,6 +29,8 @@ pub struct Route {
     pub lineage: Lineage,
     /// Whose WAL it is.
     pub system_identifier: SystemIdentifier,
+    /// How many segments of a backlog may be on their way at once.
+    pub parallel: usize,
     /// The other members, as they come and go.
     pub others: watch::Receiver<Vec<Other>>,
 }

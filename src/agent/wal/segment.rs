@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{buffer::Buffer, error::Error, route::Route};
 use crate::{
-    archive::{IndexEntry, Records},
+    archive::{IndexEntry, Records, SegmentEncoded},
     postgres::{
         Lsn, SegmentName,
         wal::{self, Carry, Invalid, Resume, ScanEnd, ScanError, SegmentScan},
@@ -71,6 +71,32 @@ impl Sender {
         route.lineage.push_segment(name, bytes, &entry).await?;
         self.carry = Some((name.end(route.size), scan.carry.map(Arc::new)));
         Ok(damage)
+    }
+
+    /// A whole and sound segment as it goes to the store, and what is known of it.
+    ///
+    /// # Errors
+    /// It is not the segment that it should be, or damaged, or a tail of it in the archive is not its beginning.
+    pub async fn encode(
+        &mut self,
+        route: &Route,
+        name: SegmentName,
+        bytes: Bytes,
+    ) -> Result<(SegmentEncoded, IndexEntry), Error> {
+        let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
+        if let Some(damage) = damage(name, &scan) {
+            return Err(Error::Damaged(damage));
+        }
+        let (plain, size) = (bytes.clone(), route.size);
+        let scanned = move || {
+            let entry = IndexEntry::scanned(name, size, &plain, &scan);
+            (entry, scan.carry.map(Arc::new))
+        };
+        let (entry, carry) = blocking(scanned).await;
+        self.carry = Some((name.end(route.size), carry));
+        let lineage = &route.lineage;
+        let encoded = lineage.encode_segment(name, bytes, &entry).await?;
+        Ok((encoded, entry))
     }
 
     /// Archives what `buffer` holds from `offset` on, up to the end of its last whole record: what follows may be written

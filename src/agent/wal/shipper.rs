@@ -1,5 +1,7 @@
 //! Ships WAL from one primary to one lineage, in order and without holes.
 
+mod backlog;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::{
     archive::ClockPair,
+    buffers::Buffers,
     postgres::{
         Lsn, SegmentName, slot,
         wal_reader::{self, FlushPosition, WalReadError},
@@ -54,11 +57,15 @@ pub struct Shipper {
     damaged: u32,
     /// A whole segment that the archive has not taken yet: it may refuse many times.
     whole: Option<(Lsn, SegmentName, Bytes)>,
+    /// Up to here the archive may hold another history: each segment is compared before the next one is put.
+    compare_until: Lsn,
+    /// The next segment goes alone: something is the matter with it, or with the archive.
+    alone: bool,
+    /// Memory for the next segment of a backlog.
+    spare: Buffers,
     clocks: Clocks,
     last_tail: Option<Instant>,
     last_growth: Instant,
-    /// When the archive last had everything.
-    last_whole: Instant,
     last_clock: Option<Instant>,
     clock_demand: u64,
     flushed: Lsn,
@@ -97,10 +104,12 @@ impl Shipper {
             gap: None,
             damaged: 0,
             whole: None,
+            compare_until: archived.unwrap_or(start),
+            alone: false,
+            spare: Buffers::kept(),
             clocks: Clocks::default(),
             last_tail: None,
             last_growth: Instant::now(),
-            last_whole: Instant::now(),
             last_clock: None,
             clock_demand: 0,
             flushed: start,
@@ -153,8 +162,11 @@ impl Shipper {
     }
 
     /// Everything that is due now.
-    async fn ship(&mut self, flushed: Lsn, ending: bool) -> Result<(), Error> {
+    async fn ship(&mut self, mut flushed: Lsn, ending: bool) -> Result<(), Error> {
         loop {
+            if self.signals.stop.is_cancelled() && !ending {
+                return Ok(());
+            }
             let interval = *self.signals.tail_interval.borrow();
             let situation = Situation {
                 position: self.position,
@@ -165,6 +177,12 @@ impl Shipper {
                 ending,
             };
             match plan(&situation, self.route.size) {
+                Step::Segment(start) if self.has_backlog(start, flushed) => {
+                    let shipped = self.backlog(ending).await;
+                    self.spare.free();
+                    flushed = self.flushed.max(flushed);
+                    shipped?;
+                }
                 Step::Segment(start) => self.segment(start).await?,
                 // The last thing there is: what it leaves is a part of a record.
                 Step::Tail(from, to) => return self.tail(from, to).await,
@@ -185,6 +203,12 @@ impl Shipper {
             Err(error) => return Err(error),
         }
         self.whole = None;
+        self.alone = false;
+        self.archived(start, end).await
+    }
+
+    /// The segment from `start` to `end` is in the archive, as is everything before it.
+    async fn archived(&mut self, start: Lsn, end: Lsn) -> Result<(), Error> {
         if let Some(from) = self.gap.take() {
             self.tell(Notice::Gap { from, to: start });
         }
@@ -195,7 +219,8 @@ impl Shipper {
         self.source.durable(end);
         self.last_tail = Some(Instant::now());
         self.signals.metrics.segments.inc();
-        self.signals.metrics.archived_bytes.inc_by(size.get());
+        let bytes = end.bytes_since(start);
+        self.signals.metrics.archived_bytes.inc_by(bytes);
         self.report();
         slot::advance(&self.route.client, &self.route.slot, end).await?;
         Ok(())
@@ -337,7 +362,7 @@ impl Shipper {
         let name = self.route.path.segment(start, self.route.size);
         let mut buffer = match self.buffer.take() {
             Some(buffer) if buffer.name() == name => buffer,
-            _ => Buffer::new(name),
+            _ => Buffer::reusing(name, self.spare.take()),
         };
         let Route { client, size, .. } = &self.route;
         self.source.fill(&mut buffer, client, *size, to).await?;
@@ -395,17 +420,9 @@ impl Shipper {
 
     fn report(&mut self) {
         let (durable, flushed) = (self.position.durable, self.flushed);
-        let lag = flushed.bytes_since(durable);
-        let metrics = &self.signals.metrics;
-        metrics
-            .lag_bytes
-            .set(i64::try_from(lag).unwrap_or(i64::MAX));
-        if lag == 0 {
-            self.last_whole = Instant::now();
-        }
-        metrics
-            .lag_seconds
-            .set(self.last_whole.elapsed().as_secs_f64());
+        self.signals
+            .metrics
+            .behind(Instant::now(), flushed, durable);
         self.signals.progress.send_if_modified(|progress| {
             let changed = (progress.durable, progress.flushed) != (Some(durable), Some(flushed));
             progress.durable = Some(durable);

@@ -7,7 +7,7 @@ use object_store::{
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
 };
 
-use super::{MountedSecrets, client_options, no_retries, read_key, required};
+use super::{MountedSecrets, client_options, no_retries, read_key, required, throttle};
 use crate::{api::Azure, archive::OpenError};
 
 const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT_NAME";
@@ -18,6 +18,7 @@ const EITHER: &str = "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN";
 pub(super) fn open(
     azure: &Azure,
     mounted: &MountedSecrets,
+    rate: Option<u64>,
 ) -> Result<Arc<dyn ObjectStore>, OpenError> {
     let options = client_options(azure.allow_http, mounted)?;
     let (builder, key) = match &mounted.credentials {
@@ -29,6 +30,9 @@ pub(super) fn open(
         .with_container_name(&azure.container)
         .with_client_options(options)
         .with_retry(no_retries());
+    if let Some(throttle) = throttle(rate, azure.allow_http, mounted)? {
+        builder = builder.with_http_connector(throttle);
+    }
     if let Some(account) = &azure.account {
         builder = builder.with_account(account);
     }

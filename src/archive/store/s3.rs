@@ -4,10 +4,14 @@ use std::{path::Path, sync::Arc};
 
 use object_store::{ObjectStore, aws::AmazonS3Builder};
 
-use super::{MountedSecrets, client_options, no_retries, read_key, required};
+use super::{MountedSecrets, client_options, no_retries, read_key, required, throttle};
 use crate::{api::S3, archive::OpenError};
 
-pub(super) fn open(s3: &S3, mounted: &MountedSecrets) -> Result<Arc<dyn ObjectStore>, OpenError> {
+pub(super) fn open(
+    s3: &S3,
+    mounted: &MountedSecrets,
+    rate: Option<u64>,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
     let path_style = s3.force_path_style.unwrap_or(s3.endpoint.is_some());
     let mut builder = match &mounted.credentials {
         Some(folder) => with_secret(AmazonS3Builder::new(), folder)?,
@@ -19,6 +23,9 @@ pub(super) fn open(s3: &S3, mounted: &MountedSecrets) -> Result<Arc<dyn ObjectSt
         .with_virtual_hosted_style_request(!path_style)
         .with_client_options(client_options(s3.allow_http, mounted)?)
         .with_retry(no_retries());
+    if let Some(throttle) = throttle(rate, s3.allow_http, mounted)? {
+        builder = builder.with_http_connector(throttle);
+    }
     if let Some(region) = &s3.region {
         builder = builder.with_region(region);
     }
