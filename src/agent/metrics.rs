@@ -54,6 +54,12 @@ impl Metrics {
         gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// A session begins with a server whose log ends at `end`.
+    pub fn session(&self, end: Lsn) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.begin(end);
+    }
+
     /// At `now` PostgreSQL has flushed up to `flushed`, and the archive has everything before `durable`.
     pub fn behind(&self, now: Instant, flushed: Lsn, durable: Lsn) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -101,6 +101,14 @@ impl Contents {
         best.into_values().collect()
     }
 
+    /// Whether the object that `piece` is of holds more, which is another line's.
+    pub fn goes_on(&self, piece: &Piece) -> bool {
+        let name = SegmentName::containing(piece.timeline, piece.from, self.identity.segment_size);
+        let whole = self.segments.get(&name).map(|segment| segment.valid_end);
+        let tail = || self.tails.get(&name).map(|tail| tail.end);
+        whole.or_else(tail).is_some_and(|end| end > piece.to)
+    }
+
     /// Everything that is there on the line of `timeline`, cut where the line leaves an ancestor.
     fn of_line(&self, timeline: TimelineId) -> impl Iterator<Item = Piece> {
         let size = self.identity.segment_size;

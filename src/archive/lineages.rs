@@ -34,6 +34,11 @@ impl Archive {
     pub fn look_first(&self) {
         self.objects.distrust();
     }
+
+    /// Nobody could say yet whether the store heeds that condition: it is looked first until a probe finds that it does.
+    pub fn look_first_until_probed(&self) {
+        self.objects.doubt();
+    }
 }
 
 impl LineageId {

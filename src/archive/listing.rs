@@ -122,13 +122,18 @@ impl Listing {
 }
 
 impl Lineage {
-    /// Lists everything.
+    /// Lists everything that counts.
     pub(super) async fn listing(&self, size: SegmentSize) -> Result<Listing, ReadError> {
+        let listing = self.listing_of_all().await?;
+        Ok(listing.settled(BTreeMap::new(), size))
+    }
+
+    /// Lists everything, also what is on its way.
+    pub(super) async fn listing_of_all(&self) -> Result<Listing, ReadError> {
         // Tails first: a segment that becomes whole is there before its tails go.
         let mut objects = self.list(&self.layout.all_tails()).await?;
         objects.extend(self.list(&self.layout.root()).await?);
-        let listing = Listing::sort(&self.layout, objects);
-        Ok(listing.settled(BTreeMap::new(), size))
+        Ok(Listing::sort(&self.layout, objects))
     }
 
     /// As [`Self::listing`]; whole segments that were listed before are remembered, but for the newest of each timeline.
@@ -186,7 +191,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::archive::{Archive, examples::*};
+    use crate::archive::{Archive, IndexEntry, examples::*};
 
     #[test]
     fn the_newest_of_each_timeline_are_listed_again() {
@@ -218,10 +223,12 @@ mod tests {
         };
         let put = async |tli, number| {
             let payload = b"stored".to_vec().into();
-            lineage
-                .create(&key(tli, number), "hash", payload)
-                .await
-                .unwrap();
+            let segment_key = key(tli, number);
+            let put = lineage.create(&segment_key, "hash", payload);
+            put.await.unwrap();
+            let entry = IndexEntry::of(segment(tli, number), SIZE, b"stored");
+            let key = lineage.layout.index_entry(entry.segment);
+            lineage.create_json(&key, &entry).await.unwrap();
         };
         for number in 1..1500 {
             put(1, number).await;

@@ -34,6 +34,8 @@ pub(super) struct Objects {
     plain: Arc<AtomicBool>,
     /// The store ignores the condition that an object be new, and overwrites.
     overwrites: Arc<AtomicBool>,
+    /// It was found to do so once: a probe that sees nothing of it proves nothing.
+    distrusted: Arc<AtomicBool>,
 }
 
 /// An object as it lies there.
@@ -60,6 +62,7 @@ impl Objects {
             patience: Patience::REQUEST,
             plain: Arc::default(),
             overwrites: Arc::default(),
+            distrusted: Arc::default(),
         }
     }
 
@@ -93,12 +96,17 @@ impl Objects {
 
     /// The store overwrites although it is told not to, as was found before.
     pub(super) fn distrust(&self) {
+        self.distrusted.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody knows whether the store overwrites, until it is probed.
+    pub(super) fn doubt(&self) {
         self.overwrites.store(true, Ordering::Relaxed);
     }
 
     /// Whether the store itself keeps two writers from overwriting each other.
     pub(super) fn creates_only(&self) -> bool {
-        !self.overwrites.load(Ordering::Relaxed)
+        !self.overwrites.load(Ordering::Relaxed) && !self.distrusted.load(Ordering::Relaxed)
     }
 
     pub(super) async fn get(&self, key: &Path) -> Result<Stored, StoreError> {

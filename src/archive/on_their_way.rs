@@ -1,9 +1,9 @@
 //! Segments whose place in the log is not reached yet: a writer that puts several at once has put them before an earlier
 //! one. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use crate::postgres::{Lsn, SegmentName, SegmentSize};
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
 /// Those of `segments` that do not count as archived: WAL is missing before them, and they have no index entry, which
 /// a writer puts only when everything before the segment is durable.
@@ -14,15 +14,18 @@ pub(super) fn on_their_way(
 ) -> Vec<SegmentName> {
     let mut in_order: Vec<SegmentName> = segments.collect();
     in_order.sort_by_key(|name| (name.start(size), name.timeline()));
-    let mut ends: BTreeSet<Lsn> = BTreeSet::new();
+    // With the oldest timeline that reaches there: what a timeline has left goes on from no newer one.
+    let mut ends: BTreeMap<Lsn, TimelineId> = BTreeMap::new();
     let Some(first) = in_order.first().map(|name| name.start(size)) else {
         return Vec::new();
     };
     in_order.retain(|name| {
         let start = name.start(size);
-        let counts = start == first || ends.contains(&start) || has_entry(name);
+        let follows = ends.get(&start).is_some_and(|id| *id <= name.timeline());
+        let counts = start == first || follows || has_entry(name);
         if counts {
-            ends.insert(name.end(size));
+            let oldest = ends.entry(name.end(size)).or_insert(name.timeline());
+            *oldest = name.timeline().min(*oldest);
         }
         !counts
     });
@@ -62,6 +65,12 @@ mod tests {
                 &[(1, 3), (1, 4), (2, 6)],
                 &[(1, 3), (1, 4)],
                 vec![segment(2, 6)],
+            ),
+            (
+                "another timeline fills the hole",
+                &[(1, 3), (1, 4), (1, 6), (2, 4), (2, 5)],
+                &[(1, 3), (1, 4), (2, 4), (2, 5)],
+                vec![segment(1, 6)],
             ),
             (
                 "a timeline goes on where another was left",

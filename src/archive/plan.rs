@@ -235,7 +235,9 @@ impl<'a> Line<'a> {
             return Ok(base.stopping(wal_to, stop_at, summary));
         }
         let end = base.end();
-        if from_target().any(|piece| piece.records.is_none()) {
+        let unread = from_target().any(|piece| piece.records.is_none());
+        let last = base.pieces.last();
+        if unread || last.is_some_and(|piece| self.contents.goes_on(piece)) {
             return Ok(base.stopping(end, stop_at, summary));
         }
         Ok(base.up_to_its_end(format!(

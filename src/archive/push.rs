@@ -108,6 +108,16 @@ impl Lineage {
         plain: Bytes,
         entry: &IndexEntry,
     ) -> Result<SegmentEncoded, PushError> {
+        let encoded = self.encode_whole(name, plain, entry).await;
+        self.list_again_after_errors(encoded).await
+    }
+
+    async fn encode_whole(
+        &self,
+        name: SegmentName,
+        plain: Bytes,
+        entry: &IndexEntry,
+    ) -> Result<SegmentEncoded, PushError> {
         let parts = self.parts_of(name).await?;
         let replaced = self.same(&parts, &plain).await?;
         let key = self.layout.segment(name, self.encoder.encoding());

@@ -73,14 +73,14 @@ impl Lineage {
     }
 
     /// What is there by names alone: histories, whole segments, and how far tails reach. For whoever asks whether
-    /// something follows; nothing is said of records, backups and clocks.
+    /// something follows, so also what is on its way; nothing is said of records, backups and clocks.
     ///
     /// # Errors
     /// As [`Self::contents`].
     pub async fn outline(&self) -> Result<Contents, ReadError> {
         let identity = self.identity().await?;
         self.readable(&identity)?;
-        let listing = self.listing(identity.segment_size).await?;
+        let listing = self.listing_of_all().await?;
         let size = identity.segment_size;
         let whole = |(name, whole): (&SegmentName, &Whole)| {
             let segment = Segment {

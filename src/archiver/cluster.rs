@@ -2,7 +2,11 @@
 
 use std::{fs, path::Path};
 
-use crate::postgres::{ControlFile, wal::Origin};
+use super::{error::PushFailure, prepare::Segment};
+use crate::postgres::{
+    ControlFile,
+    wal::{Origin, ScanError},
+};
 
 /// How often `pg_control` is read while the server writes it.
 const READS: usize = 5;
@@ -17,4 +21,38 @@ pub fn of_directory(pgdata: &Path) -> Option<Origin> {
         segment_size: control.segment_size,
         major: control.major,
     })
+}
+
+/// PGDATA, if `path` is in its `pg_wal`, which may be a link.
+pub(super) fn data_directory(path: &Path) -> &Path {
+    let wal = path.parent().unwrap_or(Path::new("/"));
+    wal.parent().unwrap_or(Path::new("/"))
+}
+
+/// A data directory may hold another cluster's WAL: a copy that went wrong.
+pub(super) fn same_directory(path: &Path, segment: &Segment) -> Result<(), PushFailure> {
+    let Some(directory) = of_directory(data_directory(path)) else {
+        return Ok(());
+    };
+    let (found, want) = (
+        segment.origin.system_identifier,
+        directory.system_identifier,
+    );
+    if found != want {
+        return Err(PushFailure::OtherCluster {
+            name: segment.name.to_string(),
+            found,
+            keeper: "the data directory".to_owned(),
+            want,
+        });
+    }
+    match segment.size == directory.segment_size {
+        true => Ok(()),
+        false => Err(ScanError::OtherSize {
+            name: segment.name,
+            segment_size: segment.size.into(),
+            page_size: 8192,
+        }
+        .into()),
+    }
 }

@@ -26,6 +26,8 @@ use crate::archive::OpenError;
 
 /// PostgreSQL archives one file at a time; more come from people.
 const MOST_CLIENTS: usize = 16;
+/// Between two looks at a store that does not answer: until then it is looked before each put.
+const PROBE_AGAIN: Duration = Duration::from_secs(60);
 /// How long a client may take to say what it wants.
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long pushes may take to end when the daemon is told to: all can be repeated.
@@ -80,7 +82,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
     tracing::info!(socket = %args.socket.display(), "pushing WAL for clients");
     // Before the first client comes: it would wait for as many requests.
     let store = pusher.clone();
-    tokio::spawn(async move { store.creates_only().await });
+    tokio::spawn(async move {
+        while store.creates_only().await.is_none() {
+            tokio::time::sleep(PROBE_AGAIN).await;
+        }
+    });
     tokio::select! {
         never = serve(&socket, &pusher) => match never {},
         _ = terminate.recv() => {}

@@ -1,5 +1,9 @@
 //! Which lineage a cluster's WAL belongs to: the one in the configuration, the only one of this cluster, or a new one.
 
+use std::time::Duration;
+
+use futures::FutureExt;
+
 use super::{
     Config,
     state::{Remembered, State},
@@ -9,6 +13,9 @@ use crate::{
     clock::{Clock, SystemClock},
     postgres::{SystemIdentifier, wal::Origin},
 };
+
+/// How long a push waits to hear what the store is like.
+const PROBE: Duration = Duration::from_secs(10);
 
 /// A lineage and whose it is.
 #[derive(Debug)]
@@ -113,11 +120,16 @@ impl<'a> Homes<'a> {
             }
         };
         // Each takes several requests, one after the other.
-        let (found, creates_only) =
-            tokio::join!(self.ready(remembered.as_ref(), origin), creates_only);
-        let (home, no_tails) = found?;
-        if creates_only != Some(true) {
-            self.archive.look_first();
+        let creates_only = tokio::time::timeout(PROBE, creates_only);
+        let (found, creates_only) = tokio::try_join!(
+            self.ready(remembered.as_ref(), origin),
+            creates_only.map(|said| Ok(said.ok().flatten())),
+        )?;
+        let (home, no_tails) = found;
+        match creates_only {
+            Some(true) => {}
+            Some(false) => self.archive.look_first(),
+            None => self.archive.look_first_until_probed(),
         }
         let now = Remembered {
             place: self.state.place().to_owned(),

@@ -13,7 +13,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use super::{
     Config, cluster,
     error::PushFailure,
-    flights::{Asked, Ends, Flights, Outcome, is_ready, say_done},
+    flights::{Asked, Carried, Ends, Flights, Outcome, is_ready, say_done},
     home::{Home, Homes},
     name::WalFile,
     prepare::{Segment, carry_beside, previous},
@@ -22,14 +22,14 @@ use crate::{
     archive::{Archive, IndexEntry, OpenError, ProbeError, PushError, ReadError, Records, sha256},
     buffers::Buffers,
     clock::SystemClock,
-    postgres::{
-        SegmentName, SegmentSize, TimelineHistory, TimelineId,
-        wal::{Origin, ScanError},
-    },
+    postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, wal::Origin},
 };
 
 /// The epoch of tails that come from `.partial` files: the same file gives the same object.
 const PARTIAL: &str = "partial";
+
+/// Segments that are read, scanned and compressed at once, while others are on their way: that is work for a core each.
+const READERS: usize = 2;
 
 /// Pushes files of WAL; knows the lineage once it found it.
 #[derive(Clone, Debug)]
@@ -41,8 +41,12 @@ struct Inner {
     archive: Archive,
     home: OnceCell<Home>,
     creates_only: OnceCell<bool>,
-    /// One per segment in memory.
+    /// One per segment that is being pushed.
     slots: Arc<Semaphore>,
+    /// One per segment in memory as PostgreSQL wrote it.
+    readers: Semaphore,
+    /// One per segment that goes to the store.
+    uploads: Semaphore,
     /// Of segments, and of what is made of them.
     buffers: Buffers,
     frames: Buffers,
@@ -78,7 +82,9 @@ impl Pusher {
             archive: config.open()?.with_buffers(frames.clone()),
             home: OnceCell::new(),
             creates_only: OnceCell::new(),
-            slots: Arc::new(Semaphore::new(config.parallel())),
+            slots: Arc::new(Semaphore::new(config.parallel() + READERS)),
+            readers: Semaphore::new(READERS),
+            uploads: Semaphore::new(config.parallel()),
             buffers: Buffers::kept(),
             frames,
             flights: Mutex::default(),
@@ -98,7 +104,11 @@ impl Pusher {
         let file = WalFile::parse(&name).ok_or_else(|| PushFailure::Name(name.into_owned()))?;
         match file {
             WalFile::Segment(name) => return self.asked(path, name).await,
-            WalFile::Partial(name) => self.partial(path, name).await?,
+            WalFile::Partial(name) => {
+                let pushed = self.partial(path, name).await;
+                self.rest();
+                pushed?;
+            }
             WalFile::History(timeline) => self.history(path, timeline).await?,
             WalFile::BackupHistory(name) => {
                 let (home, content) = self.small_file(path).await?;
@@ -263,16 +273,21 @@ impl Pusher {
         }
         let mut flights = lock(&self.0.flights);
         let asked = flights.end(&path, &outcome);
-        if flights.is_empty() {
-            self.0.buffers.free();
-            self.0.frames.free();
-        }
         drop(flights);
+        self.rest();
         if let (Err(error), false) = (&outcome, asked) {
             tracing::warn!("{error}; PostgreSQL asks for it in its turn");
         }
         said.send_replace(Some(outcome));
         self.ahead();
+    }
+
+    /// Where nothing is pushed nothing is kept in memory.
+    fn rest(&self) {
+        if lock(&self.0.flights).is_empty() {
+            self.0.buffers.free();
+            self.0.frames.free();
+        }
     }
 
     async fn segment(
@@ -282,19 +297,35 @@ impl Pusher {
         permit: Option<OwnedSemaphorePermit>,
         scans: Scans,
     ) -> Result<(), PushFailure> {
+        let Scans { carried, before } = scans;
+        // Before there is a reader to wait for: those who read now may be the ones that are waited for.
+        let before = carry_from(before).await;
+        let reader = self.0.readers.acquire().await;
         let segment = self.read(path, name).await?;
         let origin = segment.origin;
         let (scanned, home) = tokio::join!(
-            self.scan(path, segment, scans),
+            self.scan(path, segment, carried, before),
             self.home(origin, name.to_string())
         );
         let ((segment, entry), home) = (scanned?, home?);
-        let put = home.lineage.put_segment(name, segment.bytes, &entry).await;
+        let lineage = &home.lineage;
+        let encoded = lineage.encode_segment(name, segment.bytes, &entry).await?;
+        drop(reader);
+        let upload = self.0.uploads.acquire().await;
+        let put = match lineage.put_encoded(encoded).await {
+            // Only with its plain bytes it can be said whether the archive holds all that is valid of it.
+            Err(PushError::Conflict { .. }) => {
+                let segment = self.read(path, name).await?;
+                lineage.put_segment(name, segment.bytes, &entry).await
+            }
+            put => put,
+        };
+        drop(upload);
         // The small request that follows needs no memory: the next segment may come in.
         drop(permit);
         let put = put?;
         self.ahead();
-        home.lineage.finish_segment(put, &entry).await?;
+        lineage.finish_segment(put, &entry).await?;
         Ok(())
     }
 
@@ -302,7 +333,7 @@ impl Pusher {
         let (this, path) = (self.clone(), path.to_owned());
         blocking(move || {
             let segment = Segment::read(&path, name, &this.0.buffers)?;
-            same_directory(&path, &segment)?;
+            cluster::same_directory(&path, &segment)?;
             Ok(segment)
         })
         .await
@@ -312,17 +343,9 @@ impl Pusher {
         &self,
         path: &Path,
         segment: Segment,
-        scans: Scans,
+        carried: watch::Sender<Carried>,
+        known: Carried,
     ) -> Result<(Segment, IndexEntry), PushFailure> {
-        let Scans { carried, before } = scans;
-        let known = match before {
-            // Not to be had: its scan failed.
-            Some(mut before) => match before.wait_for(Option::is_some).await {
-                Ok(carry) => Some(carry.clone().flatten()),
-                Err(_) => Some(None),
-            },
-            None => None,
-        };
         let (this, path) = (self.clone(), path.to_owned());
         blocking(move || {
             let buffers = &this.0.buffers;
@@ -364,7 +387,7 @@ impl Pusher {
 
     /// A small file, and where it goes: `pg_control` says whose it is.
     async fn small_file(&self, path: &Path) -> Result<(&Home, Bytes), PushFailure> {
-        let origin = cluster::of_directory(data_directory(path));
+        let origin = cluster::of_directory(cluster::data_directory(path));
         let origin = origin.ok_or(super::home::HomeError::Unknown)?;
         let home = self.home(origin, path.display().to_string()).await?;
         let content = std::fs::read(path).map_err(|cause| PushFailure::Read {
@@ -425,8 +448,16 @@ impl Pusher {
 
 /// What a push gets from the scan before, and gives to the next.
 struct Scans {
-    carried: watch::Sender<super::flights::Carried>,
-    before: Option<watch::Receiver<super::flights::Carried>>,
+    carried: watch::Sender<Carried>,
+    before: Option<watch::Receiver<Carried>>,
+}
+
+/// What the scan before leaves. `None`: there was none.
+async fn carry_from(before: Option<watch::Receiver<Carried>>) -> Carried {
+    // Where its sender is gone, its scan failed.
+    let mut before = before?;
+    let carry = before.wait_for(Option::is_some).await;
+    carry.map_or(Some(None), |carry| carry.clone())
 }
 
 async fn outcome_of(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
@@ -443,40 +474,6 @@ fn size_on_disk(path: &Path, name: SegmentName) -> Result<SegmentSize, PushFailu
         cause,
     })?;
     super::prepare::size_of(name, found.len())
-}
-
-/// PGDATA, if `path` is in its `pg_wal`, which may be a link.
-fn data_directory(path: &Path) -> &Path {
-    let wal = path.parent().unwrap_or(Path::new("/"));
-    wal.parent().unwrap_or(Path::new("/"))
-}
-
-/// A data directory may hold another cluster's WAL: a copy that went wrong.
-fn same_directory(path: &Path, segment: &Segment) -> Result<(), PushFailure> {
-    let Some(directory) = cluster::of_directory(data_directory(path)) else {
-        return Ok(());
-    };
-    let (found, want) = (
-        segment.origin.system_identifier,
-        directory.system_identifier,
-    );
-    if found != want {
-        return Err(PushFailure::OtherCluster {
-            name: segment.name.to_string(),
-            found,
-            keeper: "the data directory".to_owned(),
-            want,
-        });
-    }
-    match segment.size == directory.segment_size {
-        true => Ok(()),
-        false => Err(ScanError::OtherSize {
-            name: segment.name,
-            segment_size: segment.size.into(),
-            page_size: 8192,
-        }
-        .into()),
-    }
 }
 
 /// Work that would keep other tasks waiting.

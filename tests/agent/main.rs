@@ -21,6 +21,7 @@ mod running;
 #[path = "../store_contract/server.rs"]
 mod server;
 mod ships;
+mod speed;
 mod streams;
 mod synchronous;
 mod transports;

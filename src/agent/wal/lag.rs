@@ -30,17 +30,38 @@ pub struct Lag {
 }
 
 /// What was seen of WAL that waits. Pure.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiting {
     /// When the end of the log was seen first, where that is not archived.
     flushed: VecDeque<(Instant, Lsn)>,
     /// What was behind at which time, within the window.
     behind: VecDeque<(Instant, u64)>,
+    /// The furthest end of the log that was seen: of two who look one may know less.
+    newest: Lsn,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            flushed: VecDeque::new(),
+            behind: VecDeque::new(),
+            newest: Lsn::new(0),
+        }
+    }
 }
 
 impl Waiting {
+    /// A session begins, with a log that ends at `end`: perhaps another server's, which is not as far.
+    pub fn begin(&mut self, end: Lsn) {
+        self.flushed.retain(|(_, lsn)| *lsn <= end);
+        self.behind.clear();
+        self.newest = end;
+    }
+
     /// At `now` PostgreSQL has flushed up to `flushed`, and the archive has everything before `durable`.
     pub fn observe(&mut self, now: Instant, flushed: Lsn, durable: Lsn) -> Lag {
+        let flushed = flushed.max(self.newest);
+        self.newest = flushed;
         while self.flushed.front().is_some_and(|(_, lsn)| *lsn <= durable) {
             self.flushed.pop_front();
         }
@@ -95,6 +116,9 @@ pub async fn follow(
     progress: watch::Receiver<Progress>,
     metrics: &Metrics,
 ) {
+    if let Ok(end) = wal_reader::flush_position(client).await {
+        metrics.session(end.lsn);
+    }
     loop {
         // Who ships says what is wrong with a session that ends.
         if let Ok(end) = wal_reader::flush_position(client).await
@@ -144,6 +168,17 @@ mod tests {
         lag = waiting.observe(at(begin, 140), Lsn::new(131 * MIB), Lsn::new(131 * MIB));
         assert_eq!((lag.bytes, lag.seconds), (0, 0.0));
         assert!(lag.slope < 0.0, "{lag:?}");
+    }
+
+    #[test]
+    fn another_server_that_is_not_as_far_ends_what_waited_and_the_slower_look_counts_not() {
+        let (begin, mut waiting) = (Instant::now(), Waiting::default());
+        waiting.observe(begin, Lsn::new(50 * MIB), Lsn::new(MIB));
+        let lag = waiting.observe(at(begin, 1), Lsn::new(20 * MIB), Lsn::new(MIB));
+        assert_eq!(lag.bytes, 49 * MIB);
+        waiting.begin(Lsn::new(2 * MIB));
+        let lag = waiting.observe(at(begin, 60), Lsn::new(2 * MIB), Lsn::new(2 * MIB));
+        assert_eq!((lag.bytes, lag.seconds, lag.slope), (0, 0.0, 0.0));
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Shipper {
     }
 
     /// Everything that is due now.
-    async fn ship(&mut self, mut flushed: Lsn, ending: bool) -> Result<(), Error> {
+    async fn ship(&mut self, flushed: Lsn, ending: bool) -> Result<(), Error> {
         loop {
             if self.signals.stop.is_cancelled() && !ending {
                 return Ok(());
@@ -178,9 +178,8 @@ impl Shipper {
             };
             match plan(&situation, self.route.size) {
                 Step::Segment(start) if self.has_backlog(start, flushed) => {
-                    let shipped = self.backlog(ending).await;
+                    let shipped = self.backlog(flushed, ending).await;
                     self.spare.free();
-                    flushed = self.flushed.max(flushed);
                     shipped?;
                 }
                 Step::Segment(start) => self.segment(start).await?,
@@ -386,6 +385,10 @@ impl Shipper {
 
     /// Writes a clock pair when somebody waits for one, or when none was written for long.
     async fn tell_time(&mut self) -> Result<(), Error> {
+        // A tail is of one segment: where whole ones are missing before it, no reading is true yet.
+        if self.flushed >= self.position.segment.advance(self.route.size.get()) {
+            return Ok(());
+        }
         let demanded = self.signals.demand.borrow().clock;
         let due = self.last_clock.is_none_or(|at| at.elapsed() >= CLOCK);
         if !due && demanded <= self.clock_demand {

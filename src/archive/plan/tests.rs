@@ -246,6 +246,16 @@ fn right_after_a_promotion_the_old_tail_up_to_the_fork_counts() {
 }
 
 #[test]
+fn at_the_fork_itself_the_old_timeline_stops_where_it_was_left() {
+    // Its segment goes on behind the fork, with what the new timeline never had.
+    let contents = with_history(with_segments(empty(), 1, 2..6), 2, &[(1, 5.5)]);
+    let contents = with_backup(contents, "b", 1, 2.1, 2.5);
+    let plan = planned(&contents, to_lsn(5.5));
+    assert_eq!((plan.timeline, plan.wal_to), (timeline(1), lsn(5.5)));
+    assert_eq!(plan.stop_at.and_then(|stop| stop.lsn), Some(lsn(5.5)));
+}
+
+#[test]
 fn an_old_primarys_clock_says_nothing_of_the_new_timeline() {
     let mut contents = forked();
     contents.clocks.push(ClockPair {

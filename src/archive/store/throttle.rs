@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt;
 use object_store::{
     ClientOptions,
@@ -116,7 +117,13 @@ impl HttpService for Throttled {
         if request.body().content_length() == 0 {
             return self.others.execute(request).await;
         }
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        // What is paced has no length of its own, and stores refuse what does not say how long it is.
+        let length = body.content_length();
+        let headers = &mut parts.headers;
+        headers
+            .entry(CONTENT_LENGTH)
+            .or_insert_with(|| length.into());
         let body = paced(body, self.throttle.pace.clone());
         let request = http::Request::from_parts(parts, body);
         let request = reqwest::Request::try_from(request).map_err(failed)?;

@@ -38,6 +38,10 @@ pub(super) async fn read(
         };
         let manifest = match read_json::<Manifest>(lineage, object, run).await? {
             Outcome::Sound(manifest) => manifest,
+            Outcome::Gone => {
+                run.note(&object.location, "it was deleted while it was verified");
+                continue;
+            }
             other => {
                 run.find(Problem::BackupDamaged, &object.location, trouble(other));
                 continue;

@@ -42,6 +42,13 @@ impl Inventory {
         inventory
     }
 
+    /// Whether `name` has an index entry, rolled up or not.
+    pub(super) fn has_entry(&self, name: SegmentName) -> bool {
+        let mut rolled = self.rollups.keys();
+        let covers = |(first, last): &(_, _)| *first <= name && name <= *last;
+        self.entries.contains_key(&name) || rolled.any(covers)
+    }
+
     /// How many objects there are to read, and their bytes; clocks were read before.
     pub(super) fn volume(&self, in_scope: impl Fn(&SegmentName) -> bool) -> (u64, u64) {
         let segments = self.segments.iter().filter(|(name, _)| in_scope(name));

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::super::{
     ClockPair, Contents, Manifest,
     contents::{Segment, Tail},
+    on_their_way::on_their_way,
 };
 use super::{Problem, Run, Subject, backups::missing, inventory::Inventory, segments::Found};
 use crate::{
@@ -15,7 +18,12 @@ use crate::{
 /// What lies there by names alone.
 pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
     let size = subject.identity.segment_size;
-    let segments = inventory.segments.iter().map(|(name, objects)| {
+    let names = inventory.segments.keys().copied();
+    let unsettled = on_their_way(names, |name| inventory.has_entry(*name), size);
+    let unsettled: BTreeSet<SegmentName> = unsettled.into_iter().collect();
+    let counting = inventory.segments.iter();
+    let counting = counting.filter(|(name, _)| !unsettled.contains(*name));
+    let segments = counting.map(|(name, objects)| {
         let segment = Segment {
             valid_end: name.end(size),
             records: None,
@@ -63,7 +71,11 @@ pub(super) fn sound(
     };
     contents.segments.retain(|name, _| !subject.in_scope(*name));
     contents.tails.retain(|name, _| !subject.in_scope(*name));
-    contents.segments.extend(found.segments.clone());
+    let counting = found.segments.iter();
+    let counting = counting.filter(|(name, _)| listed.segments.contains_key(*name));
+    contents
+        .segments
+        .extend(counting.map(|(name, segment)| (*name, *segment)));
     contents.tails.extend(found.tails.clone());
     contents
 }
@@ -123,7 +135,9 @@ pub(super) fn find_missing(subject: &Subject<'_>, inventory: &Inventory, later: 
     for (name, (key, _)) in &subject.index.entries {
         let start = name.start(size);
         let in_gap = still.keys().any(|(from, to)| *from <= start && start < *to);
-        if subject.in_scope(*name) && !inventory.segments.contains_key(name) && !in_gap {
+        // What was pushed while everything was listed may be in the later list only.
+        let there = inventory.segments.contains_key(name) || later.segments.contains_key(name);
+        if subject.in_scope(*name) && !there && !in_gap {
             let what = format!("segment {name}, which it speaks of, is not there");
             subject.run.find(Problem::SegmentMissing, key, what);
         }
@@ -143,6 +157,7 @@ fn is_young_behind(subject: &Subject<'_>, inventory: &Inventory, to: Lsn) -> boo
 
 /// Says which segments nothing is known of.
 pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
+    let counting = listed(subject, later).segments;
     for (name, objects) in &subject.inventory.segments {
         let new = |(first, last): &(_, _)| {
             first <= name
@@ -157,9 +172,10 @@ pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
             continue;
         }
         let what = "it has no index entry";
-        match objects.iter().any(|(_, object)| subject.is_young(object)) {
+        let young = objects.iter().any(|(_, object)| subject.is_young(object));
+        match young || !counting.contains_key(name) {
             true => {
-                let what = format!("{what}: it may be on its way");
+                let what = format!("{what}: it is on its way, or was and does not count");
                 subject.run.note(name, what);
             }
             false => subject.run.find(Problem::EntryMissing, name, what),
@@ -168,7 +184,7 @@ pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
 }
 
 /// Says which histories are missing or lead nowhere.
-pub(super) fn find_forks(subject: &Subject<'_>, contents: &Contents) {
+pub(super) fn find_forks(subject: &Subject<'_>, contents: &Contents, later: &Inventory) {
     let run = subject.run;
     let with_wal: BTreeSet<TimelineId> = contents
         .segments
@@ -177,7 +193,8 @@ pub(super) fn find_forks(subject: &Subject<'_>, contents: &Contents) {
         .map(|name| name.timeline())
         .collect();
     for timeline in &with_wal {
-        let listed = subject.inventory.histories.contains_key(timeline);
+        let listed = subject.inventory.histories.contains_key(timeline)
+            || later.histories.contains_key(timeline);
         if *timeline != TimelineId::FIRST && !listed {
             let what = "there is WAL of it, and no history file";
             run.find(
@@ -236,7 +253,11 @@ pub(super) fn find_clocks(
                 format!("it is of timeline {said}"),
             );
         }
-        if *at > subject.scope.now + super::YOUNG {
+        // By the clock of the store, which is the same for all: this machine's may be wrong.
+        let object = subject.inventory.clocks.get(timeline);
+        let listed = object.map(|object| object.last_modified.timestamp());
+        let listed = listed.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        if *at > listed.unwrap_or(subject.scope.now) + super::YOUNG {
             run.find(Problem::ClockWrong, &key, format!("{at} is in the future"));
         }
         if let Some(end) = ends.get(timeline).filter(|end| *end < lsn) {

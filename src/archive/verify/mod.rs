@@ -244,7 +244,7 @@ impl Subject<'_> {
         let later = self.lineage.inventory().await?;
         judge::find_missing(self, self.inventory, &later);
         judge::find_unknown(self, &later);
-        judge::find_forks(self, &listed);
+        judge::find_forks(self, &listed, &later);
         judge::find_clocks(self, &listed, &clocks, run);
         let clocks = clocks.into_values().collect();
         let sound = judge::sound(self, &listed, &found, backups.clone(), clocks);

@@ -32,15 +32,16 @@ impl Shipper {
             && start.advance(size).advance(size) <= flushed
     }
 
-    /// Ships whole segments, several at once, until none is left or one must go alone.
-    pub(super) async fn backlog(&mut self, ending: bool) -> Result<(), Error> {
+    /// Ships whole segments before `flushed`, several at once, until none is left or one must go alone. What is flushed
+    /// meanwhile is for the next time: whoever calls has more to do.
+    pub(super) async fn backlog(&mut self, flushed: Lsn, ending: bool) -> Result<(), Error> {
         let size = self.route.size.get();
         let mut flights = Flights::new(self.route.parallel, self.route.size);
         let mut next = self.position.segment;
         let mut stopped = None;
         loop {
             let due = stopped.is_none()
-                && next.advance(size) <= self.flushed
+                && next.advance(size) <= flushed
                 && (ending || !self.signals.stop.is_cancelled());
             let landed = match flights.room().filter(|_| due) {
                 Some(room) => {
@@ -113,10 +114,12 @@ impl Shipper {
                 | Error::Read(WalReadError::Removed(_) | WalReadError::Recycled(..)),
             ) => {
                 self.alone = true;
-                self.sender.forget();
                 Ok(())
             }
-            Some(error) => Err(error),
+            Some(error) => {
+                self.alone = true;
+                Err(error)
+            }
         }
     }
 }
