@@ -116,6 +116,19 @@ fn more_than_the_limit_is_refused() {
     }
 }
 
+#[test]
+fn what_hardly_shrinks_is_hardly_tried() {
+    let long = 1 << 20;
+    let random: Vec<u8> = noisy(5, 2 * long).into_iter().step_by(2).collect();
+    assert_eq!(level_for(&random, 19).unwrap(), HARDLY);
+    assert_eq!(level_for(&noisy(5, long), 19).unwrap(), 19);
+    assert_eq!(level_for(&random[..1000], 19).unwrap(), 19);
+    // A fifth of it says the same again and again, in the middle.
+    let mut mixed = random.clone();
+    mixed[long / 3..long / 3 + long / 5].fill(7);
+    assert_eq!(level_for(&mixed, 19).unwrap(), 19);
+}
+
 /// Of a segment that compresses well no more is held than its pieces.
 #[test]
 fn what_is_encoded_lies_in_pieces() {

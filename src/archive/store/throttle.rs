@@ -169,6 +169,7 @@ fn failed(error: reqwest::Error) -> HttpError {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -210,5 +211,33 @@ mod tests {
         assert_eq!(bucket.take(100 * second, 50), Duration::ZERO);
         assert_eq!(bucket.take(100 * second, 50), Duration::ZERO);
         assert!(bucket.take(100 * second, 50) > Duration::ZERO);
+    }
+
+    /// What a client sends up to the end of its header, answered with "no content".
+    async fn header_of_one_request(listener: tokio::net::TcpListener) -> String {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut text = Vec::new();
+        while !text.windows(4).any(|window| window == b"\r\n\r\n") {
+            assert!(client.read_buf(&mut text).await.unwrap() > 0);
+        }
+        let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+        client.write_all(answer).await.unwrap();
+        String::from_utf8_lossy(&text).to_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_held_back_says_how_long_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/?delete", listener.local_addr().unwrap());
+        let header = tokio::spawn(header_of_one_request(listener));
+        let throttle = Throttle::new(1 << 20, reqwest::Client::new());
+        let client = throttle.connect(&ClientOptions::new()).unwrap();
+        // As a request that deletes several objects: nobody else says it.
+        let request = http::Request::post(uri).body(HttpRequestBody::from("<Delete/>".to_owned()));
+        let answer = client.execute(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 204);
+        let header = header.await.unwrap();
+        assert!(header.contains("content-length: 9\r\n"), "{header}");
+        assert!(!header.contains("transfer-encoding"), "{header}");
     }
 }

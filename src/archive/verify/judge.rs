@@ -175,7 +175,7 @@ pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
         let young = objects.iter().any(|(_, object)| subject.is_young(object));
         match young || !counting.contains_key(name) {
             true => {
-                let what = format!("{what}: it is on its way, or was and does not count");
+                let what = format!("{what}: it may be on its way, and does not count yet");
                 subject.run.note(name, what);
             }
             false => subject.run.find(Problem::EntryMissing, name, what),
@@ -253,11 +253,12 @@ pub(super) fn find_clocks(
                 format!("it is of timeline {said}"),
             );
         }
-        // By the clock of the store, which is the same for all: this machine's may be wrong.
+        // By the clock of the store, too: this machine's may be slow, and others write while this goes on.
         let object = subject.inventory.clocks.get(timeline);
         let listed = object.map(|object| object.last_modified.timestamp());
         let listed = listed.and_then(|seconds| Timestamp::from_second(seconds).ok());
-        if *at > listed.unwrap_or(subject.scope.now) + super::YOUNG {
+        let now = listed.map_or(subject.scope.now, |listed| listed.max(subject.scope.now));
+        if *at > now + super::YOUNG {
             run.find(Problem::ClockWrong, &key, format!("{at} is in the future"));
         }
         if let Some(end) = ends.get(timeline).filter(|end| *end < lsn) {
