@@ -68,34 +68,23 @@ impl Lineage {
         plain: Bytes,
         entry: &IndexEntry,
     ) -> Result<SegmentPut, PushError> {
-        let put = self.put_whole(name, plain, entry).await;
-        self.list_again_after_errors(put).await
-    }
-
-    async fn put_whole(
-        &self,
-        name: SegmentName,
-        plain: Bytes,
-        entry: &IndexEntry,
-    ) -> Result<SegmentPut, PushError> {
         let encoded = self.encode_segment(name, plain.clone(), entry).await?;
-        let (key, replaced, length) = (encoded.key, encoded.replaced, encoded.length);
-        let outcome = match self.create(&key, &encoded.sha256, encoded.payload).await {
-            Err(PushError::Conflict { key, ours, theirs }) => {
-                // Two servers may hold what differs behind the end of valid WAL only, as after a failover.
-                if !self.holds(name, &plain, entry, &theirs).await? {
-                    return Err(PushError::Conflict { key, ours, theirs });
-                }
-                None
-            }
-            other => Some(other?),
+        let held = SegmentPut {
+            key: encoded.key.clone(),
+            outcome: None,
+            replaced: encoded.replaced.clone(),
+            length: encoded.length,
         };
-        Ok(SegmentPut {
-            key,
-            outcome,
-            replaced,
-            length,
-        })
+        match self.put_encoded(encoded).await {
+            // Two servers may hold what differs behind the end of valid WAL only, as after a failover.
+            Err(PushError::Conflict { key, ours, theirs }) => {
+                match self.holds(name, &plain, entry, &theirs).await? {
+                    true => Ok(held),
+                    false => Err(PushError::Conflict { key, ours, theirs }),
+                }
+            }
+            put => put,
+        }
     }
 
     /// What [`Self::put_encoded`] puts.

@@ -55,16 +55,19 @@ async fn drain(database: &Database, lineage: &Lineage, megabytes: u32, parallel:
     each
 }
 
+/// A lineage that is reached through `proxy`, and a slot that holds its WAL.
+async fn lineage_behind(proxy: &Proxy, database: &Database) -> Lineage {
+    let archive = archive_behind(proxy.port(), serde_json::json!({}));
+    let lineage = begin(&archive, &facts(database).await).await;
+    slot::create(&database.client().await, SLOT).await.unwrap();
+    lineage
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_at_once_are_faster() {
     let (database, server) = (Database::start(1, "wal_keep_size = '4GB'"), Server::start());
     let proxy = Proxy::start(server.port(), DELAY);
-    let lineage = begin(
-        &archive_behind(proxy.port(), serde_json::json!({})),
-        &facts(&database).await,
-    )
-    .await;
-    slot::create(&database.client().await, SLOT).await.unwrap();
+    let lineage = lineage_behind(&proxy, &database).await;
     let owed = flushed(&database).await;
     let mut ratios = Vec::new();
     for _ in 0..3 {
@@ -164,12 +167,7 @@ async fn memory_is_bounded_whatever_the_backlog() {
         Server::start(),
     );
     let proxy = Proxy::start(server.port(), DELAY);
-    let lineage = begin(
-        &archive_behind(proxy.port(), serde_json::json!({})),
-        &facts(&database).await,
-    )
-    .await;
-    slot::create(&database.client().await, SLOT).await.unwrap();
+    let lineage = lineage_behind(&proxy, &database).await;
     write(&database, 16).await;
     for _ in 0..4 {
         database

@@ -1,7 +1,7 @@
 //! A bucket: metadata that go with what they speak of, outages, an end in the middle.
 
 use std::{
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -92,6 +92,18 @@ async fn metadata_tell_of_a_byte_that_nothing_else_knows() {
     assert_eq!(problems["HistoryDamaged"], 1, "{}", said.text);
 }
 
+/// A verification that has made more than so many requests.
+fn under_way(site: &Site, arguments: &[&str], proxy: &Proxy, requests: usize) -> Child {
+    let mut child = command(&site.config(), arguments);
+    let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut seen = 0;
+    wait_for("requests", || {
+        seen += proxy.requests();
+        seen > requests
+    });
+    child.unwrap()
+}
+
 #[tokio::test]
 async fn an_outage_is_no_verdict() {
     let site = bucket("outage").await;
@@ -101,17 +113,7 @@ async fn an_outage_is_no_verdict() {
     assert_eq!(said.report["verdict"], "Incomplete");
     let proxy = Proxy::start(server().port(), Duration::from_millis(20));
     site.configure_store(proxy.port(), "");
-    let mut child = command(&site.config(), &["--output", "json", "--parallel", "1"]);
-    let child = child
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut seen = 0;
-    wait_for("requests", || {
-        seen += proxy.requests();
-        seen > 12
-    });
+    let child = under_way(&site, &["--output", "json", "--parallel", "1"], &proxy, 12);
     proxy.cut();
     let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await;
     let said = said_by(&output.unwrap().unwrap());
@@ -139,17 +141,7 @@ async fn it_ends_when_it_is_told_to() {
     let before = objects(&site).await;
     let proxy = Proxy::start(server().port(), Duration::from_millis(300));
     site.configure_store(proxy.port(), "");
-    let mut child = command(&site.config(), &["--output", "json"]);
-    let child = child
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut seen = 0;
-    wait_for("requests", || {
-        seen += proxy.requests();
-        seen > 4
-    });
+    let child = under_way(&site, &["--output", "json"], &proxy, 4);
     let id = child.id().to_string();
     assert!(
         Command::new("kill")

@@ -116,15 +116,16 @@ pub async fn follow(
     progress: watch::Receiver<Progress>,
     metrics: &Metrics,
 ) {
-    if let Ok(end) = wal_reader::flush_position(client).await {
-        metrics.session(end.lsn);
-    }
+    let mut begins = true;
     loop {
         // Who ships says what is wrong with a session that ends.
-        if let Ok(end) = wal_reader::flush_position(client).await
-            && let Some(durable) = progress.borrow().durable.or(held)
-        {
-            metrics.behind(Instant::now(), end.lsn, durable);
+        if let Ok(end) = wal_reader::flush_position(client).await {
+            if std::mem::take(&mut begins) {
+                metrics.session(end.lsn);
+            }
+            if let Some(durable) = progress.borrow().durable.or(held) {
+                metrics.behind(Instant::now(), end.lsn, durable);
+            }
         }
         tokio::time::sleep(LOOK).await;
     }

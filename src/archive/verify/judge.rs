@@ -103,10 +103,11 @@ pub(super) fn gaps_of(contents: &Contents, timeline: TimelineId) -> Vec<Gap> {
     ends.zip(starts).map(gap).collect()
 }
 
-/// Says what is missing. `later` is what lay there when everything was read.
-pub(super) fn find_missing(subject: &Subject<'_>, inventory: &Inventory, later: &Inventory) {
+/// Says what is missing. `later` is what lay there when everything was read, `counting` what of it counts.
+pub(super) fn find_missing(subject: &Subject<'_>, later: &Inventory, counting: &Contents) {
     let size = subject.identity.segment_size;
-    let still = gaps(&listed(subject, later));
+    let inventory = subject.inventory;
+    let still = gaps(counting);
     for ((from, to), timelines) in &still {
         let timeline = subject.scope.timeline;
         let asked = timeline.is_none_or(|timeline| timelines.contains(&timeline));
@@ -156,8 +157,7 @@ fn is_young_behind(subject: &Subject<'_>, inventory: &Inventory, to: Lsn) -> boo
 }
 
 /// Says which segments nothing is known of.
-pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
-    let counting = listed(subject, later).segments;
+pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory, counting: &Contents) {
     for (name, objects) in &subject.inventory.segments {
         let new = |(first, last): &(_, _)| {
             first <= name
@@ -173,7 +173,7 @@ pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory) {
         }
         let what = "it has no index entry";
         let young = objects.iter().any(|(_, object)| subject.is_young(object));
-        match young || !counting.contains_key(name) {
+        match young || !counting.segments.contains_key(name) {
             true => {
                 let what = format!("{what}: it may be on its way, and does not count yet");
                 subject.run.note(name, what);

@@ -242,8 +242,9 @@ impl Subject<'_> {
         let listed = judge::listed(self, self.inventory);
         // Writers have gone on meanwhile: what was missing may have come.
         let later = self.lineage.inventory().await?;
-        judge::find_missing(self, self.inventory, &later);
-        judge::find_unknown(self, &later);
+        let counting = judge::listed(self, &later);
+        judge::find_missing(self, &later, &counting);
+        judge::find_unknown(self, &later, &counting);
         judge::find_forks(self, &listed, &later);
         judge::find_clocks(self, &listed, &clocks, run);
         let clocks = clocks.into_values().collect();
