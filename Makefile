@@ -58,12 +58,16 @@ bench-job: build ## Measure backup, restore and memory on the dev cluster, again
 bench-wal: tools ## Measure WAL push and fetch beside pgBackRest, WAL-RUS and barman; BENCH='--segments 8 --repeat 1' tries it
 	@scripts/bench wal $(BENCH)
 
+.PHONY: bench-database
+bench-database: tools ## Measure what shipping WAL costs the database, how fast it is read, and recovery beside cp; BENCH='--rounds 1 --seconds 5' tries it
+	@scripts/bench database $(BENCH)
+
 .PHONY: sweep
 sweep: ## The backup controller killed at each of its writes, before and after: the whole sweep
 	@scripts/test sweep
 
 .PHONY: torture-wal
-torture-wal: ## The WAL shipper killed at a hundred random moments, three times (HIGHWATER_SEED=… repeats a run); an outage of half an hour
+torture-wal: ## The WAL shipper killed at a hundred random moments, three times (HIGHWATER_SEED=… repeats a run); database, volume and shipper at twenty for each transport; an outage of half an hour
 	@scripts/test torture-wal
 
 .PHONY: wal-majors

@@ -1,5 +1,7 @@
 //! User stories on the dev cluster: run with `devcluster enter -- cargo test -p highwater-e2e --test scenarios`.
 
+#[path = "scenarios/archives.rs"]
+mod archives;
 #[path = "scenarios/ceiling.rs"]
 mod ceiling;
 #[path = "scenarios/copies.rs"]

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::slots::Limits;
 use crate::{
     api::{
-        Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, Transport,
-        conditions,
+        Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, StandbySlots,
+        Transport, WalPolicy, conditions,
     },
     postgres::session::Secret,
 };
@@ -175,11 +175,19 @@ fn settings(
         slots: Limits {
             ceiling: policy.spec.wal.slot_ceiling.get(),
             on_limit: policy.spec.wal.on_slot_limit,
-            standbys: policy.spec.wal.standby_slots,
+            standbys: standbys(&policy.spec.wal),
         },
         backup_mode: policy.spec.deadlines.backup_mode.get(),
         checkpoint: policy.spec.checkpoint,
     })
+}
+
+/// Where PostgreSQL archives by itself, it keeps what is not archived, and nobody would ship what a slot holds.
+const fn standbys(wal: &WalPolicy) -> StandbySlots {
+    match wal.transport {
+        Transport::ArchiveCommand => StandbySlots::Never,
+        Transport::Auto | Transport::Streaming | Transport::Sql => wal.standby_slots,
+    }
 }
 
 /// The place of the archive: where this changes, everything is opened anew.
@@ -240,6 +248,20 @@ mod tests {
         assert_eq!(config.tail_interval, Duration::from_secs(5));
         assert_eq!(config.backup_mode, Duration::from_secs(900));
         assert_eq!(config.archive_name, "shop-orders-db");
+    }
+
+    /// Nobody would ship what it holds.
+    #[test]
+    fn where_postgresql_archives_by_itself_no_standby_holds_wal() {
+        let mut policy = policy();
+        policy.spec.wal.standby_slots = StandbySlots::Always;
+        for (transport, expected) in [
+            (Transport::Sql, StandbySlots::Always),
+            (Transport::ArchiveCommand, StandbySlots::Never),
+        ] {
+            policy.spec.wal.transport = transport;
+            assert_eq!(standbys(&policy.spec.wal), expected);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Database {
 pub struct Archived {
     /// Whose WAL it holds.
     pub system_identifier: SystemIdentifier,
-    /// Where valid WAL ends, by timeline.
+    /// Where WAL ends, by timeline, with what does not count yet.
     pub ends: Vec<(TimelineId, Lsn)>,
     /// The timeline history that the archive holds for the database's timeline: ancestors as in [`Path`].
     pub ancestors: Option<Vec<(TimelineId, Lsn)>>,
@@ -64,6 +64,17 @@ pub enum Why {
     OtherHistory(TimelineId),
     /// A segment of the same name has other content.
     Conflict(String),
+    /// The archive holds so many of this cluster, and the protection knows none of them.
+    Several(usize),
+    /// The archive goes on where the database left that timeline: the original may still be at work.
+    LeftBehind {
+        /// The timeline that was left.
+        timeline: TimelineId,
+        /// Where the archive ends on it.
+        archived: Lsn,
+        /// Where the database left it.
+        left: Lsn,
+    },
 }
 
 impl fmt::Display for Why {
@@ -94,6 +105,18 @@ impl fmt::Display for Why {
                 "timeline {timeline} of the database has another history than the archive's"
             ),
             Self::Conflict(what) => f.write_str(what),
+            Self::Several(count) => write!(
+                f,
+                "the archive holds {count} lineages of this cluster, and none is known to be this protection's"
+            ),
+            Self::LeftBehind {
+                timeline,
+                archived,
+                left,
+            } => write!(
+                f,
+                "the database left timeline {timeline} at {left}, and the archive goes on there to {archived}: it may be a copy of one that still runs"
+            ),
         }
     }
 }
@@ -136,6 +159,35 @@ pub fn continues(database: &Database, archived: &Archived) -> Result<(), Why> {
         }),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Whether a database whose protection knows no lineage may take one that is there: it must go on with it, and be no copy
+/// of the one that wrote it. What that wrote behind the fork may be what a failover lost; only who knows the lineage can say.
+///
+/// # Errors
+/// Why a new lineage starts.
+pub fn adopts(database: &Database, archived: &Archived) -> Result<(), Why> {
+    continues(database, archived)?;
+    let ours = |(timeline, _): &(TimelineId, Lsn)| *timeline == database.path.timeline;
+    // What came of older forks is decided where the newest timeline is this database's.
+    if archived.ends.iter().any(ours) {
+        return Ok(());
+    }
+    for (timeline, end) in &archived.ends {
+        let mut ancestors = database.path.ancestors.iter();
+        match ancestors.find(|(ancestor, _)| ancestor == timeline) {
+            None => return Err(Why::OtherHistory(*timeline)),
+            Some((_, left)) if left < end => {
+                return Err(Why::LeftBehind {
+                    timeline: *timeline,
+                    archived: *end,
+                    left: *left,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -225,6 +277,50 @@ mod tests {
             ),
         ] {
             assert!(continues(&database, &archived).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_copy_does_not_take_the_originals_lineage() {
+        for (name, database, archived, taken) in [
+            (
+                "nothing is there",
+                database(1, &[], 100),
+                archived(&[]),
+                true,
+            ),
+            (
+                "further on",
+                database(1, &[], 100),
+                archived(&[(1, 90)]),
+                true,
+            ),
+            (
+                "promoted at the end",
+                database(2, &[(1, 80)], 100),
+                archived(&[(1, 80)]),
+                true,
+            ),
+            (
+                "a copy, and the original went on",
+                database(2, &[(1, 80)], 100),
+                archived(&[(1, 81)]),
+                false,
+            ),
+            (
+                "a sibling",
+                database(3, &[(1, 80)], 100),
+                archived(&[(1, 80), (2, 90)]),
+                false,
+            ),
+            (
+                "set back",
+                database(1, &[], 80),
+                archived(&[(1, 90)]),
+                false,
+            ),
+        ] {
+            assert_eq!(adopts(&database, &archived).is_ok(), taken, "{name}");
         }
     }
 }

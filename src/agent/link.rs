@@ -1,26 +1,26 @@
 //! Keeps the connection to the primary, settles the lineage, and has WAL shipped: again and again, for ever.
 
+mod ship;
+
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
+use self::ship::ship;
 use super::{
-    config::{Config, Wanted, same_archive},
+    config::{Config, Wanted},
     pause::Pause,
     primary::{self, Answering, NoPrimary},
-    settle::{Settled, settle},
-    shared::{Link, Progress, Shared},
+    settle::settle,
+    shared::Shared,
     store::{self, Trouble},
     transport::Choice,
     unprotect,
-    wal::{self, Notice, Other, Path, Route, Server, Shipper, Signals, lag},
+    wal::{self, Path, Server, lag},
 };
 use crate::{
     api::{
-        DatabaseFacts, Member, Primary, Transport, WalStatus,
+        DatabaseFacts, Primary, Transport, WalStatus,
         conditions::{CONNECTED, SLOTS_DROPPED, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
@@ -114,7 +114,7 @@ impl From<NoPrimary> for End {
 
 impl From<wal::Error> for End {
     fn from(error: wal::Error) -> Self {
-        match error.is_archive() {
+        match error.is_archiving() {
             true => Self::Archive(Trouble::new(error.reason(), &error)),
             false => Self::Session(error),
         }
@@ -167,12 +167,26 @@ async fn serve(
 ) -> Result<(), End> {
     let answering = primary::find(&shared.login, &config.members).await?;
     // From here on nothing is lost, whatever the archive does.
-    let held = hold(shared, &answering).await?;
-    tracing::info!(pod = answering.member.pod, slot = held.name, restart = ?held.restart_lsn, "connected");
+    let held = match config.transport {
+        // PostgreSQL keeps what it has not archived; what we held before is let go of in time.
+        Transport::ArchiveCommand => held(shared, &answering).await?,
+        Transport::Auto | Transport::Streaming | Transport::Sql => {
+            Some(hold(shared, &answering).await?)
+        }
+    };
+    let restart = held.as_ref().and_then(|slot| slot.restart_lsn);
+    tracing::info!(
+        pod = answering.member.pod,
+        slot = held.is_some(),
+        ?restart,
+        "connected"
+    );
+    let known = shared.reporter.read().wal;
+    let archived = restart.or_else(|| known?.archived_through);
     let (progress, metrics) = (shared.progress.subscribe(), &shared.metrics);
     tokio::select! {
-        served = serve_one(shared, config, wanted, &answering) => served,
-        () = lag::follow(&answering.client, held.restart_lsn, progress, metrics) => Ok(()),
+        served = serve_one(shared, config, wanted, &answering, held.is_some()) => served,
+        () = lag::follow(&answering.client, archived, progress, metrics) => Ok(()),
     }
 }
 
@@ -181,25 +195,31 @@ async fn serve_one(
     config: &Config,
     wanted: &mut watch::Receiver<Wanted>,
     answering: &Answering,
+    has_slot: bool,
 ) -> Result<(), End> {
     let (server, pod) = (server(shared, answering), &answering.member.pod);
     let transports = &shared.transports;
     let choice = transports.choose(config.transport, config.synchronous, &server, pod);
     let choice = choice.await;
     let chosen = choice.as_ref().ok();
-    connected(shared, answering, chosen, config.synchronous);
+    connected(shared, answering, chosen, config.synchronous, has_slot);
     let choice = choice.map_err(|refused| Trouble::new("StreamingRefused", &refused))?;
     tracing::info!(reason = choice.reason, "{}", choice.message);
+    let by = choice.transport();
+    if by == Transport::ArchiveCommand {
+        // Before the archive is tried, each time again.
+        wal::archives(&answering.client).await?;
+    }
     let archive = shared.stores.archive(config)?;
     let findings = archive.probe(&*shared.clock).await.map_err(Trouble::from)?;
     store::found(shared, &findings);
     let path = path(answering).await?;
-    let settled = settle(shared, &archive, answering, &path, None).await?;
+    let settled = settle(shared, &archive, answering, &path, by, None).await?;
     match ship(shared, config, wanted, answering, &path, &choice, settled).await {
         Err(wal::Error::Conflict(conflict)) => {
             // Two histories: the old lineage stays as it is, a new one starts; a conflict in that one is an error.
             told_conflict(shared, &conflict).await;
-            let settled = settle(shared, &archive, answering, &path, Some(conflict)).await?;
+            let settled = settle(shared, &archive, answering, &path, by, Some(conflict)).await?;
             Ok(ship(shared, config, wanted, answering, &path, &choice, settled).await?)
         }
         other => Ok(other?),
@@ -229,6 +249,12 @@ async fn told_conflict(shared: &Shared, conflict: &str) {
         .await;
 }
 
+/// The slot of another transport, if it is still there.
+async fn held(shared: &Shared, answering: &Answering) -> Result<Option<Slot>, End> {
+    let found = slot::find(&answering.client, &shared.slot).await;
+    found.map_err(|error| End::Session(error.into()))
+}
+
 /// The slot, which keeps WAL from now on. One that has lost its WAL is of no use and is made anew.
 async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     let session = |error: QueryError| End::Session(error.into());
@@ -237,9 +263,7 @@ async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     if held.wal_status != slot::WalStatus::Lost {
         return Ok(held);
     }
-    let note = format!(
-        "replication slot {name} has lost its WAL (max_slot_wal_keep_size): WAL may be missing from the archive"
-    );
+    let note = slot_lost(name);
     tracing::error!("{note}");
     shared.metrics.error("SlotLost");
     shared.events.warning(&shared.about, "SlotLost", note).await;
@@ -247,7 +271,19 @@ async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     slot::create(client, name).await.map_err(session)
 }
 
-fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>, synchronous: bool) {
+fn slot_lost(name: &str) -> String {
+    format!(
+        "replication slot {name} has lost its WAL (max_slot_wal_keep_size): WAL may be missing from the archive"
+    )
+}
+
+fn connected(
+    shared: &Shared,
+    answering: &Answering,
+    choice: Option<&Choice>,
+    synchronous: bool,
+    has_slot: bool,
+) {
     let Answering { member, facts, .. } = answering;
     shared.metrics.connected.set(1);
     shared.reporter.edit(|report| {
@@ -264,7 +300,7 @@ fn connected(shared: &Shared, answering: &Answering, choice: Option<&Choice>, sy
             report.wal = Some(WalStatus {
                 transport: choice.transport(),
                 reason: choice.reason.to_owned(),
-                slot: shared.slot.clone(),
+                slot: has_slot.then(|| shared.slot.clone()),
                 synchronous: synchronous && choice.transport() == Transport::Streaming,
                 max_slot_wal_keep_size: facts.settings.get("max_slot_wal_keep_size").cloned(),
                 archived_through: before.as_ref().and_then(|wal| wal.archived_through),
@@ -309,189 +345,4 @@ async fn path(answering: &Answering) -> Result<Path, End> {
         timeline,
         ancestors,
     })
-}
-
-/// Ships until the process is to end or the configuration changes.
-async fn ship(
-    shared: &Arc<Shared>,
-    config: &Config,
-    wanted: &mut watch::Receiver<Wanted>,
-    answering: &Answering,
-    path: &Path,
-    choice: &Choice,
-    settled: Settled,
-) -> Result<(), wal::Error> {
-    let Settled {
-        id,
-        lineage,
-        archived,
-    } = settled;
-    shared.progress.send_replace(Progress {
-        lineage: Some(id.clone()),
-        ..Progress::default()
-    });
-    let Answering {
-        member,
-        client,
-        facts,
-        user,
-    } = answering;
-    let (interval, tail_interval) = watch::channel(Duration::from_secs(5));
-    let (others_sender, other_members) = watch::channel(others(shared, config, member));
-    let route = Route {
-        client: client.clone(),
-        slot: shared.slot.clone(),
-        size: facts.segment_size,
-        path: path.clone(),
-        lineage,
-        system_identifier: facts.system_identifier,
-        parallel: config.store.uploads().parallel(),
-        others: other_members,
-    };
-    let (notices, noticed) = mpsc::unbounded_channel();
-    let signals = Signals {
-        tail_interval,
-        demand: shared.demand.subscribe(),
-        progress: shared.progress.clone(),
-        stop: shared.stop.clone(),
-        metrics: shared.metrics.clone(),
-        notices,
-    };
-    // What was waited for in another history says nothing about this one; whoever still waits asks again.
-    shared.demand.send_modify(|demand| demand.lsn = None);
-    let mut shipper = Shipper::open(
-        route,
-        signals,
-        choice.source(config.synchronous),
-        shared.epoch.clone(),
-        archived,
-    )
-    .await?;
-    shared.link.send_replace(Some(Arc::new(Link {
-        facts: facts.clone(),
-        user: user.clone(),
-        id,
-    })));
-    let server = server(shared, answering);
-    let shipped = tokio::select! {
-        shipped = ship_on(shared, choice, &mut shipper) => shipped,
-        () = reconfigured(config, wanted, member, |config| {
-            interval.send_replace(config.tail_interval);
-            others_sender.send_replace(others(shared, config, member));
-        }) => Ok(()),
-        () = announce(shared, noticed) => Ok(()),
-        () = better(shared, config, choice, &server, &member.pod) => Ok(()),
-    };
-    if let Err(wal::Error::Stream(error)) = &shipped {
-        shared.transports.broken(&member.pod, error);
-    }
-    shared.link.send_replace(None);
-    shipped
-}
-
-/// Returns once there is a better transport. Where commits may wait for the archive, a stream is looked for all the time.
-async fn better(shared: &Shared, config: &Config, choice: &Choice, server: &Server, pod: &str) {
-    let longest = match config.synchronous {
-        true => LONGEST,
-        false => Duration::MAX,
-    };
-    let transports = &shared.transports;
-    transports
-        .better(config.transport, longest, choice, server, pod)
-        .await;
-}
-
-/// The members beside the primary.
-fn others(shared: &Shared, config: &Config, primary: &Member) -> Vec<Other> {
-    let others = config.members.iter().filter(|member| *member != primary);
-    others
-        .map(|member| Other {
-            pod: member.pod.clone(),
-            options: shared.login.options(&member.address),
-        })
-        .collect()
-}
-
-/// An event for each notice.
-async fn announce(shared: &Shared, mut notices: mpsc::UnboundedReceiver<Notice>) {
-    while let Some(notice) = notices.recv().await {
-        let (reason, note) = match notice {
-            Notice::Gap { from, to } => (
-                "WalGap",
-                format!(
-                    "WAL from {from} to {to} is missing from the archive: PostgreSQL removed it before it was shipped, and no member has it. Highwater takes a new backup; no restore can pass the gap"
-                ),
-            ),
-            Notice::Damaged(damage) => ("WalDamaged", damage.to_string()),
-        };
-        shared.events.warning(&shared.about, reason, note).await;
-        shared.audit.notify_one();
-    }
-}
-
-/// Ships, and goes on when the archive failed and is back.
-async fn ship_on(
-    shared: &Shared,
-    choice: &Choice,
-    shipper: &mut Shipper,
-) -> Result<(), wal::Error> {
-    let mut pause = Pause::new(Duration::from_millis(500), LONGEST);
-    let mut failures = 0;
-    loop {
-        let shipped = shipper.run(|| {
-            failures = 0;
-            shared.transports.works();
-            shared
-                .reporter
-                .condition(WAL_ARCHIVING, Status::True, "Archiving", &choice.message);
-        });
-        let error = match shipped.await {
-            Ok(()) => return Ok(()),
-            Err(error) if !error.is_archive() || error.is_conflict() => return Err(error),
-            Err(error) => error,
-        };
-        let message = Chain(&error).to_string();
-        tracing::warn!(
-            reason = error.reason(),
-            message,
-            "the archive does not take WAL"
-        );
-        shared.metrics.error(error.reason());
-        shared
-            .reporter
-            .condition(WAL_ARCHIVING, Status::False, error.reason(), message);
-        failures += 1;
-        if failures >= REOPEN {
-            // With a new store: credentials may have been rotated.
-            return Err(error);
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause.next()) => {}
-            () = shared.stop.cancelled() => return Ok(()),
-        }
-    }
-}
-
-/// Lets `keep_up` follow small changes, and returns when more than that has changed.
-async fn reconfigured(
-    known: &Config,
-    wanted: &mut watch::Receiver<Wanted>,
-    member: &Member,
-    keep_up: impl Fn(&Config),
-) {
-    loop {
-        let now = wanted.borrow_and_update().clone();
-        let Wanted::Protect(config) = now else { return };
-        // Another pod at the address, or none: the session may be half open.
-        let gone = !config.members.iter().any(|other| other == member);
-        let other_way =
-            known.transport != config.transport || known.synchronous != config.synchronous;
-        if gone || !same_archive(known, &config) || other_way {
-            return;
-        }
-        keep_up(&config);
-        if wanted.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Args;
 pub use metrics::Metrics;
+pub use settle::{Why, goes_on};
 pub use shared::{Demand, Progress};
 
 use self::{

@@ -270,7 +270,7 @@ mod tests {
             wal: Some(WalStatus {
                 transport: Transport::Sql,
                 reason: "Configured".into(),
-                slot: slot.into(),
+                slot: Some(slot.into()),
                 synchronous: false,
                 standby_slots: Vec::new(),
                 max_slot_wal_keep_size: None,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        PgBackup, PgRestore, PgRestoreStatus, RestorePlan, RestoreSource,
+        PgBackup, PgRestore, PgRestoreStatus, RestorePlan, RestoreSource, Transport,
         conditions::{self, PLANNED, Status},
         managers,
     },
@@ -175,7 +175,10 @@ async fn decide(shared: &Shared, config: &Config, restore: &PgRestore) -> Result
     if protection.as_ref() != Some(&shared.protection) {
         return Ok(Outcome::Other);
     }
-    newest(shared).await;
+    // PostgreSQL's archiver brings no unfinished segment, whoever waits.
+    if config.transport != Transport::ArchiveCommand {
+        newest(shared).await;
+    }
     let lineages = lineages(shared).await?;
     in_lineages(shared, config, restore, None, lineages).await
 }

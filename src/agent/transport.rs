@@ -25,11 +25,20 @@ const SOON: Duration = Duration::from_secs(300);
 /// After this many streams in a row that broke off, another way is taken where there is one.
 const BROKEN: u32 = 5;
 
+/// How WAL comes.
+#[derive(Clone)]
+enum Way {
+    /// This server gives a stream.
+    Streaming(Box<Server>),
+    Sql,
+    /// PostgreSQL itself brings it into the archive.
+    ArchiveCommand,
+}
+
 /// How WAL comes, and why so.
 #[derive(Clone)]
 pub struct Choice {
-    /// Where there is a stream to be had.
-    server: Option<Server>,
+    way: Way,
     /// One word for status.
     pub reason: &'static str,
     /// A sentence for people.
@@ -39,7 +48,7 @@ pub struct Choice {
 impl Choice {
     fn streaming(server: Server, reason: &'static str) -> Self {
         Self {
-            server: Some(server),
+            way: Way::Streaming(Box::new(server)),
             reason,
             message: "WAL is streamed".to_owned(),
         }
@@ -47,24 +56,36 @@ impl Choice {
 
     fn sql(reason: &'static str, why: impl std::fmt::Display) -> Self {
         Self {
-            server: None,
+            way: Way::Sql,
             reason,
             message: format!("WAL is read by SQL over an ordinary connection: {why}"),
         }
     }
 
-    /// For status.
-    pub const fn transport(&self) -> Transport {
-        match self.server {
-            Some(_) => Transport::Streaming,
-            None => Transport::Sql,
+    fn archive_command() -> Self {
+        Self {
+            way: Way::ArchiveCommand,
+            reason: "Requested",
+            message: "WAL is brought by PostgreSQL's archive_command".to_owned(),
         }
     }
 
-    /// A new one each time.
-    pub fn source(&self, synchronous: bool) -> Source {
-        let streaming = |server| Source::streaming(server, synchronous);
-        self.server.clone().map_or(Source::Sql, streaming)
+    /// For status.
+    pub const fn transport(&self) -> Transport {
+        match self.way {
+            Way::Streaming(_) => Transport::Streaming,
+            Way::Sql => Transport::Sql,
+            Way::ArchiveCommand => Transport::ArchiveCommand,
+        }
+    }
+
+    /// Where the agent reads WAL: a new one each time. `None`: it does not.
+    pub fn source(&self, synchronous: bool) -> Option<Source> {
+        match &self.way {
+            Way::Streaming(server) => Some(Source::streaming((**server).clone(), synchronous)),
+            Way::Sql => Some(Source::Sql),
+            Way::ArchiveCommand => None,
+        }
     }
 }
 
@@ -101,6 +122,7 @@ impl Transports {
     ) -> Result<Choice, StreamingRefused> {
         let reason = match wanted {
             Transport::Sql => return Ok(Choice::sql("Requested", "the policy asks for it")),
+            Transport::ArchiveCommand => return Ok(Choice::archive_command()),
             Transport::Streaming => "Requested",
             Transport::Auto => "ReplicationAllowed",
         };
@@ -118,9 +140,11 @@ impl Transports {
                 Ok(Choice::streaming(server.clone(), reason))
             }
             (Some(refusal), Transport::Auto) => Ok(Choice::sql(refusal.reason, refusal.message)),
-            (Some(refusal), Transport::Streaming | Transport::Sql) => Err(StreamingRefused {
-                message: refusal.message,
-            }),
+            (Some(refusal), Transport::Streaming | Transport::Sql | Transport::ArchiveCommand) => {
+                Err(StreamingRefused {
+                    message: refusal.message,
+                })
+            }
         }
     }
 

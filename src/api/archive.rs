@@ -143,6 +143,9 @@ pub struct S3 {
     /// Put the bucket into the path, not into the host name. Default: true with an endpoint, false without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_path_style: Option<bool>,
+    /// Sign the bodies of requests too, which costs a hash of each. Default: only without TLS, which protects them by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_payload: Option<bool>,
     /// The Secret and key with the certificate authority of the endpoint, PEM. Default: the public roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret: Option<SecretKey>,
@@ -183,14 +186,16 @@ pub struct ArchiveCredentials {
 /// How WAL segments are compressed.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("self.algorithm == 'zstd' || !has(self.level)").message("level goes with algorithm zstd"))]
+#[x_kube(validation = Rule::new("!has(self.level) || self.level != 0").message("level is 1 to 19, or -7 to -1; leave it out for the default"))]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
     /// The algorithm.
     #[serde(default)]
     pub algorithm: CompressionAlgorithm,
-    /// The level of zstd, 1 to 19. Default: 3. WAL that hardly shrinks, by less than a tenth in samples, is not tried hard.
+    /// The level of zstd: 1 to 19, or -7 to -1, which are faster and make more bytes. Default: 3. WAL that hardly shrinks, by
+    /// less than a tenth in samples, is not tried hard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 19))]
+    #[schemars(range(min = -7, max = 19))]
     pub level: Option<i32>,
 }
 

@@ -96,12 +96,13 @@ impl Default for Deadlines {
 /// How WAL is shipped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "!has(self.synchronous) || !self.synchronous || !has(self.transport) || self.transport != 'sql'",
+    "rule": "!has(self.synchronous) || !self.synchronous || !has(self.transport) || !(self.transport in ['sql', 'archive_command'])",
     "message": "synchronous needs streaming: set transport to Auto or streaming",
 }]))]
 #[serde(rename_all = "camelCase", default)]
 pub struct WalPolicy {
-    /// How WAL comes to the agent. `Auto` takes the best that the database allows, and status says which and why.
+    /// How WAL comes to the archive. `Auto` takes the best that the database allows of streaming and sql, and status says
+    /// which and why.
     pub transport: Transport,
     /// How often the unfinished segment's new bytes are shipped. Default: 5s.
     pub tail_interval: DurationText,
@@ -154,7 +155,7 @@ pub enum StandbySlots {
     Never,
 }
 
-/// How WAL comes to the agent.
+/// How WAL comes to the archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Transport {
     /// The best that the database allows.
@@ -166,4 +167,8 @@ pub enum Transport {
     /// Read by SQL over an ordinary connection, held by a physical replication slot.
     #[serde(rename = "sql")]
     Sql,
+    /// Archived by PostgreSQL itself, whose `archive_command` is `highwater wal push`; spelled as PostgreSQL's setting. The agent
+    /// ships no WAL, holds no slot, and watches what comes into the archive: whole segments only. `Auto` never takes it.
+    #[serde(rename = "archive_command")]
+    ArchiveCommand,
 }

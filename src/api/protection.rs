@@ -245,8 +245,9 @@ pub struct WalStatus {
     pub transport: Transport,
     /// Why this one.
     pub reason: String,
-    /// The replication slot that holds WAL for us.
-    pub slot: String,
+    /// The replication slot that holds WAL for us. None with transport archive_command, once what it held is archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
     /// Whether commits can wait for the archive: PostgreSQL is told what the archive holds.
     #[serde(default)]
     pub synchronous: bool,

@@ -24,6 +24,8 @@ pub struct Contents {
     pub clocks: Vec<ClockPair>,
     /// Bytes of each timeline's whole segments, as they lie in the store.
     pub stored: BTreeMap<TimelineId, u64>,
+    /// Whole segments that do not count yet, as WAL before them is still to come, each with the time when it was put.
+    pub on_their_way: BTreeMap<SegmentName, Timestamp>,
 }
 
 /// A whole segment.
@@ -236,6 +238,17 @@ impl Contents {
         for (timeline, end) in whole.chain(tails) {
             let known = ends.entry(timeline).or_insert(end);
             *known = end.max(*known);
+        }
+        ends.into_iter().collect()
+    }
+
+    /// As [`Self::valid_ends`], and further where segments lie that do not count yet: somebody wrote them.
+    pub fn written_ends(&self) -> Vec<(TimelineId, Lsn)> {
+        let size = self.identity.segment_size;
+        let mut ends: BTreeMap<TimelineId, Lsn> = self.valid_ends().into_iter().collect();
+        for name in self.on_their_way.keys() {
+            let known = ends.entry(name.timeline()).or_insert(name.end(size));
+            *known = name.end(size).max(*known);
         }
         ends.into_iter().collect()
     }

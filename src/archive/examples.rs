@@ -54,6 +54,7 @@ pub fn empty() -> Contents {
         tails: BTreeMap::new(),
         clocks: Vec::new(),
         stored: BTreeMap::new(),
+        on_their_way: BTreeMap::new(),
     }
 }
 

@@ -156,6 +156,24 @@ impl Lineage {
         Ok(plain)
     }
 
+    /// SHA-256 of each copy of a whole segment, as far as that is known without a private key.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn hashes_of(&self, name: SegmentName) -> Result<Vec<String>, ReadError> {
+        let keys = Encoding::ALL.map(|encoding| self.layout.segment(name, encoding));
+        let said = join_all(keys.iter().map(|key| self.hash(key))).await;
+        let mut hashes = Vec::new();
+        for hash in said {
+            match hash {
+                Ok(hash) => hashes.extend(hash),
+                Err(error) if error.wants_key() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(hashes)
+    }
+
     /// A timeline history file.
     ///
     /// # Errors
@@ -167,11 +185,32 @@ impl Lineage {
         text.map_err(|error| corrupt(&key, error.to_string()))
     }
 
-    /// The index entry of a segment, alone or rolled up.
-    pub(super) async fn entry(&self, name: SegmentName) -> Result<Option<IndexEntry>, ReadError> {
+    /// Whether a whole segment is known to be archived, by its own index entry: one request. Of one whose entry was rolled up
+    /// only a list says it.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn has_entry(&self, name: SegmentName) -> Result<bool, ReadError> {
+        let key = self.layout.index_entry(name);
+        Ok(self.get_json::<IndexEntry>(&key).await?.is_some())
+    }
+
+    /// The index entry of a whole segment, alone or rolled up.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn entry(&self, name: SegmentName) -> Result<Option<IndexEntry>, ReadError> {
         if let Some(entry) = self.get_json(&self.layout.index_entry(name)).await? {
             return Ok(Some(entry));
         }
+        self.rolled_up_entry(name).await
+    }
+
+    /// The index entry of a segment in a roll-up.
+    pub(super) async fn rolled_up_entry(
+        &self,
+        name: SegmentName,
+    ) -> Result<Option<IndexEntry>, ReadError> {
         for object in self.list(&self.layout.rollups()).await? {
             let holds = super::layout::rollup_range(&object.location)
                 .is_some_and(|(first, last)| first <= name && name <= last);

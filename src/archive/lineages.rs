@@ -69,6 +69,11 @@ impl Lineage {
         self.memory.unfinished.lock().await.get_or_insert_default();
     }
 
+    /// What was known of parts is old: they are listed again.
+    pub async fn forget_tails(&self) {
+        *self.memory.unfinished.lock().await = None;
+    }
+
     /// What the parts of an unfinished segment make up, with zeros up to a segment's size, and how many bytes are known.
     /// `None`: there are none.
     ///

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use object_store::{ObjectMeta, path::Path};
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     handle::unavailable,
     layout::Key,
     memory::Part,
-    on_their_way::on_their_way,
+    on_their_way::{has_entry, on_their_way},
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
@@ -29,6 +30,8 @@ pub(super) struct Listing {
     pub(super) histories: BTreeMap<TimelineId, Path>,
     pub(super) clocks: Vec<Path>,
     pub(super) manifests: BTreeMap<String, Path>,
+    /// Whole segments that do not count yet, and when they were put.
+    pub(super) on_their_way: BTreeMap<SegmentName, Timestamp>,
 }
 
 /// What a list says of a whole segment.
@@ -38,6 +41,8 @@ pub(super) struct Whole {
     pub(super) encrypted: bool,
     /// Bytes of all copies, as they lie there.
     pub(super) stored: u64,
+    /// When its newest copy was put.
+    pub(super) put_at: Timestamp,
 }
 
 impl Whole {
@@ -45,6 +50,7 @@ impl Whole {
     const NONE: Self = Self {
         encrypted: true,
         stored: 0,
+        put_at: Timestamp::MIN,
     };
 }
 
@@ -56,6 +62,7 @@ impl Listing {
         for ObjectMeta {
             location: key,
             size,
+            last_modified,
             ..
         } in objects
         {
@@ -64,6 +71,8 @@ impl Listing {
                     let whole = listing.segments.entry(name).or_insert(Whole::NONE);
                     whole.encrypted &= encoding.encrypted;
                     whole.stored += size;
+                    let put_at = Timestamp::from_second(last_modified.timestamp());
+                    whole.put_at = whole.put_at.max(put_at.unwrap_or_default());
                 }
                 Some(Key::Entry(name)) => drop(listing.entries.insert(name)),
                 Some(Key::Rollup(first, last)) => listing.rollups.push((first, last, key)),
@@ -96,16 +105,16 @@ impl Listing {
 
     /// Without what is on its way only. `remembered`: whole segments whose index entries were not listed again.
     fn settled(mut self, remembered: BTreeMap<SegmentName, Whole>, size: SegmentSize) -> Self {
-        let rolled = |name: &SegmentName| {
-            let mut rollups = self.rollups.iter();
-            rollups.any(|(first, last, _)| (first..=last).contains(&name))
-        };
-        let has_entry = |name: &SegmentName| {
-            remembered.contains_key(name) || self.entries.contains(name) || rolled(name)
+        let known = |name: &SegmentName| {
+            let rolled_up = self.rollups.iter().map(|(first, last, _)| (first, last));
+            remembered.contains_key(name)
+                || has_entry(*name, self.entries.contains(name), rolled_up)
         };
         let names = self.segments.keys().chain(remembered.keys()).copied();
-        for name in on_their_way(names, has_entry, size) {
-            self.segments.remove(&name);
+        for name in on_their_way(names, known, size) {
+            let whole = self.segments.remove(&name);
+            self.on_their_way
+                .extend(whole.map(|whole| (name, whole.put_at)));
         }
         self.segments.extend(remembered);
         self
@@ -122,18 +131,13 @@ impl Listing {
 }
 
 impl Lineage {
-    /// Lists everything that counts.
+    /// Lists everything, and sorts out what does not count yet.
     pub(super) async fn listing(&self, size: SegmentSize) -> Result<Listing, ReadError> {
-        let listing = self.listing_of_all().await?;
-        Ok(listing.settled(BTreeMap::new(), size))
-    }
-
-    /// Lists everything, also what is on its way.
-    pub(super) async fn listing_of_all(&self) -> Result<Listing, ReadError> {
         // Tails first: a segment that becomes whole is there before its tails go.
         let mut objects = self.list(&self.layout.all_tails()).await?;
         objects.extend(self.list(&self.layout.root()).await?);
-        Ok(Listing::sort(&self.layout, objects))
+        let listing = Listing::sort(&self.layout, objects);
+        Ok(listing.settled(BTreeMap::new(), size))
     }
 
     /// As [`Self::listing`]; whole segments that were listed before are remembered, but for the newest of each timeline.

@@ -37,6 +37,7 @@ pub use formats::{ClockPair, Identity, IndexEntry, Manifest, ManifestVolume, Res
 pub use handle::{Archive, Lineage, PushOutcome};
 pub use layout::{FORMAT, Layout, TailName, backup_key};
 pub use lineage::{LineageId, LineageParseError};
+pub use on_their_way::YOUNG;
 pub use patience::Patience;
 pub use plan::{Refusal, Request};
 pub use probe::{Findings, SKEW_TO_WARN_OF};

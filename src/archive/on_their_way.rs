@@ -3,7 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
+
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+
+/// Whether a segment has an index entry: one of its own, or in a roll-up from the first to the last of `rolled_up`, which
+/// holds all between them.
+pub(super) fn has_entry<'a>(
+    name: SegmentName,
+    has_own: bool,
+    rolled_up: impl IntoIterator<Item = (&'a SegmentName, &'a SegmentName)>,
+) -> bool {
+    let covers = |(first, last): (&SegmentName, &SegmentName)| *first <= name && name <= *last;
+    has_own || rolled_up.into_iter().any(covers)
+}
+
+/// What came longer ago than this is not followed any more by what was put at the same time, and is missing before it.
+pub const YOUNG: SignedDuration = SignedDuration::from_mins(5);
 
 /// Those of `segments` that do not count as archived: WAL is missing before them, and they have no index entry, which
 /// a writer puts only when everything before the segment is durable.

@@ -7,7 +7,11 @@ use object_store::{PutPayload, path::Path};
 
 use super::{
     ClockPair, Encoder, IndexEntry, Lineage, PushError, PushOutcome, ReadError, Records,
-    encryption::Notes, handle::undecided, layout::TailName, memory::Part, sha256,
+    encryption::Notes,
+    handle::{not_found, undecided},
+    layout::TailName,
+    memory::Part,
+    sha256,
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
@@ -162,8 +166,8 @@ impl Lineage {
             length,
         } = put;
         let finished = async {
-            if let Some(outcome) = outcome {
-                self.put_entry(&key, outcome, entry).await?;
+            if outcome.is_some() {
+                self.put_entry(&key, entry).await?;
             }
             self.delete(replaced).await
         };
@@ -194,26 +198,28 @@ impl Lineage {
         Ok(parts)
     }
 
-    async fn put_entry(
-        &self,
-        segment: &Path,
-        outcome: PushOutcome,
-        entry: &IndexEntry,
-    ) -> Result<(), PushError> {
+    /// The first entry stays: whose segment it is decides between two writers. `segment` has the content that `entry`
+    /// speaks of.
+    async fn put_entry(&self, segment: &Path, entry: &IndexEntry) -> Result<(), PushError> {
         let key = self.layout.index_entry(entry.segment);
         let conflict = match self.create_json(&key, entry).await {
             Ok(_) => return Ok(()),
             Err(conflict @ PushError::Conflict { .. }) => conflict,
             Err(error) => return Err(error),
         };
+        // It may have been rolled up since.
+        let known = self.entry(entry.segment).await?;
+        let known = known.ok_or_else(|| not_found(&key))?;
         // Another version or run may know less or more of the same segment.
-        let known = self.get_json::<IndexEntry>(&key).await?;
-        if known.is_none_or(|known| known.sha256 == entry.sha256) {
+        if known.sha256 == entry.sha256 {
             return Ok(());
         }
+        let rolled_up = self.rolled_up_entry(entry.segment).await?;
+        let is_first = rolled_up.is_some_and(|first| first.sha256 == entry.sha256);
         // Where the store overwrites, what lies there now may be another's by the time it is deleted.
-        if outcome == PushOutcome::Created && self.objects.creates_only() {
-            // The segment is there with other content, under the ending of another codec: ours must not stay beside it.
+        if self.objects.creates_only() && !is_first {
+            // The segment is there with other content, under the ending of another codec: ours must not stay beside it,
+            // whoever put it. No entry will ever speak of it.
             self.delete(vec![segment.clone()]).await?;
         }
         Err(conflict)

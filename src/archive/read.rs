@@ -60,6 +60,7 @@ impl Lineage {
             tails: BTreeMap::new(),
             clocks: clocks.into_values().collect(),
             stored: listing.stored(),
+            on_their_way: listing.on_their_way,
             identity,
         };
         for (name, parts) in listing.tails {
@@ -73,15 +74,15 @@ impl Lineage {
     }
 
     /// What is there by names alone: histories, whole segments, and how far tails reach. For whoever asks whether
-    /// something follows, so also what is on its way; nothing is said of records, backups and clocks.
+    /// something follows; nothing is said of records, backups and clocks.
     ///
     /// # Errors
     /// As [`Self::contents`].
     pub async fn outline(&self) -> Result<Contents, ReadError> {
         let identity = self.identity().await?;
         self.readable(&identity)?;
-        let listing = self.listing_of_all().await?;
         let size = identity.segment_size;
+        let listing = self.listing(size).await?;
         let whole = |(name, whole): (&SegmentName, &Whole)| {
             let segment = Segment {
                 valid_end: name.end(size),
@@ -107,6 +108,7 @@ impl Lineage {
             tails: listing.tails.iter().filter_map(tail).collect(),
             clocks: Vec::new(),
             stored: listing.stored(),
+            on_their_way: listing.on_their_way,
             identity,
         })
     }

@@ -3,9 +3,13 @@
 use std::{fs, path::Path};
 
 use super::{error::PushFailure, prepare::Segment};
-use crate::postgres::{
-    ControlFile,
-    wal::{Origin, ScanError},
+use crate::{
+    archive::LineageId,
+    postgres::{
+        ControlFile,
+        wal::{Origin, ScanError},
+    },
+    recovery::restored::{self, Place, Restored},
 };
 
 /// How often `pg_control` is read while the server writes it.
@@ -27,6 +31,37 @@ pub fn of_directory(pgdata: &Path) -> Option<Origin> {
 pub(super) fn data_directory(path: &Path) -> &Path {
     let wal = path.parent().unwrap_or(Path::new("/"));
     wal.parent().unwrap_or(Path::new("/"))
+}
+
+/// A data directory that was restored does not archive where its original does: two histories would lie in one lineage, and
+/// the next recovery would follow the copy.
+pub(super) fn no_copy(
+    path: &Path,
+    archive_name: &str,
+    lineage: &LineageId,
+) -> Result<(), PushFailure> {
+    let directory = data_directory(path);
+    let restored = Restored::read(directory).map_err(|cause| PushFailure::Read {
+        path: directory.join(restored::NAME),
+        cause,
+    })?;
+    let place = Place {
+        archive_name: archive_name.to_owned(),
+        lineage: lineage.clone(),
+    };
+    if !restored.from.contains(&place) {
+        return Ok(());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Place {
+        archive_name,
+        lineage,
+    } = place;
+    Err(PushFailure::Copy {
+        name: name.into_owned(),
+        archive_name,
+        lineage,
+    })
 }
 
 /// A data directory may hold another cluster's WAL: a copy that went wrong.

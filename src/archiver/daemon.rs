@@ -83,6 +83,10 @@ pub async fn run(args: Args) -> Result<(), Error> {
     // Before the first client comes: it would wait for as many requests.
     let store = pusher.clone();
     tokio::spawn(async move {
+        store.prepare().await;
+    });
+    let store = pusher.clone();
+    tokio::spawn(async move {
         while store.creates_only().await.is_none() {
             tokio::time::sleep(PROBE_AGAIN).await;
         }

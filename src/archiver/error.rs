@@ -4,8 +4,9 @@ use std::{io, path::PathBuf};
 
 use super::{config::ConfigError, home::HomeError};
 use crate::{
-    archive::{OpenError, PushError},
+    archive::{LineageId, OpenError, PushError},
     postgres::{HistoryError, Lsn, SegmentName, SystemIdentifier, wal::Invalid, wal::ScanError},
+    recovery::restored,
 };
 
 /// Why a file was not archived. PostgreSQL asks again after every exit code from 1 to 125; above that its archiver starts
@@ -77,6 +78,19 @@ pub enum PushFailure {
         /// Whose that is.
         want: SystemIdentifier,
     },
+    /// The data directory was restored from this lineage.
+    #[error(
+        "failed to archive {name}: this data directory was restored from lineage {lineage} of {archive_name}, and a copy must not archive where its original does: give it an archiveName of its own; if it takes the original's place, remove {} from the data directory",
+        restored::NAME
+    )]
+    Copy {
+        /// The file.
+        name: String,
+        /// The database in the archive.
+        archive_name: String,
+        /// The lineage.
+        lineage: LineageId,
+    },
     /// The size of segments was changed (`pg_resetwal --wal-segsize`).
     #[error(
         "failed to archive {name}: its segments have {found} bytes, those of the lineage {want}: give the archive another lineage or archiveName"
@@ -92,6 +106,9 @@ pub enum PushFailure {
     /// The archive holds other content, or does not take it.
     #[error(transparent)]
     Push(#[from] PushError),
+    /// It is durable, and does not count without the one before it.
+    #[error("failed to archive {0}: a segment before it was not archived")]
+    Before(SegmentName),
     /// No threads, no memory.
     #[error("failed to start the runtime: {0}")]
     Runtime(io::Error),
@@ -112,10 +129,11 @@ impl PushFailure {
             Self::Home(
                 HomeError::Several { .. } | HomeError::None { .. } | HomeError::Newer { .. },
             ) => 13,
+            Self::Copy { .. } => 14,
             Self::Name(_) => 2,
             Self::Config(_) | Self::Open(_) => 3,
             Self::Home(HomeError::Read(_) | HomeError::Create(_) | HomeError::Unknown) => 1,
-            Self::Push(_) | Self::Read { .. } | Self::Runtime(_) => 1,
+            Self::Push(_) | Self::Read { .. } | Self::Before(_) | Self::Runtime(_) => 1,
             Self::Panicked => 101,
         }
     }

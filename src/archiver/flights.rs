@@ -29,6 +29,7 @@ struct Flight {
     asked: bool,
     outcome: watch::Receiver<Option<Outcome>>,
     carried: watch::Receiver<Carried>,
+    durable: watch::Receiver<bool>,
 }
 
 /// All pushes of segments, by path.
@@ -61,6 +62,43 @@ pub struct Ends {
     pub carried: watch::Sender<Carried>,
     /// What the scan before leaves.
     pub before: Option<watch::Receiver<Carried>>,
+    /// When it may count.
+    pub turn: Turn,
+}
+
+/// When a segment may count: when it and all before it that are being pushed too are durable.
+#[derive(Debug)]
+pub struct Turn {
+    durable: watch::Sender<bool>,
+    before: Option<watch::Receiver<bool>>,
+}
+
+impl Turn {
+    /// Waits until its bytes may be put: nothing goes behind a segment that the archive refuses. Until one was taken, as
+    /// `taken` says, a segment waits for the one before it. `false`: that one failed.
+    pub async fn may_put(&mut self, taken: &watch::Sender<bool>) -> bool {
+        let Some(before) = &mut self.before else {
+            return true;
+        };
+        let mut taken = taken.subscribe();
+        tokio::select! {
+            biased;
+            durable = before.wait_for(|durable| *durable) => durable.is_ok(),
+            any = taken.wait_for(|taken| *taken) => any.is_ok(),
+        }
+    }
+
+    /// The segment is durable: waits until all before it are, and lets the next one go on. `false`: one of them failed.
+    pub async fn comes(self) -> bool {
+        let Self { durable, before } = self;
+        if let Some(mut before) = before
+            && before.wait_for(|durable| *durable).await.is_err()
+        {
+            return false;
+        }
+        durable.send_replace(true);
+        true
+    }
 }
 
 impl Flights {
@@ -87,17 +125,25 @@ impl Flights {
     pub fn begin(&mut self, path: &Path, before: Option<&Path>, asked: bool) -> Ends {
         let (outcome, seen) = watch::channel(None);
         let (carried, scanned) = watch::channel(None);
+        let (durable, counts) = watch::channel(false);
+        let flying = before.and_then(|before| self.flying.get(before));
+        let turn = Turn {
+            durable,
+            before: flying.map(|flight| flight.durable.clone()),
+        };
         let before = before.and_then(|before| self.carry_of(before));
         let flight = Flight {
             asked,
             outcome: seen,
             carried: scanned,
+            durable: counts,
         };
         self.flying.insert(path.to_owned(), flight);
         Ends {
             outcome,
             carried,
             before,
+            turn,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which lineage a cluster's WAL belongs to: the one in the configuration, the only one of this cluster, or a new one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// How long a push waits to hear what the store is like.
 const PROBE: Duration = Duration::from_secs(10);
+/// How long it is believed what was asked before the first push.
+const EARLY: Duration = Duration::from_secs(60);
 
 /// A lineage and whose it is.
 #[derive(Debug)]
@@ -24,6 +26,22 @@ pub struct Home {
     pub lineage: Lineage,
     /// What its identity object says.
     pub identity: Identity,
+}
+
+/// What the store says of a lineage before anybody pushes: the first push has fewer answers to wait for.
+#[derive(Debug)]
+pub struct Early {
+    lineage: Lineage,
+    /// `None`: it is not begun yet.
+    identity: Option<Identity>,
+    at: Instant,
+}
+
+impl Early {
+    /// If it is of the lineage `id`, and not old.
+    fn of(&self, id: &LineageId) -> Option<&Self> {
+        (self.lineage.id() == id && self.at.elapsed() < EARLY).then_some(self)
+    }
 }
 
 /// Why no lineage can be used.
@@ -90,6 +108,7 @@ pub struct Homes<'a> {
     archive: &'a Archive,
     config: &'a Config,
     state: State,
+    early: Option<&'a Early>,
 }
 
 impl<'a> Homes<'a> {
@@ -99,7 +118,37 @@ impl<'a> Homes<'a> {
             archive,
             config,
             state: State::of(config),
+            early: None,
         }
+    }
+
+    /// With what was asked early.
+    #[must_use]
+    pub fn with_early(self, early: Option<&'a Early>) -> Self {
+        Self { early, ..self }
+    }
+
+    /// Asks for the lineage in the configuration, or else the one that is remembered, whosever it will turn out to be.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub async fn early(&self) -> Result<Option<Early>, HomeError> {
+        let Some(id) = self.config.lineage.clone().or_else(|| self.state.lineage()) else {
+            return Ok(None);
+        };
+        let lineage = self.archive.lineage(id);
+        // Kept in the lineage itself: it asks no more.
+        let (identity, _) = tokio::join!(lineage.identity(), lineage.has_tails());
+        let identity = match identity {
+            Ok(identity) => Some(identity),
+            Err(ReadError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Early {
+            lineage,
+            identity,
+            at: Instant::now(),
+        }))
     }
 
     /// The lineage of `origin`, to write to. One that is not there begins. `creates_only`: whether the store heeds the
@@ -260,6 +309,13 @@ impl<'a> Homes<'a> {
 
     async fn identified(&self, id: &LineageId) -> Result<Option<Home>, HomeError> {
         let lineage = self.archive.lineage(id.clone());
+        if let Some(early) = self.early.and_then(|early| early.of(id)) {
+            let identity = early.identity.clone();
+            return Ok(identity.map(|identity| Home { lineage, identity }));
+        }
+        if self.early.is_some() {
+            lineage.forget_tails().await;
+        }
         match lineage.identity().await {
             Ok(identity) => Ok(Some(Home { lineage, identity })),
             Err(ReadError::NotFound { .. }) => Ok(None),
@@ -303,6 +359,8 @@ impl<'a> Homes<'a> {
         };
         match lineage.create_identity(&identity).await {
             Ok(()) => {
+                // The identity object comes before everything else.
+                lineage.assume_no_tails().await;
                 tracing::info!(lineage = %identity.lineage, place = self.state.place(), "a lineage begins");
                 Ok(Home { lineage, identity })
             }
@@ -312,5 +370,68 @@ impl<'a> Homes<'a> {
             }
             Err(error) => Err(HomeError::Create(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::postgres::SegmentSize;
+
+    const ORIGIN: Origin = Origin {
+        system_identifier: SystemIdentifier::new(42),
+        segment_size: SegmentSize::DEFAULT,
+        major: 15,
+    };
+
+    /// A directory as an archive, and the configuration of a push to it.
+    fn site() -> (tempfile::TempDir, Config) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        std::fs::create_dir(folder.path().join("archive")).unwrap();
+        let config = json!({
+            "archive": {"directory": {"persistentVolumeClaim": "wal"}},
+            "archiveName": "orders",
+            "directory": folder.path().join("archive"),
+            "stateDirectory": state,
+            "lineage": "0123456789",
+        });
+        (folder, serde_json::from_value(config).unwrap())
+    }
+
+    async fn to_write(homes: &Homes<'_>) -> Home {
+        homes.to_write(ORIGIN, async { Some(true) }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_early_is_not_asked_again_until_it_is_old() {
+        let (folder, config) = site();
+        let archive = config.open().unwrap();
+        let begun = to_write(&Homes::new(&archive, &config)).await;
+        let mut early = Homes::new(&archive, &config).early().await.unwrap();
+        assert!(early.as_ref().unwrap().identity.is_some());
+        let place = folder.path().join("archive");
+        std::fs::remove_dir_all(&place).unwrap();
+        let homes = Homes::new(&archive, &config).with_early(early.as_ref());
+        assert_eq!(to_write(&homes).await.identity, begun.identity);
+        assert!(!place.exists(), "nobody was asked");
+
+        early.as_mut().unwrap().at -= EARLY;
+        let homes = Homes::new(&archive, &config).with_early(early.as_ref());
+        to_write(&homes).await;
+        assert!(place.exists(), "it begins anew");
+    }
+
+    #[tokio::test]
+    async fn a_lineage_that_somebody_began_meanwhile_is_used() {
+        let (_folder, config) = site();
+        let archive = config.open().unwrap();
+        let early = Homes::new(&archive, &config).early().await.unwrap();
+        assert!(early.as_ref().unwrap().identity.is_none());
+        let begun = to_write(&Homes::new(&config.open().unwrap(), &config)).await;
+        let homes = Homes::new(&archive, &config).with_early(early.as_ref());
+        assert_eq!(to_write(&homes).await.identity, begun.identity);
     }
 }

@@ -1,28 +1,32 @@
 //! Pushes the file that PostgreSQL asks for, and the finished segments after it, several at once.
 
+mod other_files;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
     Config, cluster,
     error::PushFailure,
-    flights::{Asked, Carried, Ends, Flights, Outcome, is_ready, say_done},
-    home::{Home, Homes},
+    flights::{Asked, Carried, Ends, Flights, Outcome, Turn, is_ready},
+    home::{Early, Home, Homes},
     name::WalFile,
     prepare::{Segment, carry_beside, previous},
 };
 use crate::{
-    archive::{Archive, IndexEntry, OpenError, ProbeError, PushError, ReadError, Records, sha256},
+    archive::{Archive, IndexEntry, OpenError, ProbeError, PushError},
     buffers::Buffers,
     clock::SystemClock,
-    postgres::{SegmentName, SegmentSize, TimelineHistory, TimelineId, wal::Origin},
+    postgres::{SegmentName, SegmentSize, TimelineId, wal::Origin},
 };
 
 /// The epoch of tails that come from `.partial` files: the same file gives the same object.
@@ -40,6 +44,9 @@ struct Inner {
     config: Config,
     archive: Archive,
     home: OnceCell<Home>,
+    early: OnceCell<Option<Early>>,
+    /// Somebody asks early.
+    prepares: AtomicBool,
     creates_only: OnceCell<bool>,
     /// One per segment that is being pushed.
     slots: Arc<Semaphore>,
@@ -51,6 +58,8 @@ struct Inner {
     buffers: Buffers,
     frames: Buffers,
     flights: Mutex<Flights>,
+    /// The archive has taken a segment, and refused none since.
+    taken: watch::Sender<bool>,
     ahead: Mutex<Ahead>,
     /// Timelines whose history is in the archive.
     histories: Mutex<BTreeSet<TimelineId>>,
@@ -81,6 +90,8 @@ impl Pusher {
         Ok(Self(Arc::new(Inner {
             archive: config.open()?.with_buffers(frames.clone()),
             home: OnceCell::new(),
+            early: OnceCell::new(),
+            prepares: AtomicBool::new(false),
             creates_only: OnceCell::new(),
             slots: Arc::new(Semaphore::new(config.parallel() + READERS)),
             readers: Semaphore::new(READERS),
@@ -88,6 +99,7 @@ impl Pusher {
             buffers: Buffers::kept(),
             frames,
             flights: Mutex::default(),
+            taken: watch::Sender::new(false),
             ahead: Mutex::default(),
             histories: Mutex::default(),
             most_ahead,
@@ -132,6 +144,19 @@ impl Pusher {
         let _ = tokio::time::timeout(within, drained).await;
     }
 
+    /// Asks the store, once, what the first push would have to wait for. What it does not say now, that push asks again.
+    pub async fn prepare(&self) -> Option<&Early> {
+        self.0.prepares.store(true, Ordering::Relaxed);
+        let ask = || async {
+            let homes = Homes::new(&self.0.archive, &self.0.config);
+            homes.early().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "failed to ask for the lineage");
+                None
+            })
+        };
+        self.0.early.get_or_init(ask).await.as_ref()
+    }
+
     /// Finds out, once, whether the store heeds the condition that an object be new. `None`: it cannot be said now.
     pub async fn creates_only(&self) -> Option<bool> {
         let archive = &self.0.archive;
@@ -153,23 +178,38 @@ impl Pusher {
 
     async fn asked(&self, path: &Path, name: SegmentName) -> Outcome {
         self.history_first(path, name.timeline()).await?;
+        let (joined, outcome) = self.once(path, name).await;
+        match &outcome {
+            // Begun behind one that failed then, and is archived by now.
+            Err(error) if joined && matches!(**error, PushFailure::Before(_)) => {
+                self.once(path, name).await.1
+            }
+            _ => outcome,
+        }
+    }
+
+    /// Whether it was being pushed already, and what came of it.
+    async fn once(&self, path: &Path, name: SegmentName) -> (bool, Outcome) {
         let known = lock(&self.0.flights).ask(path);
-        let outcome = match known {
-            Asked::Done => return Ok(()),
-            Asked::Flying(outcome) => outcome,
+        let (joined, outcome) = match known {
+            Asked::Done => return (true, Ok(())),
+            Asked::Flying(outcome) => (true, outcome),
             Asked::New => {
                 let permit = self.slot().await;
                 // While it waited, somebody else may have begun.
                 let known = lock(&self.0.flights).ask(path);
                 match known {
-                    Asked::Done => return Ok(()),
-                    Asked::Flying(outcome) => outcome,
-                    Asked::New => self.begin_asked(path, name, permit)?,
+                    Asked::Done => return (true, Ok(())),
+                    Asked::Flying(outcome) => (true, outcome),
+                    Asked::New => match self.begin_asked(path, name, permit) {
+                        Ok(outcome) => (false, outcome),
+                        Err(error) => return (false, Err(Arc::new(error))),
+                    },
                 }
             }
         };
         self.ahead();
-        outcome_of(outcome).await
+        (joined, outcome_of(outcome).await)
     }
 
     fn begin_asked(
@@ -190,25 +230,6 @@ impl Pusher {
     /// `None` never happens: the semaphore is never closed.
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         self.0.slots.clone().acquire_owned().await.ok()
-    }
-
-    /// PostgreSQL archives a history before the WAL of its timeline; whoever calls by hand may not.
-    async fn history_first(&self, path: &Path, timeline: TimelineId) -> Result<(), PushFailure> {
-        let path = path.with_file_name(TimelineHistory::file_name(timeline));
-        // One that another tool has archived, or that came with a copy, is ready no more, and wanted here all the same.
-        let told = lock(&self.0.histories).contains(&timeline);
-        if timeline == TimelineId::FIRST || told || !path.exists() {
-            return Ok(());
-        }
-        self.history(&path, timeline).await?;
-        lock(&self.0.histories).insert(timeline);
-        if !is_ready(&path) {
-            return Ok(());
-        }
-        if let Err(error) = say_done(&path) {
-            tracing::debug!(path = %path.display(), %error, "failed to rename the status file");
-        }
-        Ok(())
     }
 
     /// Begins to push the finished segments that follow, as far as there is room.
@@ -262,20 +283,25 @@ impl Pusher {
             outcome: said,
             carried,
             before,
+            turn,
         } = ends;
         let (this, at) = (self.clone(), path.clone());
         let scans = Scans { carried, before };
-        let pushed = tokio::spawn(async move { this.segment(&at, name, permit, scans).await });
+        let pushed =
+            tokio::spawn(async move { this.segment(&at, name, permit, scans, turn).await });
         let pushed = pushed.await.unwrap_or(Err(PushFailure::Panicked));
         let outcome = pushed.map_err(Arc::new);
         if outcome.is_err() {
             lock(&self.0.ahead).left = 0;
+            self.0.taken.send_replace(false);
         }
         let mut flights = lock(&self.0.flights);
         let asked = flights.end(&path, &outcome);
         drop(flights);
         self.rest();
-        if let (Err(error), false) = (&outcome, asked) {
+        if let (Err(error), false) = (&outcome, asked)
+            && !matches!(**error, PushFailure::Before(_))
+        {
             tracing::warn!("{error}; PostgreSQL asks for it in its turn");
         }
         said.send_replace(Some(outcome));
@@ -296,6 +322,7 @@ impl Pusher {
         name: SegmentName,
         permit: Option<OwnedSemaphorePermit>,
         scans: Scans,
+        mut turn: Turn,
     ) -> Result<(), PushFailure> {
         let Scans { carried, before } = scans;
         // Before there is a reader to wait for: those who read now may be the ones that are waited for.
@@ -305,12 +332,15 @@ impl Pusher {
         let origin = segment.origin;
         let (scanned, home) = tokio::join!(
             self.scan(path, segment, carried, before),
-            self.home(origin, name.to_string())
+            self.home(origin, path)
         );
         let ((segment, entry), home) = (scanned?, home?);
         let lineage = &home.lineage;
         let encoded = lineage.encode_segment(name, segment.bytes, &entry).await?;
         drop(reader);
+        if !turn.may_put(&self.0.taken).await {
+            return Err(PushFailure::Before(name));
+        }
         let upload = self.0.uploads.acquire().await;
         let put = match lineage.put_encoded(encoded).await {
             // Only with its plain bytes it can be said whether the archive holds all that is valid of it.
@@ -324,7 +354,11 @@ impl Pusher {
         // The small request that follows needs no memory: the next segment may come in.
         drop(permit);
         let put = put?;
+        self.0.taken.send_replace(true);
         self.ahead();
+        if !turn.comes().await {
+            return Err(PushFailure::Before(name));
+        }
         lineage.finish_segment(put, &entry).await?;
         Ok(())
     }
@@ -359,90 +393,37 @@ impl Pusher {
         .await
     }
 
-    /// The lineage, found once, and whether a file of `origin` belongs into it.
-    async fn home(&self, origin: Origin, file: String) -> Result<&Home, PushFailure> {
+    /// The lineage, found once, and whether the file at `path`, which is of `origin`, belongs into it.
+    async fn home(&self, origin: Origin, path: &Path) -> Result<&Home, PushFailure> {
         let find = || async {
-            let homes = Homes::new(&self.0.archive, &self.0.config);
+            let early = match self.0.prepares.load(Ordering::Relaxed) {
+                true => self.prepare().await,
+                false => None,
+            };
+            let homes = Homes::new(&self.0.archive, &self.0.config).with_early(early);
             homes.to_write(origin, self.creates_only()).await
         };
         let home = self.0.home.get_or_try_init(find).await?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.into_owned();
+        cluster::no_copy(path, &self.0.config.archive_name, &home.identity.lineage)?;
         let want = home.identity.system_identifier;
         if want == origin.system_identifier {
             return match home.identity.segment_size == origin.segment_size {
                 true => Ok(home),
                 false => Err(PushFailure::OtherSize {
-                    name: file,
+                    name,
                     found: origin.segment_size.get(),
                     want: home.identity.segment_size.get(),
                 }),
             };
         }
         Err(PushFailure::OtherCluster {
-            name: file,
+            name,
             found: origin.system_identifier,
             keeper: format!("lineage {}", home.identity.lineage),
             want,
         })
-    }
-
-    /// A small file, and where it goes: `pg_control` says whose it is.
-    async fn small_file(&self, path: &Path) -> Result<(&Home, Bytes), PushFailure> {
-        let origin = cluster::of_directory(cluster::data_directory(path));
-        let origin = origin.ok_or(super::home::HomeError::Unknown)?;
-        let home = self.home(origin, path.display().to_string()).await?;
-        let content = std::fs::read(path).map_err(|cause| PushFailure::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
-        Ok((home, content.into()))
-    }
-
-    async fn history(&self, path: &Path, timeline: TimelineId) -> Result<(), PushFailure> {
-        let (home, content) = self.small_file(path).await?;
-        TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)).map_err(|cause| {
-            PushFailure::History {
-                name: TimelineHistory::file_name(timeline),
-                cause,
-            }
-        })?;
-        home.lineage.push_history(timeline, content).await?;
-        Ok(())
-    }
-
-    /// The last segment of a timeline that was left is its last tail: what is valid of it, and never a segment.
-    async fn partial(&self, path: &Path, name: SegmentName) -> Result<(), PushFailure> {
-        let _slot = self.slot().await;
-        let segment = self.read(path, name).await?;
-        let home = self.home(segment.origin, name.to_string()).await?;
-        let size = segment.size;
-        let carry = carry_beside(path, name, size, &self.0.buffers);
-        // It ends somewhere, and no damage can be told from that.
-        let scan = segment.scan(carry.as_ref(), super::config::DamagedWal::Archive)?;
-        let length = scan.valid_end.bytes_since(name.start(size));
-        let length = usize::try_from(length).unwrap_or_default();
-        let valid = segment.bytes.get(..length).unwrap_or(&segment.bytes);
-        if valid.is_empty() {
-            return Ok(());
-        }
-        let lineage = &home.lineage;
-        match lineage.fetch_segment(name, size, scan.valid_end).await {
-            Ok(archived) if archived.get(..length) == Some(valid) => Ok(()),
-            Ok(archived) => Err(PushFailure::Push(PushError::Conflict {
-                key: name.to_string(),
-                ours: sha256(valid),
-                theirs: sha256(archived.get(..length).unwrap_or(&archived)),
-            })),
-            Err(error) if error.wants_key() || matches!(error, ReadError::NotFound { .. }) => {
-                // What cannot be read is compared by its hash.
-                let records = Records {
-                    last_record: scan.last_record_start,
-                    last_commit: scan.last_commit,
-                };
-                let put = lineage.push_tail(name, 0, valid, PARTIAL, Some(records));
-                Ok(put.await?)
-            }
-            Err(error) => Err(PushError::Compare(error).into()),
-        }
     }
 }
 

@@ -57,11 +57,19 @@ impl State {
 
     /// What is remembered of this cluster.
     pub fn read(&self, system_identifier: SystemIdentifier) -> Option<Remembered> {
+        let remembered = self.anything()?;
+        (remembered.system_identifier == system_identifier).then_some(remembered)
+    }
+
+    /// The lineage that is remembered, of whichever cluster.
+    pub fn lineage(&self) -> Option<LineageId> {
+        Some(self.anything()?.lineage)
+    }
+
+    fn anything(&self) -> Option<Remembered> {
         let text = fs::read(self.path.as_deref()?).ok()?;
         let remembered: Remembered = serde_json::from_slice(&text).ok()?;
-        let ours =
-            remembered.place == self.place && remembered.system_identifier == system_identifier;
-        ours.then_some(remembered)
+        (remembered.place == self.place).then_some(remembered)
     }
 
     /// Remembers. That it fails costs the next call a few requests, no more.

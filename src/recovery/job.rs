@@ -212,6 +212,7 @@ pub async fn run(
     let mut result = finished(&fetched, promoted, &marker);
     result.replay_seconds = Some(seconds(replay_time));
     result.total_seconds = Some(seconds(started.elapsed()));
+    directory.say_restored(&job.fetch.plan)?;
     marker.step = Step::Done;
     marker.result = Some(result.clone());
     directory.write(&marker)?;

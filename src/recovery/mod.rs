@@ -15,6 +15,7 @@ pub mod prefetch;
 mod program;
 mod promoted;
 mod report;
+pub mod restored;
 mod server;
 mod settings;
 

@@ -193,6 +193,9 @@ fn report(
             (Vec::new(), Some((what, INTERRUPTED)))
         }
     };
+    let left_out = run.left_out();
+    let left_out = (!left_out.is_empty()).then(|| (left_out.join("; "), UNAVAILABLE));
+    let unread = unread.or(left_out);
     let (findings, progress) = (run.findings(), run.progress());
     if lineages.is_empty() && findings.is_empty() && unread.is_none() {
         return Err(Failure::Empty(archive));

@@ -3,7 +3,7 @@
 use std::{os::unix::fs::FileExt, time::Duration};
 
 use highwater::{
-    agent::wal::Notice,
+    agent::wal::{GapCause, Notice},
     archive::window::window,
     postgres::{Lsn, SegmentName, SystemIdentifier, TimelineId, server, slot},
 };
@@ -145,6 +145,7 @@ async fn removed_wal_is_fetched_from_another_member_or_a_gap_is_told() {
     let gap = Notice::Gap {
         from: removed.start(size),
         to: removed.end(size),
+        cause: GapCause::Removed,
     };
     assert_eq!(shipper.notices.try_recv(), Ok(gap));
     shipper.end().await.unwrap();

@@ -53,7 +53,7 @@ async fn a_killed_shipper_leaves_no_hole_and_no_false_byte() {
     let busy = Busy::start(database.clone());
     for kill in 0..kills {
         let transport = if kill % 2 == 0 { "sql" } else { "streaming" };
-        let mut child = ship(&database, bucket.directory.path(), transport);
+        let mut child = ship(&database, bucket.directory.path(), transport, TAILS);
         tokio::time::sleep(Duration::from_millis(random.below(900))).await;
         child.kill().unwrap();
         child.wait().unwrap();
@@ -192,12 +192,18 @@ impl Random {
     }
 }
 
-/// This program again, as the shipper that is killed.
-fn ship(database: &Database, directory: &Path, transport: &str) -> std::process::Child {
+/// This program again, as the shipper that is killed. By `sql`, `streaming`, or `synchronous`.
+pub fn ship(
+    database: &Database,
+    directory: &Path,
+    transport: &str,
+    tails: Duration,
+) -> std::process::Child {
     let port = database.login("postgres", None).port;
+    let (tails, directory) = (tails.as_millis(), directory.display());
     Command::new(std::env::current_exe().unwrap())
         .args(["killed::ships_until_it_is_killed", "--exact", "--ignored"])
-        .env(ORDER, format!("{port} {transport} {}", directory.display()))
+        .env(ORDER, format!("{port} {transport} {tails} {directory}"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -208,9 +214,10 @@ fn ship(database: &Database, directory: &Path, transport: &str) -> std::process:
 #[ignore = "it is the process that the test above kills"]
 async fn ships_until_it_is_killed() {
     let order = std::env::var(ORDER).unwrap();
-    let mut words = order.splitn(3, ' ');
+    let mut words = order.splitn(4, ' ');
     let port: u16 = words.next().unwrap().parse().unwrap();
     let transport = words.next().unwrap();
+    let tails = Duration::from_millis(words.next().unwrap().parse().unwrap());
     let lineage = archive_in(Path::new(words.next().unwrap()), &[]).lineage(lineage_id());
     let mut options = Database::options(port, "postgres", Some(PASSWORD));
     options.timeout = Duration::from_secs(2);
@@ -225,9 +232,9 @@ async fn ships_until_it_is_killed() {
         };
         let source = match transport {
             "sql" => Source::Sql,
-            _ => Source::streaming(server(&options, client, &facts), false),
+            _ => Source::streaming(server(&options, client, &facts), transport == "synchronous"),
         };
-        let shipper = Running::start_all(source, facts, Vec::new(), &options, &lineage, TAILS);
+        let shipper = Running::start_all(source, facts, Vec::new(), &options, &lineage, tails);
         let ended = shipper.await.task.await.unwrap();
         eprintln!("{ended:?}");
     }

@@ -5,6 +5,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod archives;
 mod backlog;
 #[allow(dead_code, reason = "shared with another test")]
 #[path = "../postgres/database.rs"]
@@ -14,14 +15,25 @@ mod killed;
 mod limits;
 mod outage;
 #[allow(dead_code, reason = "shared with another test")]
+#[path = "../push/process.rs"]
+mod process;
+#[allow(dead_code, reason = "shared with another test")]
 #[path = "../push/proxy.rs"]
 mod proxy;
+mod recovery_point;
+mod restored;
 mod running;
 #[allow(dead_code, reason = "shared with the store contract")]
 #[path = "../store_contract/server.rs"]
 mod server;
+mod set_back;
 mod ships;
+#[allow(dead_code, reason = "shared with another test")]
+#[path = "../push/site.rs"]
+mod site;
 mod speed;
 mod streams;
 mod synchronous;
 mod transports;
+
+use database::programs;

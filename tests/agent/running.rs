@@ -5,7 +5,10 @@ use std::{num::NonZeroU8, sync::Arc, time::Duration};
 use highwater::{
     agent::{
         Demand, Metrics, Progress,
-        wal::{Error, Notice, Other, Path, Route, Server, Shipper, Signals, Source},
+        wal::{
+            Delays, Error, Notice, Other, Path, Route, Server, Shipper, Signals, Source, Watched,
+            Watcher, ancestors,
+        },
     },
     api::PgArchiveSpec,
     archive::{
@@ -98,7 +101,11 @@ impl Bucket {
 
 /// The lineage of these tests, in an archive that does not have it yet.
 pub async fn begin(archive: &Archive, facts: &ServerFacts) -> Lineage {
-    let id = lineage_id();
+    begin_as(lineage_id(), archive, facts).await
+}
+
+/// A lineage, in an archive that does not have it yet.
+pub async fn begin_as(id: LineageId, archive: &Archive, facts: &ServerFacts) -> Lineage {
     let lineage = archive.lineage(id.clone());
     let identity = Identity {
         format: FORMAT,
@@ -247,24 +254,73 @@ impl Running {
         interval: Duration,
         parallel: usize,
     ) -> (Shipper, impl FnOnce(JoinHandle<Result<(), Error>>) -> Self) {
-        let client = Arc::new(connect(options).await.unwrap());
-        let archived = lineage
-            .contents()
+        let (mut route, signals, archived, running) =
+            Self::prepare(facts, options, lineage, interval).await;
+        (route.others, route.parallel) = (watch::channel(others).1, parallel);
+        let shipper = Shipper::open(route, signals, source, uniq(), archived)
             .await
-            .unwrap()
-            .whole_end(facts.timeline, &[]);
+            .unwrap();
+        (shipper, running)
+    }
+
+    /// Watches what PostgreSQL itself archives into `lineage`, and what each look says.
+    pub async fn watch(
+        database: &Database,
+        lineage: &Lineage,
+    ) -> Result<(Self, watch::Receiver<Option<Watched>>), Error> {
+        Self::watch_with(Delays::default(), database, lineage).await
+    }
+
+    /// As [`Self::watch`], with other patience.
+    pub async fn watch_with(
+        delays: Delays,
+        database: &Database,
+        lineage: &Lineage,
+    ) -> Result<(Self, watch::Receiver<Option<Watched>>), Error> {
+        let facts = server::facts(&database.client().await).await.unwrap();
+        let options = database.login("postgres", Some(PASSWORD));
+        let (route, signals, archived, running) =
+            Self::prepare(facts, &options, lineage, Duration::from_millis(100)).await;
+        let mut watcher = Watcher::open(route, signals, archived, delays).await?;
+        let (said, seen) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let say = |watched: &Watched| drop(said.send_replace(Some(watched.clone())));
+            watcher.run(say).await
+        });
+        Ok((running(task), seen))
+    }
+
+    /// What one that carries WAL is given, and what makes a running one of its task.
+    async fn prepare(
+        facts: ServerFacts,
+        options: &ConnectOptions,
+        lineage: &Lineage,
+        interval: Duration,
+    ) -> (
+        Route,
+        Signals,
+        Option<Lsn>,
+        impl FnOnce(JoinHandle<Result<(), Error>>) -> Self,
+    ) {
+        let client = Arc::new(connect(options).await.unwrap());
+        let timeline = facts.timeline;
+        let history = wal_reader::history_file(&client, timeline).await.unwrap();
+        let ancestors = history.map(|text| ancestors(timeline, &text).unwrap());
+        let path = Path {
+            timeline,
+            ancestors: ancestors.unwrap_or_default(),
+        };
+        let contents = lineage.contents().await.unwrap();
+        let archived = contents.whole_end(timeline, &path.ancestors);
         let route = Route {
             client,
             slot: SLOT.into(),
             size: facts.segment_size,
-            path: Path {
-                timeline: facts.timeline,
-                ancestors: Vec::new(),
-            },
+            path,
             lineage: lineage.clone(),
             system_identifier: facts.system_identifier,
-            parallel,
-            others: watch::channel(others).1,
+            parallel: PARALLEL,
+            others: watch::channel(Vec::new()).1,
         };
         let (notices, noticed) = mpsc::unbounded_channel();
         let (progress, seen) = watch::channel(Progress::default());
@@ -280,10 +336,6 @@ impl Running {
             metrics: metrics.clone(),
             notices,
         };
-        let epoch = uniq();
-        let shipper = Shipper::open(route, signals, source, epoch, archived)
-            .await
-            .unwrap();
         let running = |task| Self {
             task,
             demand,
@@ -293,7 +345,7 @@ impl Running {
             metrics,
             _interval: sender,
         };
-        (shipper, running)
+        (route, signals, archived, running)
     }
 
     /// Asks for WAL up to `lsn` and waits until it is durable.

@@ -1,6 +1,5 @@
 //! How fast WAL comes from a server of this machine: by SQL and by streaming, beside pg_receivewal and beside reading the
-//! files, in one run. Not part of the tests:
-//! `cargo test --release --test agent -- --ignored --nocapture speed`. `MEGABYTES` (default 512) of WAL, `ROUNDS` (5).
+//! files, in one run. Not part of the tests: `make bench-database` runs it. `MEGABYTES` (default 512) of WAL, `ROUNDS` (5).
 
 use std::{process::Command, time::Instant};
 
@@ -38,8 +37,10 @@ impl Range {
     async fn write(database: &Database, megabytes: u32) -> Self {
         let start = |lsn: Lsn| Lsn::new(lsn.get() - SIZE.offset(lsn));
         let flushed = async || flush_position(&database.client().await).await.unwrap().lsn;
-        let from = start(flushed().await);
-        while flushed().await.bytes_since(from) < (u64::from(megabytes) << 20) {
+        // Not the first segment of all: pg_receivewal takes the one before it for nothing.
+        let from = start(flushed().await).advance(SIZE.get());
+        let end = from.advance(u64::from(megabytes) << 20);
+        while flushed().await < end {
             write(database, 64).await;
         }
         let to = start(flushed().await);
@@ -89,9 +90,13 @@ async fn by_streaming(database: &Database, range: &Range) -> u64 {
 
 fn by_pg_receivewal(database: &Database, range: &Range) -> u64 {
     let directory = tempfile::tempdir().unwrap();
+    // It goes on after the last segment that it finds; without one it would begin with what is written now.
+    let before = SegmentName::containing(TimelineId::FIRST, Lsn::new(range.from.get() - 1), SIZE);
+    let before = std::fs::File::create(directory.path().join(before.to_string()));
+    before.unwrap().set_len(SIZE.get()).unwrap();
     let end = range.to.to_string();
     let port = database.login("postgres", None).port.to_string();
-    let status = Command::new(program("pg_receivewal"))
+    let output = Command::new(program("pg_receivewal"))
         .args(["-h", "127.0.0.1", "-U", "postgres", "--no-sync", "-w"])
         .args(["-p", &port, "--endpos", &end])
         .arg("-D")
@@ -100,14 +105,20 @@ fn by_pg_receivewal(database: &Database, range: &Range) -> u64 {
         .output()
         .unwrap();
     assert!(
-        status.status.success(),
+        output.status.success(),
         "{}",
-        String::from_utf8_lossy(&status.stderr)
+        String::from_utf8_lossy(&output.stderr)
     );
-    let files = std::fs::read_dir(directory.path()).unwrap();
-    files
-        .map(|file| file.unwrap().metadata().unwrap().len())
-        .sum()
+    // What it ends within keeps a name of its own.
+    let lengths = range.segments().map(|name| {
+        let whole = directory.path().join(name.to_string());
+        let found = std::fs::metadata(&whole)
+            .or_else(|_| std::fs::metadata(whole.with_extension("partial")));
+        found.map_or(0, |found| found.len())
+    });
+    let received = lengths.sum();
+    assert!(received > 0, "{}", String::from_utf8_lossy(&output.stderr));
+    received
 }
 
 fn by_file(database: &Database, range: &Range) -> u64 {
@@ -128,7 +139,6 @@ async fn speed() {
     let database = Database::start(16, "max_wal_size = '8GB'\nwal_keep_size = '8GB'");
     database.allow_replication().await;
     let range = Range::write(&database, number("MEGABYTES", 512)).await;
-    // pg_receivewal without a slot begins with the segment that is written now: one that holds all.
     let ways = ["SQL", "streaming", "pg_receivewal", "files"];
     let mut figures = vec![Vec::new(); ways.len()];
     for _ in 0..number("ROUNDS", 5) {
@@ -152,8 +162,8 @@ async fn speed() {
         println!("{way:14} {figure:7.0} MB/s, {ratio:5.2} of pg_receivewal");
     }
     let sql = medians[0];
-    assert!(
-        sql >= SQL_AT_LEAST,
-        "SQL gives {sql:.0} MB/s, want {SQL_AT_LEAST}"
-    );
+    let holds = sql >= SQL_AT_LEAST;
+    let said = if holds { "holds" } else { "DOES NOT HOLD" };
+    println!("  SQL, MB/s  {sql:.0}  {said}  at least {SQL_AT_LEAST}");
+    assert!(holds, "SQL gives {sql:.0} MB/s, want {SQL_AT_LEAST}");
 }

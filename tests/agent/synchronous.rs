@@ -21,7 +21,7 @@ async fn start(database: &Database, lineage: &Lineage) -> Running {
 }
 
 /// Waits until commits wait for the archive.
-async fn is_synchronous(database: &Database) {
+pub async fn is_synchronous(database: &Database) {
     let client = database.client().await;
     let state = "SELECT count(*) > 0 FROM pg_stat_replication \
         WHERE application_name = 'highwater' AND sync_state = 'sync'";

@@ -32,6 +32,12 @@ async fn a_transport_is_chosen_once_and_a_refusal_remembered() {
     );
     let refused = choose(Transport::Streaming).await.err().unwrap();
     assert!(refused.to_string().contains("pg_hba.conf"), "{refused}");
+    let itself = choose(Transport::ArchiveCommand).await.unwrap();
+    assert_eq!(
+        (itself.transport(), itself.reason),
+        (Transport::ArchiveCommand, "Requested")
+    );
+    assert!(itself.source(false).is_none());
     let asked_for = choose(Transport::Sql).await.unwrap();
     assert_eq!(
         (asked_for.transport(), asked_for.reason),

@@ -101,6 +101,12 @@ fn texts() -> Vec<Case> {
         ),
         case(
             "PgBackupPolicy",
+            policy(json!({"wal": {"transport": "archive_command"}})),
+            policy(json!({"wal": {"synchronous": true, "transport": "archive_command"}})),
+            "synchronous needs streaming: set transport to Auto or streaming",
+        ),
+        case(
+            "PgBackupPolicy",
             policy(json!({"wal": {"slotCeiling": "50Gi"}})),
             policy(json!({"wal": {"slotCeiling": "50GB"}})),
             "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi",
@@ -270,6 +276,13 @@ fn archive_rules() -> Vec<Case> {
             good: json!({"s3": {"bucket": "backups"}, "compression": {"algorithm": "zstd", "level": 5}}),
             bad: json!({"s3": {"bucket": "backups"}, "compression": {"algorithm": "none", "level": 5}}),
             message: "level goes with algorithm zstd",
+        },
+        Case {
+            kind: "PgArchive",
+            before: None,
+            good: json!({"s3": {"bucket": "backups"}, "compression": {"algorithm": "zstd", "level": -1}}),
+            bad: json!({"s3": {"bucket": "backups"}, "compression": {"algorithm": "zstd", "level": 0}}),
+            message: "level is 1 to 19, or -7 to -1; leave it out for the default",
         },
         Case {
             kind: "PgArchive",

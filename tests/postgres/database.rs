@@ -175,16 +175,23 @@ impl Database {
         assert!(copied.unwrap().success());
         fs::remove_file(to.join("data/pg_wal")).unwrap();
         std::os::unix::fs::symlink(to.join("wal"), to.join("data/pg_wal")).unwrap();
+        let copy = Self::at(directory, self.segment_size);
+        copy.append("postgresql.conf", settings);
+        copy
+    }
+
+    /// The stopped server whose data directory is `data` in this one; it gets a port of its own.
+    pub fn at(directory: TempDir, segment_size: SegmentSize) -> Self {
         if let Some((uid, gid)) = user() {
-            chown(to, Some(uid), Some(gid)).unwrap();
+            chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
-        let copy = Self {
+        let database = Self {
             directory,
             port: free_port(),
-            segment_size: self.segment_size,
+            segment_size,
         };
-        copy.configure(settings);
-        copy
+        database.configure("");
+        database
     }
 
     pub fn directory(&self) -> &Path {

@@ -1,7 +1,7 @@
 //! What a role without superuser rights needs: found out by trying.
 
 use highwater::postgres::{
-    backup_mode, privileges, server,
+    archiver, backup_mode, privileges, server,
     session::{Client, QueryError, connect},
     slot, wal_reader,
 };
@@ -17,6 +17,9 @@ async fn everything(client: &Client, database: &Database) -> Result<(), QueryErr
     let name = highwater::postgres::SegmentName::containing(position.timeline, position.lsn, size);
     query(wal_reader::read(client, name, size, 0, 8192).await)?;
     wal_reader::history_file(client, position.timeline).await?;
+    assert!(!archiver::ask(client).await?.mode);
+    let fate = archiver::fate(client, name, size).await?;
+    assert_eq!(fate, archiver::Fate::Unnoticed);
     slot::advance(client, "rights", position.lsn).await?;
     slot::drop(client, "rights").await?;
     backup_mode::start(client, "rights", true).await?;

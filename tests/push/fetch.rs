@@ -71,3 +71,43 @@ async fn another_clusters_wal_is_not_handed_out() {
     site.fetch(&pgdata, &absent).expect(1);
     site.fetch(&pgdata, &name).expect(0);
 }
+
+#[tokio::test]
+async fn what_may_still_be_on_its_way_is_waited_for_and_is_a_gap_only_later() {
+    let site = Site::new("fetch-awaited");
+    let pgdata = copy(&site);
+    let all = segments(&pgdata);
+    archive_all(&pgdata, |name| site.push(&pgdata, name).code() == 0);
+    let root = crate::site::server()
+        .data()
+        .join(crate::server::BUCKET)
+        .join("prod")
+        .join(site.archive_name())
+        .join(site.identities().await[0].lineage.to_string());
+    // As a writer leaves it that puts several at once: later ones are there, and none of them counts yet.
+    let whole = |name: &str| root.join(format!("wal/00000001/{name}.zst"));
+    let away = site.path("away");
+    fs::rename(whole(&all[5]), &away).unwrap();
+    for name in &all[5..] {
+        fs::remove_file(root.join(format!("index/00000001/{name}.json"))).unwrap();
+    }
+    site.configure("fetchDeadlineSeconds: 2");
+    let said = site.fetch(&pgdata, &all[5]);
+    assert!(said.expect(200).contains("is being archived"));
+    // It comes while it is asked for.
+    site.configure("fetchDeadlineSeconds: 60");
+    let mut asking = site.fetch_process(&pgdata, &all[5]);
+    asking.until_said("trying again to fetch");
+    fs::rename(&away, whole(&all[5])).unwrap();
+    asking.wait().expect(0);
+    // The last of them came long ago.
+    fs::remove_file(whole(&all[5])).unwrap();
+    for name in &all[6..] {
+        let file = fs::File::options().write(true).open(whole(name)).unwrap();
+        let put_at = file.metadata().unwrap().modified().unwrap();
+        let aged = put_at - std::time::Duration::from_mins(10);
+        file.set_modified(aged).unwrap();
+    }
+    let said = site.fetch(&pgdata, &all[5]);
+    assert!(said.expect(201).contains(&all[5]));
+}

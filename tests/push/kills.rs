@@ -27,15 +27,22 @@ async fn a_push_that_is_killed_can_be_repeated() {
     let pgdata = copy(&site);
     segments(&pgdata);
     let (mut random, mut kills) = (Random(2026), 0);
+    // How long a push takes, as far as is known: less than one that ended by itself had.
+    let mut longest = 70;
     archive_all(&pgdata, |name| {
         let mut push = site.push_process(&pgdata, name);
         // At its start, at its end, anywhere between.
-        thread::sleep(Duration::from_millis(random.below(70)));
-        if kills < 15 && push.runs() {
+        let moment = random.below(longest);
+        thread::sleep(Duration::from_millis(moment));
+        if kills >= 15 {
+            return push.wait().code() == 0;
+        }
+        if push.runs() {
             push.kill();
             kills += 1;
             return false;
         }
+        longest = (moment + 1).min(longest);
         push.wait().code() == 0
     });
     assert!(kills >= 10, "{kills}");

@@ -7,7 +7,10 @@ mod files;
 mod kills;
 mod load;
 mod measure;
+mod order;
 mod process;
+#[path = "../programs/mod.rs"]
+mod programs;
 #[allow(dead_code, reason = "shared with another test")]
 mod proxy;
 mod refusals;

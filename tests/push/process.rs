@@ -1,6 +1,7 @@
 //! Processes of ours, and what they say at their end.
 
 use std::{
+    io::Read,
     os::unix::process::ExitStatusExt,
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
@@ -54,6 +55,18 @@ impl Process {
     pub fn terminate(&self) {
         let id = self.id().to_string();
         assert!(Command::new("kill").arg(&id).status().unwrap().success());
+    }
+
+    /// Waits until it says `what`. What it has said so far is not said at its end.
+    pub fn until_said(&mut self, what: &str) {
+        let stderr = self.0.as_mut().unwrap().stderr.as_mut().unwrap();
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains(what) {
+            let mut byte = [0];
+            let text = String::from_utf8_lossy(&said);
+            assert_eq!(stderr.read(&mut byte).unwrap(), 1, "{text}");
+            said.extend(byte);
+        }
     }
 
     pub fn wait(mut self) -> Said {

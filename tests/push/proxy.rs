@@ -25,6 +25,7 @@ struct State {
     uneven: bool,
     requests: AtomicUsize,
     waiting: AtomicUsize,
+    held: Mutex<Option<String>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -48,6 +49,7 @@ impl Proxy {
             uneven,
             requests: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            held: Mutex::default(),
             open: Mutex::default(),
         });
         let shared = state.clone();
@@ -69,6 +71,16 @@ impl Proxy {
         for stream in self.state.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Requests whose first line has `what` in it do not reach the store before [`Self::let_go`].
+    pub fn hold(&self, what: &str) {
+        *self.state.held.lock().unwrap() = Some(what.to_owned());
+    }
+
+    /// Undoes [`Self::hold`].
+    pub fn let_go(&self) {
+        *self.state.held.lock().unwrap() = None;
     }
 
     pub fn mend(&self) {
@@ -101,16 +113,17 @@ impl State {
         let (that, done) = (self.clone(), answered.clone());
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         thread::spawn(move || {
-            forward(from, to, || {
+            forward(from, to, |head| {
                 if flag.swap(false, Ordering::SeqCst) {
                     let number = this.requests.fetch_add(1, Ordering::SeqCst);
                     this.waiting.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(this.delay_of(number));
+                    this.wait_while_held(head);
                 }
             });
         });
         thread::spawn(move || {
-            let answer = || {
+            let answer = |_: &[u8]| {
                 if !answered.swap(true, Ordering::SeqCst) {
                     that.waiting_less();
                 }
@@ -133,18 +146,30 @@ impl State {
         }
     }
 
+    fn wait_while_held(&self, head: &[u8]) {
+        let line = head.split(|byte| *byte == b'\r').next();
+        let line = String::from_utf8_lossy(line.unwrap_or_default());
+        let is_held = || {
+            let held = self.held.lock().unwrap();
+            held.as_deref().is_some_and(|held| line.contains(held))
+        };
+        while is_held() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn waiting_less(&self) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, mut seen: impl FnMut()) {
+fn forward(mut from: TcpStream, mut to: TcpStream, mut seen: impl FnMut(&[u8])) {
     let mut buffer = vec![0; 256 * 1024];
     while let Ok(length) = from.read(&mut buffer) {
         if length == 0 {
             break;
         }
-        seen();
+        seen(&buffer[..length]);
         if to.write_all(&buffer[..length]).is_err() {
             break;
         }

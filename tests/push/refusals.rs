@@ -2,9 +2,11 @@
 
 use std::{fs, process::Command};
 
+use highwater::recovery::restored::{self, Place, Restored};
+
 use crate::{
-    sample::{self, archive_all, as_cluster, copy, segments, status_file},
-    site::{PROGRAM, Site, as_postgres, compare, ready, server},
+    sample::{self, archive_all, as_cluster, copy, not_ready, segments, status_file},
+    site::{PROGRAM, Site, as_postgres, compare, hand_over, ready, server},
 };
 
 /// Changes one byte of a file.
@@ -20,9 +22,7 @@ async fn other_content_under_the_name_is_refused_and_both_hashes_are_said() {
     let pgdata = copy(&site);
     let all = segments(&pgdata);
     site.configure("parallelUploads: 1");
-    for name in &all[1..] {
-        fs::remove_file(status_file(&pgdata, name, "ready")).unwrap();
-    }
+    not_ready(&pgdata, &all[1..]);
     site.push(&pgdata, &all[0]).expect(0);
     let path = pgdata.join("pg_wal").join(&all[0]);
     let ours = highwater::archive::sha256(&fs::read(&path).unwrap());
@@ -40,6 +40,70 @@ async fn other_content_under_the_name_is_refused_and_both_hashes_are_said() {
         name.end(as_cluster(&pgdata).size),
     );
     assert_eq!(highwater::archive::sha256(&archived.await.unwrap()), ours);
+}
+
+#[tokio::test]
+async fn a_copy_does_not_archive_where_its_original_does() {
+    let site = Site::new("copy");
+    let pgdata = copy(&site);
+    let all = segments(&pgdata);
+    site.configure("parallelUploads: 1");
+    not_ready(&pgdata, &all[1..]);
+    site.push(&pgdata, &all[0]).expect(0);
+    let lineage = site.lineage().await;
+    let archived = async || lineage.contents().await.unwrap().segments.len();
+    let before = archived().await;
+
+    let place = |archive_name: String| Place {
+        archive_name,
+        lineage: lineage.id().clone(),
+    };
+    // Of another database of the archive, as a push names each lineage by its cluster.
+    Restored::note(&pgdata, place("elsewhere".to_owned()), None).unwrap();
+    hand_over(&pgdata.join(restored::NAME));
+    site.push(&pgdata, &all[0]).expect(0);
+    Restored::note(&pgdata, place(site.archive_name()), None).unwrap();
+    hand_over(&pgdata.join(restored::NAME));
+    let said = site.push(&pgdata, &all[1]);
+    let text = said.expect(14);
+    assert!(
+        text.contains(lineage.id().as_str()) && text.contains(restored::NAME),
+        "{text}"
+    );
+    assert_eq!(archived().await, before, "nothing of it is archived");
+    // It takes the original's place.
+    fs::remove_file(pgdata.join(restored::NAME)).unwrap();
+    site.push(&pgdata, &all[1]).expect(0);
+    assert_eq!(archived().await, before + 1);
+}
+
+#[tokio::test]
+async fn nothing_is_put_behind_a_segment_that_the_archive_refuses() {
+    let site = Site::new("behind");
+    let pgdata = copy(&site);
+    let all = segments(&pgdata);
+    site.configure("parallelUploads: 1");
+    not_ready(&pgdata, &all[3..]);
+    archive_all(&pgdata, |name| site.push(&pgdata, name).code() == 0);
+    // The same database, set back to before all of it: other WAL under the same names, and more.
+    for name in &all[..3] {
+        damage(&pgdata.join("pg_wal").join(name), 8192 + 2, 0x04);
+    }
+    for name in &all {
+        let _ = fs::remove_file(status_file(&pgdata, name, "done"));
+        fs::write(status_file(&pgdata, name, "ready"), "").unwrap();
+        hand_over(&status_file(&pgdata, name, "ready"));
+    }
+    site.configure("parallelUploads: 4");
+    site.push(&pgdata, &all[0]).expect(10);
+    let lineage = site.lineage().await;
+    let contents = lineage.contents().await.unwrap();
+    assert_eq!(contents.segments.len(), 3);
+    assert!(
+        contents.on_their_way.is_empty(),
+        "{:?}",
+        contents.on_their_way
+    );
 }
 
 #[tokio::test]

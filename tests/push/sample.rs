@@ -71,6 +71,13 @@ pub fn segments(pgdata: &Path) -> Vec<String> {
     all
 }
 
+/// PostgreSQL has not finished `names` yet.
+pub fn not_ready(pgdata: &Path, names: &[String]) {
+    for name in names {
+        fs::remove_file(status_file(pgdata, name, "ready")).unwrap();
+    }
+}
+
 pub fn status_file(pgdata: &Path, name: &str, ending: &str) -> PathBuf {
     pgdata.join(format!("pg_wal/archive_status/{name}.{ending}"))
 }

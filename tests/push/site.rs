@@ -16,11 +16,9 @@ use highwater::{
 
 use crate::{
     process::Process,
+    programs,
     server::{BUCKET, KEY_ID, SECRET, Server, spec},
 };
-
-#[path = "../programs/mod.rs"]
-mod programs;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_highwater");
 
@@ -173,6 +171,10 @@ impl Site {
     }
 
     pub fn fetch(&self, pgdata: &Path, file: &str) -> crate::process::Said {
+        self.fetch_process(pgdata, file).wait()
+    }
+
+    pub fn fetch_process(&self, pgdata: &Path, file: &str) -> Process {
         let mut command = as_postgres(PROGRAM);
         command
             .args(["wal", "fetch", "--config"])
@@ -180,7 +182,7 @@ impl Site {
         command
             .args([file, "pg_wal/RECOVERYXLOG"])
             .current_dir(pgdata);
-        Process::start(command).wait()
+        Process::start(command)
     }
 
     /// A daemon that listens.

@@ -1,8 +1,10 @@
 //! How long PostgreSQL takes to recover with `cp`, with fetch alone and with fetch and its prefetcher: in one run, one after
-//! the other, three times. Not part of the tests: `cargo test --release --test recovery -- --ignored --nocapture speed`.
-//! `SEGMENTS` (default 100) of 16 MiB; `LATENCY` milliseconds (default 30) before each request to the store where it is far.
+//! the other, three times. Not part of the tests: `make bench-database` runs it.
+//! `SEGMENTS` (default 100) of 16 MiB; `ROUNDS` (3); `LATENCY` milliseconds (default 30) before each request to the store
+//! where it is far.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -28,6 +30,8 @@ use crate::{
 };
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
+/// Of the time that recovery takes with `cp` from a local directory.
+const AT_MOST: f64 = 1.1;
 const HIGHWATER: &str = env!("CARGO_BIN_EXE_highwater");
 
 fn number(name: &str, default: u64) -> u64 {
@@ -277,18 +281,14 @@ fn owner(path: &Path) -> Owner {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, and takes minutes"]
-async fn speed() {
-    let server = Server::start();
-    let root = PathBuf::from("/tmp/highwater-speed");
-    let log = Log::write(root.clone(), number("SEGMENTS", 100)).await;
-    log.archive(&server).await;
-    let latency = Duration::from_millis(number("LATENCY", 30));
-    let near = server.port();
-    let far = delayed(near, latency);
-    let socket = root.join("fetch.sock");
-    let cp = format!("cp {}/%f %p", root.join("wal").display());
+/// A way to recover: its name, its restore_command, and what reads ahead beside it.
+type Method = (&'static str, String, Option<FetchConfig>);
+
+/// `cp` first.
+fn methods(log: &Log, near: u16) -> Vec<Method> {
+    let far = delayed(near, Duration::from_millis(number("LATENCY", 30)));
+    let socket = log.root.join("fetch.sock");
+    let cp = format!("cp {}/%f %p", log.root.join("wal").display());
     let mut methods = vec![("cp", cp, None)];
     for (direct, prefetch, port) in [
         ("direct", "prefetch", near),
@@ -298,16 +298,22 @@ async fn speed() {
         let config = log.config(port, Some(socket.clone()));
         methods.push((prefetch, log.command(&config, prefetch), Some(config)));
     }
-    cluster::hand_over(&root.join("credentials"));
+    methods
+}
+
+/// Seconds that each method takes in each round.
+fn rounds(log: &Log, methods: &[Method]) -> Vec<Vec<f64>> {
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); methods.len()];
     for round in 1..=number("ROUNDS", 3) {
-        for (name, command, prefetch) in &methods {
+        for ((name, command, prefetch), times) in methods.iter().zip(&mut times) {
             let serve = || {
                 prefetch
                     .clone()
-                    .map(|config| prefetcher(config, owner(&root)))
+                    .map(|config| prefetcher(config, owner(&log.root)))
             };
             let serving = serve();
             let recovered = log.recover(command);
+            times.push(recovered);
             drop(serving);
             let serving = serve();
             let rate = log.fetch_all(command);
@@ -317,6 +323,44 @@ async fn speed() {
             );
         }
     }
+    times
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, and takes minutes"]
+async fn speed() {
+    let server = Server::start();
+    let root = PathBuf::from("/tmp/highwater-speed");
+    let log = Log::write(root.clone(), number("SEGMENTS", 100)).await;
+    log.archive(&server).await;
+    let methods = methods(&log, server.port());
+    cluster::hand_over(&root.join("credentials"));
+    let times = rounds(&log, &methods);
     drop(server);
     fs::remove_dir_all(root).unwrap();
+    let names = methods.iter().map(|(name, ..)| *name);
+    let ratios: BTreeMap<&str, f64> = names.zip(ratios_to_first(&times)).collect();
+    println!(
+        "recovery of {} segments, medians of each round's ratio to cp: {ratios:.3?}",
+        log.segments.len()
+    );
+    let ours = ratios["prefetch"];
+    let holds = ours <= AT_MOST;
+    let said = if holds { "holds" } else { "DOES NOT HOLD" };
+    println!("  recovery with our fetch to cp  {ours:.2}  {said}  at most {AT_MOST}");
+    assert!(holds, "recovery takes {ours:.3} of what it takes with cp");
+}
+
+/// The median of each method's times, each to the first method's of the same round.
+fn ratios_to_first(times: &[Vec<f64>]) -> Vec<f64> {
+    let ratio = |times_of: &Vec<f64>| {
+        let mut ratios: Vec<f64> = times_of
+            .iter()
+            .zip(&times[0])
+            .map(|(ours, cp)| ours / cp)
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
+    };
+    times.iter().map(ratio).collect()
 }

@@ -14,6 +14,7 @@ mod faulty;
 mod gcs;
 mod http;
 mod identity;
+mod interleaved;
 mod late;
 mod patience;
 mod probe;
@@ -85,6 +86,20 @@ async fn directory() {
 async fn s3() {
     let server = server::Server::start();
     keeps_its_promises(server.store(), FULL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_without_a_hash_of_bodies() {
+    let server = server::Server::start();
+    let other = servers::moto();
+    for mut spec in [
+        server.spec(server::BUCKET),
+        server::spec(other.port, server::BUCKET),
+    ] {
+        spec.s3.as_mut().unwrap().sign_payload = Some(false);
+        let store = server::open(&spec, server::KEY_ID, server::SECRET);
+        keeps_its_promises(store, FULL).await;
+    }
 }
 
 /// Amazon's own way, with the bucket in the host name: `127.0.0.1` is the bucket `127` of `0.0.1`.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use highwater::{
     archive::{FORMAT, Identity, IndexEntry, Lineage},
-    postgres::{SegmentName, wal},
+    postgres::{SegmentName, SegmentSize, TimelineId, wal},
 };
 
 use crate::{
@@ -45,9 +45,26 @@ async fn push(lineage: &Lineage, identity: &Identity, name: SegmentName, plain: 
     pushed.await.unwrap();
 }
 
-#[tokio::test]
-async fn a_segment_of_another_history_is_found_by_the_chain_of_records() {
-    let site = Site::new("verify-histories");
+/// An empty archive that `verify` is told of.
+async fn begin(site: &Site, identifier: &str, size: SegmentSize) -> (Identity, Lineage) {
+    let directory = site.path("archive");
+    fs::create_dir(&directory).unwrap();
+    configure(&directory, &site.path("state"), &site.config());
+    let identity = Identity {
+        format: FORMAT,
+        lineage: "0123456789".parse().unwrap(),
+        system_identifier: identifier.parse().unwrap(),
+        major_version: 15,
+        segment_size: size,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let lineage = open(&directory, &spec()).lineage(identity.lineage.clone());
+    lineage.create_identity(&identity).await.unwrap();
+    (identity, lineage)
+}
+
+/// A cluster, and a copy of it: two histories from there on.
+fn two(site: &Site) -> (Cluster, Cluster, String) {
     let one = Cluster::init(site.path("one"), 1);
     one.start();
     one.sql("CREATE TABLE t (n int, filler text)");
@@ -62,20 +79,15 @@ async fn a_segment_of_another_history_is_found_by_the_chain_of_records() {
         .args([&one.pgdata, &other.pgdata])
         .status();
     assert!(copied.unwrap().success());
+    (one, other, identifier)
+}
+
+#[tokio::test]
+async fn a_segment_of_another_history_is_found_by_the_chain_of_records() {
+    let site = Site::new("verify-histories");
+    let (one, other, identifier) = two(&site);
     let (ours, theirs) = (written(&one, 100), written(&other, 170));
-    let directory = site.path("archive");
-    fs::create_dir(&directory).unwrap();
-    configure(&directory, &site.path("state"), &site.config());
-    let identity = Identity {
-        format: FORMAT,
-        lineage: "0123456789".parse().unwrap(),
-        system_identifier: identifier.parse().unwrap(),
-        major_version: 15,
-        segment_size: one.size,
-        created_at: jiff::Timestamp::UNIX_EPOCH,
-    };
-    let lineage = open(&directory, &spec()).lineage(identity.lineage.clone());
-    lineage.create_identity(&identity).await.unwrap();
+    let (identity, lineage) = begin(&site, &identifier, one.size).await;
     let names: Vec<SegmentName> = ours.keys().copied().collect();
     let strange = names[names.len() - 2];
     for name in names.iter().filter(|name| **name != strange) {
@@ -91,4 +103,55 @@ async fn a_segment_of_another_history_is_found_by_the_chain_of_records() {
         "{}",
         said.text
     );
+}
+
+/// PostgreSQL copies what lies before a fork into the new timeline's first segment, so the old timeline's must be sound up
+/// to there; what it has behind the fork is nobody's any more.
+#[tokio::test]
+async fn a_segment_that_a_timeline_was_left_in_must_be_sound_up_to_there() {
+    let site = Site::new("verify-left");
+    let (one, other, identifier) = two(&site);
+    let (ours, theirs) = (written(&one, 100), written(&other, 170));
+    let names: Vec<SegmentName> = ours.keys().copied().collect();
+    let left = names[names.len() - 1];
+    let size = one.size;
+    let fork = left.start(size).advance(size.get() / 2);
+    let second = TimelineId::new(2).unwrap();
+    let damaged_at = |quarter: usize| {
+        let mut bytes = ours[&left].clone();
+        let at = bytes.len() / 4 * quarter;
+        bytes[at..at + 100].fill(0xAA);
+        bytes
+    };
+    for (name, last, expected) in [
+        ("sound", ours[&left].clone(), &[][..]),
+        ("damaged behind the fork", damaged_at(3), &[]),
+        (
+            "damaged before the fork",
+            damaged_at(1),
+            &[("WalInvalid", 1)],
+        ),
+        (
+            "another history",
+            theirs[&left].clone(),
+            &[("WalInvalid", 1)],
+        ),
+    ] {
+        let (identity, lineage) = begin(&site, &identifier, size).await;
+        for name in &names[..names.len() - 1] {
+            push(&lineage, &identity, *name, &ours[name]).await;
+        }
+        push(&lineage, &identity, left, &last).await;
+        let history = format!("1\t{fork}\tno recovery target specified\n");
+        let pushed = lineage.push_history(second, history.into()).await;
+        pushed.unwrap();
+        let said = verify(&site.config(), &[]);
+        match expected.is_empty() {
+            true => drop(said.expect_sound().clone()),
+            false => said.expect(name, expected),
+        }
+        let noted = said.text.contains("a newer timeline left it before");
+        assert_eq!(noted, name == "damaged behind the fork", "{}", said.text);
+        fs::remove_dir_all(site.path("archive")).unwrap();
+    }
 }

@@ -3,12 +3,15 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
     said::verify,
     site::{Cluster, Site},
 };
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_writer_at_work_is_no_damage() {
@@ -28,20 +31,22 @@ fn a_writer_at_work_is_no_damage() {
                 );
             }
         });
-        let segments = |_| {
+        let segments = || {
             let said = verify(&site.config(), &["--parallel", "2"]);
             let lineage = &said.expect_sound()["lineages"][0];
             lineage["timelines"][0]["segments"].as_u64().unwrap()
         };
-        let seen: Result<Vec<u64>, _> =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                (0..6).map(segments).collect()
-            }));
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let (begin, mut seen) = (Instant::now(), Vec::new());
+            // Until it has grown meanwhile.
+            while seen.len() < 6 || seen.first() == seen.last() {
+                assert!(begin.elapsed() < LIMIT, "{seen:?}");
+                seen.push(segments());
+            }
+            seen
+        }));
         done.store(true, Ordering::SeqCst);
-        let seen = seen.unwrap();
-        // It did grow meanwhile.
-        assert!(seen[0] < seen[5], "{seen:?}");
-        last = seen[5];
+        last = *seen.unwrap().last().unwrap();
     });
     cluster.archive_all();
     let said = verify(&site.config(), &[]);

@@ -9,9 +9,13 @@ mod live;
 #[path = "../push/process.rs"]
 #[allow(dead_code, reason = "shared with the tests of push")]
 mod process;
+#[allow(dead_code, reason = "shared with another test")]
+#[path = "../programs/mod.rs"]
+mod programs;
 #[path = "../push/proxy.rs"]
 #[allow(dead_code, reason = "shared with the tests of push")]
 mod proxy;
+mod replaced;
 mod said;
 #[path = "../store_contract/server.rs"]
 #[allow(dead_code, reason = "shared with the store contract")]

@@ -111,6 +111,32 @@ fn what_came_a_moment_ago_may_be_half_done() {
 }
 
 #[test]
+fn a_lineage_of_a_newer_format_keeps_no_other_from_being_verified() {
+    let copy = Copy::new("newer");
+    let sound = copy.root();
+    let newer = sound.with_file_name("0000000000");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&sound, &newer])
+        .status();
+    assert!(copied.unwrap().success());
+    let identity = newer.join("identity.json");
+    let mut said: serde_json::Value =
+        serde_json::from_slice(&fs::read(&identity).unwrap()).unwrap();
+    said["format"] = 99.into();
+    fs::write(&identity, said.to_string()).unwrap();
+    let said = verify(&copy.site.config(), &[]);
+    assert_eq!(said.code, 200, "{}", said.text);
+    assert!(said.text.contains("it is of format 99"), "{}", said.text);
+    assert_eq!(said.report["verdict"], "Incomplete");
+    assert_eq!(said.report["lineages"].as_array().unwrap().len(), 1);
+    // What is wrong elsewhere is found.
+    fs::remove_file(&files(&sound.join("wal/00000001"))[1]).unwrap();
+    let said = verify(&copy.site.config(), &[]);
+    assert_eq!(said.code, 1, "{}", said.text);
+}
+
+#[test]
 fn a_wrong_question_is_no_verdict() {
     let copy = Copy::new("wrong");
     let config = copy.site.config();

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{
-        Member, OnSlotLimit, SizeText,
+        Member, OnSlotLimit, SizeText, Transport,
         conditions::{self, SLOT_WITHIN_CEILING, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
@@ -215,16 +215,7 @@ async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
                 .collect();
         }
     });
-    if let Some(worst) = looked.iter().filter_map(|member| member.level).max() {
-        let (status, reason, message) = judge(worst, &config.slots, &shared.slot);
-        // The fullest may be one that does not answer.
-        let known = status == Status::False || looked.len() == config.members.len();
-        if known && (worst == Level::Reached || !gave_way(shared)) {
-            shared
-                .reporter
-                .condition(SLOT_WITHIN_CEILING, status, reason, message);
-        }
-    }
+    ceiling(shared, config, looked);
     for member in looked.iter().filter(|member| member.gave_way) {
         let note = format!(
             "replication slot {} on {} held back slotCeiling ({}) of WAL, or PostgreSQL had given it up: it holds from now on only, and PostgreSQL may remove what is not archived. Highwater takes a new backup when WAL is archived again",
@@ -240,6 +231,30 @@ async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
             .warning(about, "SlotCeilingReached", note)
             .await;
     }
+}
+
+/// Says how full the fullest slot is, or that none is held and none is to be.
+fn ceiling(shared: &Shared, config: &Config, looked: &[Looked]) {
+    // Of no member nothing is known.
+    let all = !looked.is_empty() && looked.len() == config.members.len();
+    let (status, reason, message) = match looked.iter().filter_map(|member| member.level).max() {
+        Some(worst) => {
+            let said = judge(worst, &config.slots, &shared.slot);
+            // The fullest may be one that does not answer.
+            let known = said.0 == Status::False || all;
+            if !known || (worst != Level::Reached && gave_way(shared)) {
+                return;
+            }
+            said
+        }
+        None if all && config.transport == Transport::ArchiveCommand && !gave_way(shared) => {
+            let message = "no replication slot is held: PostgreSQL keeps what its archiver has not archived, without a bound";
+            (Status::True, "NoSlot", message.to_owned())
+        }
+        None => return,
+    };
+    let reporter = &shared.reporter;
+    reporter.condition(SLOT_WITHIN_CEILING, status, reason, message);
 }
 
 /// A slot gave way, and WAL is not archived yet: that must be seen until it is.

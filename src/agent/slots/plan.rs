@@ -298,12 +298,51 @@ mod tests {
         ) {
             let limits = limits(StandbySlots::WhereBounded, OnSlotLimit::ProtectArchive);
             let seen = seen(recovery, Some(slot(restart, WalStatus::Reserved)), end, bounded);
-            match plan(&seen, &limits, Some(lsn(archived)), SIZE) {
-                Step::Advance(to) => prop_assert!(to <= lsn(archived) && to > lsn(restart)),
-                Step::Drop => prop_assert!(recovery && !bounded && archived + 1.1 >= end),
-                Step::Leave | Step::Create => {}
-                Step::LetGo(_) | Step::Renew => prop_assert!(false, "it holds what it should"),
+            let step = plan(&seen, &limits, Some(lsn(archived)), SIZE);
+            let held = Held { restart, end, archived, bounded, recovery };
+            prop_assert!(held.still(step), "{step:?}");
+        }
+    }
+
+    /// What a slot holds, and what is in the archive.
+    #[derive(Clone, Copy)]
+    struct Held {
+        restart: f64,
+        end: f64,
+        archived: f64,
+        bounded: bool,
+        recovery: bool,
+    }
+
+    impl Held {
+        /// Whether after `step` all that is not in the archive is held as before.
+        fn still(self, step: Step) -> bool {
+            match step {
+                Step::Advance(to) => to <= lsn(self.archived) && to > lsn(self.restart),
+                Step::Drop => self.recovery && !self.bounded && self.archived + 1.1 >= self.end,
+                Step::Leave | Step::Create => true,
+                Step::LetGo(_) | Step::Renew => false,
             }
+        }
+    }
+
+    #[test]
+    fn what_judges_slots_sees_wal_let_go() {
+        let held = Held {
+            restart: 10.0,
+            end: 30.0,
+            archived: 20.0,
+            bounded: false,
+            recovery: true,
+        };
+        assert!(held.still(Step::Advance(lsn(20.0))));
+        for step in [
+            Step::Advance(lsn(20.1)),
+            Step::LetGo(lsn(30.0)),
+            Step::Renew,
+            Step::Drop,
+        ] {
+            assert!(!held.still(step), "{step:?}");
         }
     }
 }

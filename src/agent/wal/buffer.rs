@@ -27,6 +27,23 @@ impl Buffer {
         }
     }
 
+    /// A finished segment, whole. `None`: the server does not have it any more.
+    ///
+    /// # Errors
+    /// The session is lost, or the server refuses.
+    pub async fn finished(
+        client: &Client,
+        size: SegmentSize,
+        name: SegmentName,
+    ) -> Result<Option<Self>, WalReadError> {
+        let mut buffer = Self::new(name);
+        match buffer.fill(client, size, name.end(size)).await {
+            Ok(()) => Ok(Some(buffer)),
+            Err(WalReadError::Removed(_) | WalReadError::Recycled(..)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Nothing of `name` yet, in memory that was used before: fresh memory costs a page fault per page.
     pub const fn reusing(name: SegmentName, empty: Vec<u8>) -> Self {
         Self { name, bytes: empty }

@@ -1,6 +1,6 @@
 //! What ends shipping.
 
-use super::{segment::Damage, tap::TapError};
+use super::{archiver::ArchiverOff, segment::Damage, tap::TapError};
 use crate::{
     archive::{PushError, ReadError},
     postgres::{
@@ -48,6 +48,9 @@ pub enum Error {
     /// The archive could not be read.
     #[error(transparent)]
     Archive(#[from] ReadError),
+    /// PostgreSQL is to archive by itself, and does not.
+    #[error(transparent)]
+    ArchiverOff(#[from] ArchiverOff),
 }
 
 impl From<PushError> for Error {
@@ -78,6 +81,7 @@ impl Error {
             Self::Conflict(_) => "WalConflict",
             Self::Push(error) => error.reason(),
             Self::Archive(error) => error.reason(),
+            Self::ArchiverOff(error) => error.reason(),
         }
     }
 
@@ -89,5 +93,10 @@ impl Error {
     /// Whether the archive is the cause, and not the database.
     pub const fn is_archive(&self) -> bool {
         matches!(self, Self::Conflict(_) | Self::Push(_) | Self::Archive(_))
+    }
+
+    /// Whether WAL does not come although the session is sound.
+    pub const fn is_archiving(&self) -> bool {
+        self.is_archive() || matches!(self, Self::ArchiverOff(_))
     }
 }

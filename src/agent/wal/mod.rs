@@ -1,7 +1,9 @@
-//! Shipping WAL from PostgreSQL to the archive.
+//! Shipping WAL from PostgreSQL to the archive, and watching what PostgreSQL archives by itself.
 
+mod archiver;
 mod buffer;
 mod clocks;
+mod compare;
 mod error;
 pub mod lag;
 mod others;
@@ -10,16 +12,21 @@ mod route;
 mod segment;
 mod shipper;
 mod source;
+mod strays;
 mod tap;
+mod watcher;
 
+pub use archiver::{ArchiverOff, ArchiverTrouble, Watched};
 pub use error::Error;
 pub use others::Other;
 pub use plan::Path;
-pub use route::{Notice, Route, Signals};
+pub use route::{GapCause, Notice, Route, Signals};
 pub use segment::Damage;
 pub use shipper::Shipper;
 pub use source::Source;
+pub(super) use strays::conflict;
 pub use tap::{Server, Tap, TapError};
+pub use watcher::{Delays, Watcher, archives};
 
 use crate::postgres::{HistoryError, Lsn, TimelineHistory, TimelineId};
 

@@ -96,6 +96,21 @@ pub fn begin(restart: Lsn, archived: Option<Lsn>, size: SegmentSize) -> Lsn {
     }
 }
 
+/// The whole segments from `from` up to `to` that are not there, in order.
+pub fn holes(
+    path: &Path,
+    size: SegmentSize,
+    from: Lsn,
+    to: Lsn,
+    is_there: impl Fn(&SegmentName) -> bool,
+) -> Vec<SegmentName> {
+    let starts = (from.get()..to.get()).step_by(usize::try_from(size.get()).unwrap_or(usize::MAX));
+    starts
+        .map(|start| path.segment(Lsn::new(start), size))
+        .filter(|name| !is_there(name))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -199,6 +214,22 @@ mod tests {
             TimelineId::FIRST
         );
         assert_eq!(at_boundary.timeline_of(Lsn::new(5 * SEGMENT), SIZE), second);
+    }
+
+    #[test]
+    fn holes_have_the_names_of_their_timelines() {
+        let second = TimelineId::new(2).unwrap();
+        let path = Path {
+            timeline: second,
+            ancestors: vec![(TimelineId::FIRST, Lsn::new(5 * SEGMENT + 100))],
+        };
+        let lsn = |segment: u64| Lsn::new(segment * SEGMENT);
+        let name = |timeline, segment| SegmentName::containing(timeline, lsn(segment), SIZE);
+        let there = [name(TimelineId::FIRST, 3), name(TimelineId::FIRST, 5)];
+        assert_eq!(
+            holes(&path, SIZE, lsn(3), lsn(7), |name| there.contains(name)),
+            [name(TimelineId::FIRST, 4), name(second, 5), name(second, 6)]
+        );
     }
 
     #[test]

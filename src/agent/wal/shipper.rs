@@ -9,20 +9,19 @@ use tokio::time::Instant;
 
 use super::{
     buffer::Buffer,
-    clocks::{Clocks, Reading},
+    clocks::Clocks,
     error::Error,
     others::{self, Found},
     plan::{Position, Situation, Step, begin, plan},
-    route::{Notice, Route, Signals},
+    route::{GapCause, Notice, Route, Signals},
     segment::{Damage, OnDamage, Sender},
     source::Source,
 };
 use crate::{
-    archive::ClockPair,
     buffers::Buffers,
     postgres::{
         Lsn, SegmentName, slot,
-        wal_reader::{self, FlushPosition, WalReadError},
+        wal_reader::{self, WalReadError},
     },
 };
 
@@ -148,17 +147,13 @@ impl Shipper {
     }
 
     async fn poll(&mut self) -> Result<Lsn, Error> {
-        let FlushPosition { lsn, at, timeline } =
-            wal_reader::flush_position(&self.route.client).await?;
-        if timeline != self.route.path.timeline {
-            return Err(Error::TimelineChanged(timeline));
-        }
-        if lsn > self.flushed {
+        let reading = self.route.poll().await?;
+        if reading.lsn > self.flushed {
             self.last_growth = Instant::now();
-            self.flushed = lsn;
+            self.flushed = reading.lsn;
         }
-        self.clocks.read(Reading { lsn, at });
-        Ok(lsn)
+        self.clocks.read(reading);
+        Ok(reading.lsn)
     }
 
     /// Everything that is due now.
@@ -209,7 +204,7 @@ impl Shipper {
     /// The segment from `start` to `end` is in the archive, as is everything before it.
     async fn archived(&mut self, start: Lsn, end: Lsn) -> Result<(), Error> {
         if let Some(from) = self.gap.take() {
-            self.tell(Notice::Gap { from, to: start });
+            self.signals.tell(lost(from, start));
         }
         self.position = Position {
             segment: end,
@@ -245,14 +240,9 @@ impl Shipper {
             .sender
             .segment(&self.route, name, bytes, OnDamage::Archive);
         if let Some(damage) = sent.await? {
-            self.tell(Notice::Damaged(damage));
+            self.signals.tell(Notice::Damaged(damage));
         }
         Ok(())
-    }
-
-    fn tell(&self, notice: Notice) {
-        // Nobody listens any more only where everything ends.
-        let _ = self.signals.notices.send(notice);
     }
 
     /// The segment from `start` to `end`, read once however often the archive refuses it.
@@ -318,7 +308,7 @@ impl Shipper {
         self.damaged = 0;
         if let Some(from) = self.gap.take() {
             let to = self.position.segment;
-            self.tell(Notice::Gap { from, to });
+            self.signals.tell(lost(from, to));
         }
         self.position.durable = self.position.durable.max(end);
         self.source.durable(self.position.durable);
@@ -408,30 +398,14 @@ impl Shipper {
         let Some(reading) = self.clocks.cover(self.position.durable) else {
             return Ok(());
         };
-        let pair = ClockPair {
-            lsn: reading.lsn,
-            at: reading.at,
-            timeline: self.route.path.timeline,
-        };
-        self.route.lineage.write_clock(pair).await?;
+        self.route.write_clock(reading).await?;
         self.last_clock = Some(Instant::now());
-        self.signals.progress.send_modify(|progress| {
-            progress.covered = Some(reading.at);
-        });
+        self.signals.covered(reading.at);
         Ok(())
     }
 
     fn report(&mut self) {
-        let (durable, flushed) = (self.position.durable, self.flushed);
-        self.signals
-            .metrics
-            .behind(Instant::now(), flushed, durable);
-        self.signals.progress.send_if_modified(|progress| {
-            let changed = (progress.durable, progress.flushed) != (Some(durable), Some(flushed));
-            progress.durable = Some(durable);
-            progress.flushed = Some(flushed);
-            changed
-        });
+        self.signals.report(self.position.durable, self.flushed);
     }
 
     /// Until the next poll: soon if the database writes, at once if somebody waits.
@@ -487,4 +461,10 @@ impl Shipper {
             }
         }
     }
+}
+
+/// WAL that is nowhere.
+const fn lost(from: Lsn, to: Lsn) -> Notice {
+    let cause = GapCause::Removed;
+    Notice::Gap { from, to, cause }
 }

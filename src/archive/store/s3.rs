@@ -21,6 +21,7 @@ pub(super) fn open(
     builder = builder
         .with_bucket_name(&s3.bucket)
         .with_virtual_hosted_style_request(!path_style)
+        .with_unsigned_payload(!signs_payload(s3))
         .with_client_options(client_options(s3.allow_http, mounted)?)
         .with_retry(no_retries());
     if let Some(throttle) = throttle(rate, s3.allow_http, mounted)? {
@@ -48,6 +49,17 @@ fn with_secret(builder: AmazonS3Builder, folder: &Path) -> Result<AmazonS3Builde
     })
 }
 
+/// Whether bodies are hashed for the signature: TLS alone already tells whether they arrive as they were sent.
+fn signs_payload(s3: &S3) -> bool {
+    let endpoint = s3.endpoint.as_deref();
+    let encrypted = match s3.allow_http {
+        Some(true) => endpoint.is_some_and(|endpoint| endpoint.starts_with("https://")),
+        // Others are refused.
+        Some(false) | None => true,
+    };
+    s3.sign_payload.unwrap_or(!encrypted)
+}
+
 /// The endpoint of one bucket. `object_store` takes a virtual-hosted endpoint as it is: without the bucket in its host name
 /// requests would go to a bucket named as the first folder.
 fn with_bucket(endpoint: &str, bucket: &str) -> String {
@@ -59,7 +71,37 @@ fn with_bucket(endpoint: &str, bucket: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn bodies_are_signed_where_nothing_else_protects_them() {
+        for (settings, signs) in [
+            (json!({}), false),
+            (json!({"endpoint": "https://s3.example.com"}), false),
+            (
+                json!({"endpoint": "https://s3.example.com", "allowHttp": true}),
+                false,
+            ),
+            (
+                json!({"endpoint": "http://s3.example.com", "allowHttp": true}),
+                true,
+            ),
+            // The environment may name one.
+            (json!({"allowHttp": true}), true),
+            (
+                json!({"endpoint": "http://s3.example.com", "allowHttp": true, "signPayload": false}),
+                false,
+            ),
+            (json!({"signPayload": true}), true),
+        ] {
+            let mut s3 = settings.clone();
+            s3["bucket"] = json!("backups");
+            let s3 = serde_json::from_value(s3).unwrap();
+            assert_eq!(signs_payload(&s3), signs, "{settings}");
+        }
+    }
 
     #[test]
     fn the_bucket_goes_into_the_host_name() {

@@ -7,6 +7,7 @@ use object_store::{ObjectMeta, path::Path};
 use super::super::{
     BACKUP_LABEL, Encoding, Layout, MANIFEST, TABLESPACE_MAP, TOMBSTONE,
     layout::{Key, TailName},
+    on_their_way::has_entry,
 };
 use crate::postgres::{SegmentName, TimelineId};
 
@@ -44,9 +45,8 @@ impl Inventory {
 
     /// Whether `name` has an index entry, rolled up or not.
     pub(super) fn has_entry(&self, name: SegmentName) -> bool {
-        let mut rolled = self.rollups.keys();
-        let covers = |(first, last): &(_, _)| *first <= name && name <= *last;
-        self.entries.contains_key(&name) || rolled.any(covers)
+        let rolled_up = self.rollups.keys().map(|(first, last)| (first, last));
+        has_entry(name, self.entries.contains_key(&name), rolled_up)
     }
 
     /// How many objects there are to read, and their bytes; clocks were read before.

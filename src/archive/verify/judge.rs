@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::super::{
     ClockPair, Contents, Manifest,
     contents::{Segment, Tail},
-    on_their_way::on_their_way,
+    on_their_way::{has_entry, on_their_way},
 };
 use super::{Problem, Run, Subject, backups::missing, inventory::Inventory, segments::Found};
 use crate::{
@@ -53,6 +53,7 @@ pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
         tails: tails.collect(),
         clocks: Vec::new(),
         stored: BTreeMap::new(),
+        on_their_way: BTreeMap::new(),
     }
 }
 
@@ -159,15 +160,16 @@ fn is_young_behind(subject: &Subject<'_>, inventory: &Inventory, to: Lsn) -> boo
 /// Says which segments nothing is known of.
 pub(super) fn find_unknown(subject: &Subject<'_>, later: &Inventory, counting: &Contents) {
     for (name, objects) in &subject.inventory.segments {
-        let new = |(first, last): &(_, _)| {
-            first <= name
-                && name <= last
-                && !subject.inventory.rollups.contains_key(&(*first, *last))
-        };
+        // Roll-ups that were there before were read: they lack it.
+        let read = &subject.inventory.rollups;
+        let new = later
+            .rollups
+            .keys()
+            .filter(|range| !read.contains_key(range));
+        let new = new.map(|(first, last)| (first, last));
         let known = subject.index.entries.contains_key(name)
             || subject.index.is_excused(*name)
-            || later.entries.contains_key(name)
-            || later.rollups.keys().any(new);
+            || has_entry(*name, later.entries.contains_key(name), new);
         if known || !subject.in_scope(*name) {
             continue;
         }
@@ -258,7 +260,7 @@ pub(super) fn find_clocks(
         let listed = object.map(|object| object.last_modified.timestamp());
         let listed = listed.and_then(|seconds| Timestamp::from_second(seconds).ok());
         let now = listed.map_or(subject.scope.now, |listed| listed.max(subject.scope.now));
-        if *at > now + super::YOUNG {
+        if *at > now + super::super::YOUNG {
             run.find(Problem::ClockWrong, &key, format!("{at} is in the future"));
         }
         if let Some(end) = ends.get(timeline).filter(|end| *end < lsn) {

@@ -16,6 +16,7 @@ pub struct Run {
     bytes_read: AtomicU64,
     findings: Mutex<Vec<Finding>>,
     notes: Mutex<Vec<Note>>,
+    left_out: Mutex<Vec<String>>,
 }
 
 /// How far a verification is.
@@ -57,6 +58,15 @@ impl Run {
         notes.sort();
         notes.dedup();
         notes
+    }
+
+    /// What was in scope and could not be verified, and why.
+    pub fn left_out(&self) -> Vec<String> {
+        lock(&self.left_out).clone()
+    }
+
+    pub(super) fn leave_out(&self, what: String) {
+        lock(&self.left_out).push(what);
     }
 
     pub(super) fn will_read(&self, objects: u64, bytes: u64) {

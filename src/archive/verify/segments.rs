@@ -327,15 +327,15 @@ impl Found {
 fn say(subject: &Subject<'_>, name: SegmentName, key: &Path, content: &Content, walked: &Walked) {
     let run = subject.run;
     let entry = subject.index.entries.get(&name);
-    let valid_end = walked.scan.as_ref().map(|scan| scan.valid_end);
     match (&walked.trouble, entry) {
         (Some(what), Some((_, entry))) if entry.sha256 != content.sha256 => {
             let (found, want) = (&content.sha256, &entry.sha256);
             let what = format!("SHA-256 is {found}, it was archived with {want}; {what}");
             run.find(Problem::SegmentDamaged, key, what);
         }
-        // PostgreSQL leaves a timeline in the middle of a segment, and nobody replays what lies behind.
-        (Some(what), _) if valid_end.is_some_and(|end| subject.is_left(name, end)) => {
+        // PostgreSQL leaves a timeline in the middle of a segment, and nobody replays what lies behind. What lies before is
+        // the new timeline's too, and must go on from the segment before.
+        (Some(what), _) if subject.is_left(name, walked.reached) => {
             run.note(key, format!("{what}; a newer timeline left it before"));
         }
         (Some(what), _) => run.find(Problem::WalInvalid, key, what),

@@ -173,10 +173,16 @@ async fn walked(
         sha256: String::new(),
     };
     let carry = carry_into(subject, name, None, found);
-    let Walked { scan, trouble, .. } = walk(subject, name, first, &content, carry).await?;
+    let walked = walk(subject, name, first, &content, carry).await?;
+    let Walked {
+        scan,
+        trouble,
+        reached,
+        ..
+    } = walked;
     let mut end = start.advance(content.plain.len() as u64);
     let valid_end = scan.as_ref().map_or(start, |scan| scan.valid_end);
-    if let Some(what) = trouble.filter(|_| !subject.is_left(name, valid_end)) {
+    if let Some(what) = trouble.filter(|_| !subject.is_left(name, reached)) {
         subject.run.find(Problem::TailDamaged, first, what);
         end = valid_end.min(end);
     }

@@ -19,6 +19,8 @@ pub(super) struct Place {
 pub(super) struct Walked {
     /// The scan that goes furthest; `None`: it is not the segment that its name says.
     pub(super) scan: Option<SegmentScan>,
+    /// Where the chain of records that comes from the segment before ends.
+    pub(super) reached: Lsn,
     /// Why WAL cannot be replayed through it.
     pub(super) trouble: Option<String>,
     /// What an index entry may say of it: with and without knowing the segment before. A whole segment only.
@@ -48,6 +50,7 @@ impl Place {
         let joined = self.scan(plain, carry);
         let sound = joined.as_ref().is_ok_and(is_sound);
         let scanned = joined.as_ref().ok();
+        let reached = scanned.map_or(self.name.start(self.size), |scan| scan.valid_end);
         let mut expected: Vec<IndexEntry> = scanned
             .map(|scan| self.expected(plain, hash, scan))
             .into_iter()
@@ -55,6 +58,7 @@ impl Place {
         if sound && (carry.is_none() || entry.is_none_or(|entry| expected.contains(entry))) {
             return Walked {
                 scan: joined.ok(),
+                reached,
                 trouble: None,
                 expected,
                 joined: carry.is_some(),
@@ -67,12 +71,14 @@ impl Place {
         match (trouble, alone.filter(is_sound)) {
             (Some(what), Some(alone)) => Walked {
                 scan: Some(alone),
+                reached,
                 trouble: Some(format!("it does not go on from the segment before: {what}")),
                 expected,
                 joined: carry.is_some(),
             },
             (trouble, _) => Walked {
                 scan: joined.ok(),
+                reached,
                 trouble,
                 expected,
                 joined: carry.is_some(),

@@ -1,7 +1,9 @@
 //! What it means that a whole segment is not there. Pure.
 
+use jiff::Timestamp;
+
 use crate::{
-    archive::{Contents, LogEnd, end_of_log},
+    archive::{Contents, LogEnd, Segment, end_of_log},
     postgres::SegmentName,
 };
 
@@ -14,12 +16,38 @@ pub enum Absence {
     Tail,
     /// Nothing of it is there, and nothing after it.
     End,
+    /// Only segments follow that do not count yet: it may be on its way, as they are put several at once. The last of
+    /// them came then.
+    Awaited(Timestamp),
     /// WAL that follows it is there: it is missing.
     Gap,
 }
 
 /// What `contents` say of `segment`.
 pub fn end(contents: &Contents, segment: SegmentName) -> Absence {
+    let counted = of_what_counts(contents, segment);
+    let last = contents.on_their_way.values().max();
+    let (Absence::End | Absence::Tail, Some(last)) = (counted, last) else {
+        return counted;
+    };
+    let mut all = contents.clone();
+    let size = contents.identity.segment_size;
+    let whole = |name: &SegmentName| Segment {
+        valid_end: name.end(size),
+        records: None,
+        encrypted: false,
+    };
+    let names = contents.on_their_way.keys();
+    all.segments.extend(names.map(|name| (*name, whole(name))));
+    match of_what_counts(&all, segment) {
+        Absence::Gap => Absence::Awaited(*last),
+        // It is there: it was put after it had been asked for.
+        Absence::Whole => Absence::Whole,
+        Absence::Tail | Absence::End | Absence::Awaited(_) => counted,
+    }
+}
+
+fn of_what_counts(contents: &Contents, segment: SegmentName) -> Absence {
     if contents.segments.contains_key(&segment) {
         return Absence::Whole;
     }
@@ -55,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        archive::{FORMAT, Identity, Segment, Tail},
+        archive::{FORMAT, Identity, Tail},
         postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId},
     };
 
@@ -106,6 +134,7 @@ mod tests {
             tails: BTreeMap::from([tail(name(1, 5)), tail(name(2, 8))]),
             clocks: Vec::new(),
             stored: BTreeMap::new(),
+            on_their_way: BTreeMap::new(),
         }
     }
 
@@ -134,5 +163,22 @@ mod tests {
         let mut holed = contents;
         holed.segments.remove(&name(2, 6));
         assert_eq!(end(&holed, name(2, 6)), Absence::Gap);
+    }
+
+    #[test]
+    fn what_is_missing_before_segments_that_do_not_count_yet_is_awaited() {
+        let mut contents = forked(5.0 + 500.0 / MIB as f64);
+        contents.tails.remove(&name(2, 8));
+        let at = Timestamp::from_second(1_000_000).unwrap();
+        let before = Timestamp::from_second(900_000).unwrap();
+        contents.on_their_way = BTreeMap::from([(name(2, 9), at), (name(2, 10), before)]);
+        assert_eq!(end(&contents, name(2, 8)), Absence::Awaited(at));
+        assert_eq!(end(&contents, name(2, 11)), Absence::End);
+        // Another line's.
+        assert_eq!(end(&contents, name(1, 6)), Absence::End);
+        assert_eq!(end(&contents, name(1, 5)), Absence::Tail);
+        // What counts decides.
+        contents.segments.remove(&name(2, 6));
+        assert_eq!(end(&contents, name(2, 6)), Absence::Gap);
     }
 }

@@ -21,7 +21,8 @@ use super::{
     name::WalFile,
 };
 use crate::{
-    archive::{Archive, Lineage, OpenError, ReadError},
+    archive::{Archive, Lineage, OpenError, ReadError, YOUNG},
+    clock::{Clock, SystemClock},
     postgres::{
         SegmentName, SegmentSize, SystemIdentifier, TimelineHistory,
         wal::{self, Origin},
@@ -285,7 +286,10 @@ impl Fetch {
         let again = || Missed::Again(format!("{name} is being archived"));
         match end {
             decide::Absence::Whole => Err(again()),
-            decide::Absence::Gap => Err(Missed::For(Failure::Gap(name.to_string()))),
+            decide::Absence::Awaited(last) if SystemClock.now() < last + YOUNG => Err(again()),
+            decide::Absence::Awaited(_) | decide::Absence::Gap => {
+                Err(Missed::For(Failure::Gap(name.to_string())))
+            }
             decide::Absence::End => Err(Missed::For(Failure::Absent(name.to_string()))),
             decide::Absence::Tail => match lineage.fetch_tail(name, size).await? {
                 // Less than was listed: it has become whole since, or some of it cannot be had.

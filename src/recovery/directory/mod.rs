@@ -13,8 +13,12 @@ pub use plan::{Found, Op, RECOVERY_SIGNAL, Texts, Wal, steps};
 use super::{
     files::{self, Owner},
     marker::{Marker, Step},
+    restored::{Place, Restored},
 };
-use crate::postgres::{TablespaceMap, TablespaceMapError};
+use crate::{
+    api::RestorePlan,
+    postgres::{TablespaceMap, TablespaceMapError},
+};
 
 const CONTROL: &str = "global/pg_control";
 const HIDDEN_CONTROL: &str = "global/pg_control.highwater";
@@ -208,6 +212,19 @@ impl DataDirectory {
         marker
             .write(&self.path, self.owner)
             .map_err(io_error("write the marker in", &self.path))
+    }
+
+    /// Says whose copy it is, durable: whatever archives from here on must know.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn say_restored(&self, plan: &RestorePlan) -> Result<(), DirectoryError> {
+        let place = Place {
+            archive_name: plan.archive_name.clone(),
+            lineage: plan.lineage.clone(),
+        };
+        Restored::note(&self.path, place, self.owner)
+            .map_err(io_error("say what was restored in", &self.path))
     }
 
     fn look(&self) -> Result<Found, DirectoryError> {

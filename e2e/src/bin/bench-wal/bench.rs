@@ -8,11 +8,11 @@ use crate::{
     hashing, plot,
     proxy::Proxy,
     report::{self, Report, Run},
-    round::{self, Place, Setting},
+    round::{self, Direction, Place, Setting},
     sample::{Kind, Sample},
     scratch,
     store::Store,
-    tools::{self, Programs, Tool},
+    tools::{self, Programs, Side, Tool},
     verdict,
 };
 
@@ -46,6 +46,9 @@ pub struct Args {
     /// Which WAL.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Pages, Kind::Random])]
     kind: Vec<Kind>,
+    /// Each tool in each round, also those that the first round showed to be far from the fastest.
+    #[arg(long)]
+    all: bool,
     /// Only tools whose name holds one of these, as in `Highwater,WAL-RUS daemon`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -136,8 +139,13 @@ fn rounds(args: &Args, tools: &[Box<dyn Tool>], samples: &[(Kind, Sample)]) -> R
                 port: if *delay == 0 { store.port } else { proxy.port },
                 logs: &logs,
             };
+            let mut taking_part: Vec<usize> = (0..tools.len()).collect();
             for number in 1..=args.repeat {
-                one_round(tools, sample, &place, (setting, number), &mut runs);
+                let round = one_round(tools, &taking_part, sample, &place, (setting, number));
+                if number == 1 && !args.all {
+                    taking_part = contenders(tools, &round);
+                }
+                runs.extend(round);
             }
         }
     }
@@ -148,14 +156,16 @@ fn rounds(args: &Args, tools: &[Box<dyn Tool>], samples: &[(Kind, Sample)]) -> R
 /// A tool that fails is said to have failed; the others go on.
 fn one_round(
     tools: &[Box<dyn Tool>],
+    taking_part: &[usize],
     sample: &Sample,
     place: &Place<'_>,
     (setting, number): (Setting, u32),
-    runs: &mut Vec<Run>,
-) {
-    for (at, tool) in tools.iter().enumerate() {
+) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for at in taking_part {
+        let tool = tools[*at].as_ref();
         let bucket = format!("b{number}-{at}");
-        let result = round::run(tool.as_ref(), sample, place, &bucket);
+        let result = round::run(tool, sample, place, &bucket);
         let (name, how) = tool.name();
         match &result {
             Ok([(_, push), (_, fetch)]) => println!(
@@ -167,6 +177,29 @@ fn one_round(
             ),
             Err(error) => println!("round {number}: {name:12} {how:16} FAILED: {error:#}"),
         }
-        runs.push(Run::new(setting, at, result));
+        runs.push(Run::new(setting, *at, result));
     }
+    runs
+}
+
+/// Of the fastest of its side in the first round, a tool that is slower than this cannot have the best median.
+const FAR: f64 = 0.6;
+
+/// Those that may turn out to be the fastest of their side, in one direction or the other. One that failed is tried again.
+fn contenders(tools: &[Box<dyn Tool>], round: &[Run]) -> Vec<usize> {
+    let fastest = |side: Side, direction: Direction| {
+        let rates = round.iter().filter(|run| tools[run.tool].side() == side);
+        rates
+            .filter_map(|run| run.rate(direction))
+            .fold(0.0, f64::max)
+    };
+    let near = |run: &&Run| {
+        [Direction::Push, Direction::Fetch]
+            .into_iter()
+            .any(|direction| {
+                let best = fastest(tools[run.tool].side(), direction);
+                run.rate(direction).is_none_or(|rate| rate >= FAR * best)
+            })
+    };
+    round.iter().filter(near).map(|run| run.tool).collect()
 }

@@ -2,21 +2,19 @@
 
 mod bench;
 mod drive;
-mod group;
 mod hashing;
 mod plot;
 mod proxy;
 mod report;
 mod round;
 mod sample;
-mod scratch;
-mod store;
 mod tools;
 mod verdict;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use highwater_e2e::bench::{cluster, group, scratch, store};
 
 /// WAL push and fetch of Highwater and its peers.
 #[derive(Parser)]

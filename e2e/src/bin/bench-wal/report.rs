@@ -17,7 +17,8 @@ use crate::{
 /// One run of one tool.
 pub struct Run {
     setting: Setting,
-    tool: usize,
+    /// Its place among all tools.
+    pub tool: usize,
     result: Result<Pair>,
 }
 
@@ -29,6 +30,13 @@ impl Run {
             tool,
             result,
         }
+    }
+
+    /// Segments per second. `None`: it failed.
+    pub fn rate(&self, direction: Direction) -> Option<f64> {
+        let pair = self.result.as_ref().ok()?;
+        let (_, measured) = pair.iter().find(|(of, _)| *of == direction)?;
+        Some(measured.segments_per_second)
     }
 }
 
@@ -63,7 +71,8 @@ pub struct Report {
     pub hashing_milliseconds: f64,
     seconds: u64,
     rounds: u32,
-    cores: usize,
+    /// Cores that everything shares.
+    pub cores: usize,
     /// Each tool in each setting and direction.
     pub summaries: Vec<Summary>,
     failed: Vec<String>,

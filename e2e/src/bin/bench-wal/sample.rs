@@ -2,21 +2,21 @@
 
 use std::{
     fs,
-    os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::scratch;
+use crate::{cluster::Cluster, scratch};
 
 /// 16 MiB.
 pub const SEGMENT: u64 = 16 << 20;
 /// Raised when the WAL is made differently.
 const FORMAT: u32 = 1;
 const SCALE: &str = "30";
+/// Of the socket only: it listens nowhere else.
+const PORT: u16 = 5432;
 /// Transactions of each client between two checkpoints: after one, the first change of each page logs the page.
 const TRANSACTIONS: &str = "1000";
 
@@ -112,57 +112,27 @@ impl Sample {
 }
 
 /// A cluster that archives nothing, so that all WAL stays.
-struct Cluster<'a> {
-    programs: &'a Path,
-    root: PathBuf,
-}
+struct Source(Cluster);
 
-impl Cluster<'_> {
-    /// As the user that PostgreSQL wants: not root.
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let program = self.programs.join(program);
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=postgres",
-            "--regid=postgres",
-            "--clear-groups",
-            "--",
-        ]);
-        command.arg(program).args(arguments).current_dir(&self.root);
-        command
-            .env("PGHOST", &self.root)
-            .env("PGUSER", "postgres")
-            .env("PGDATABASE", "postgres");
-        scratch::output(&mut command)
-    }
-
-    fn sql(&self, text: &str) -> Result<String> {
-        self.run("psql", &["-qAtXc", text])
-    }
-
+impl Source {
     fn start(&self) -> Result<()> {
-        self.run(
-            "initdb",
-            &["-D", "data", "-U", "postgres", "-N", "--auth=trust"],
+        self.0.init(
+            &[],
+            "fsync = off\narchive_mode = on\narchive_command = '/bin/false'\nautovacuum = off\n\
+             max_wal_size = 4GB\nshared_buffers = 512MB\n",
         )?;
-        let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\narchive_mode = on\n\
-             archive_command = '/bin/false'\nautovacuum = off\nmax_wal_size = 4GB\nshared_buffers = 512MB\n",
-            self.root.display()
-        );
-        scratch::write(&self.root.join("data/postgresql.auto.conf"), settings)?;
-        self.run("pg_ctl", &["-D", "data", "-l", "log", "-w", "start"])
-            .map(drop)
+        self.0.start()
     }
 
     /// The first segment that begins from now on.
     fn next_segment(&self) -> Result<String> {
-        self.sql("SELECT pg_switch_wal()")?;
-        self.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn() + 1)")
+        self.0.sql("SELECT pg_switch_wal()")?;
+        self.0
+            .sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn() + 1)")
     }
 
     fn written_since(&self, first: &str) -> Result<Vec<String>> {
-        let status = self.root.join("data/pg_wal/archive_status");
+        let status = self.0.root.join("data/pg_wal/archive_status");
         let ready = scratch::names(&status, |name| name.ends_with(".ready"))?;
         let names = ready
             .iter()
@@ -182,7 +152,7 @@ impl Cluster<'_> {
         }
         fs::create_dir(to)?;
         for name in &names[..count] {
-            fs::rename(self.root.join("data/pg_wal").join(name), to.join(name))?;
+            fs::rename(self.0.root.join("data/pg_wal").join(name), to.join(name))?;
         }
         Ok(())
     }
@@ -190,42 +160,38 @@ impl Cluster<'_> {
 
 fn write(folder: &Path, count: usize, programs: &Path) -> Result<()> {
     scratch::empty(folder)?;
-    let root = folder.join("scratch");
-    fs::create_dir(&root)?;
-    let id = |option: &str| -> Result<u32> {
-        Ok(scratch::output(Command::new("id").args([option, "postgres"]))?.parse()?)
-    };
-    // PostgreSQL runs there as its own user: it must be able to get there, too.
-    chown(&root, Some(id("-u")?), Some(id("-g")?))?;
-    let cluster = Cluster { programs, root };
-    cluster.start()?;
-    let written = write_kinds(&cluster, folder, count);
-    let stopped = cluster.run("pg_ctl", &["-D", "data", "-m", "fast", "-w", "stop"]);
+    let source = Source(Cluster::new(programs, &folder.join("scratch"), PORT)?);
+    source.start()?;
+    let written = write_kinds(&source, folder, count);
+    let stopped = source.0.stop();
     written?;
     stopped?;
     fs::create_dir_all(folder.join("cluster/global"))?;
     for file in ["PG_VERSION", "global/pg_control"] {
         fs::copy(
-            cluster.root.join("data").join(file),
+            source.0.root.join("data").join(file),
             folder.join("cluster").join(file),
         )?;
     }
-    scratch::remove(&cluster.root)?;
+    scratch::remove(&source.0.root)?;
     scratch::write(&folder.join(".finished"), "")
 }
 
-fn write_kinds(cluster: &Cluster<'_>, folder: &Path, count: usize) -> Result<()> {
-    cluster.run("pgbench", &["-q", "-i", "-s", SCALE])?;
-    cluster.segments(count, &folder.join(Kind::Pages.name()), |cluster| {
-        cluster.sql("CHECKPOINT")?;
-        cluster
+fn write_kinds(source: &Source, folder: &Path, count: usize) -> Result<()> {
+    source.0.run("pgbench", &["-q", "-i", "-s", SCALE])?;
+    source.segments(count, &folder.join(Kind::Pages.name()), |source| {
+        source.0.sql("CHECKPOINT")?;
+        source
+            .0
             .run("pgbench", &["-n", "-c", "4", "-t", TRANSACTIONS])
             .map(drop)
     })?;
-    cluster.sql("CREATE TABLE load (b bytea); ALTER TABLE load ALTER b SET STORAGE EXTERNAL")?;
-    cluster.segments(count, &folder.join(Kind::Random.name()), |cluster| {
+    source
+        .0
+        .sql("CREATE TABLE load (b bytea); ALTER TABLE load ALTER b SET STORAGE EXTERNAL")?;
+    source.segments(count, &folder.join(Kind::Random.name()), |source| {
         let rows = "INSERT INTO load SELECT decode(string_agg(md5(random()::text), ''), 'hex') \
                     FROM generate_series(1, 4096) n, generate_series(1, 500) m GROUP BY n";
-        cluster.sql(rows).map(drop)
+        source.0.sql(rows).map(drop)
     })
 }

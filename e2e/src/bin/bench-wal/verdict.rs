@@ -1,6 +1,6 @@
 //! What must hold, as ratios of figures of one run: our fastest way beside the peers' fastest.
 
-use serde::Serialize;
+pub use highwater_e2e::bench::verdict::{Verdict, median, text};
 
 use crate::{
     report::{Report, Summary},
@@ -12,33 +12,8 @@ use crate::{
 const DELAYED: f64 = 1.3;
 /// Where they are not.
 const BARE: f64 = 1.0;
-
-/// One mark.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Verdict {
-    /// What was compared.
-    pub name: String,
-    /// Ours.
-    pub value: f64,
-    /// What it must reach, or must not exceed.
-    pub limit: f64,
-    /// Whether it is within the limit.
-    pub holds: bool,
-    /// The figures behind it.
-    pub how: String,
-}
-
-/// The median of at least one figure.
-pub fn median(figures: &[f64]) -> Option<f64> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let upper = *sorted.get(middle)?;
-    match sorted.len() % 2 {
-        0 => Some(f64::midpoint(*sorted.get(middle - 1)?, upper)),
-        _ => Some(upper),
-    }
-}
+/// Of what the cores could do if they never waited: tool and store share them.
+const BOUND: f64 = 0.85;
 
 /// The marks of all settings in which both we and a peer were measured. One that was never measured does not hold.
 pub fn all(report: &Report) -> Vec<Verdict> {
@@ -54,6 +29,7 @@ pub fn all(report: &Report) -> Vec<Verdict> {
         };
         verdicts.push(speed(panel, ours, peer));
         if panel.1.delay_milliseconds == 0 {
+            verdicts.push(bound(panel, ours, report.cores));
             verdicts.push(cpu(panel, ours, peer, report.hashing_milliseconds));
         }
     }
@@ -101,6 +77,25 @@ fn speed(panel: (Direction, Setting), ours: &Summary, peer: &Summary) -> Verdict
     }
 }
 
+fn bound(panel: (Direction, Setting), ours: &Summary, cores: usize) -> Verdict {
+    let rate = ours.median.segments_per_second;
+    let (tool, store) = (
+        ours.median.cpu_milliseconds,
+        ours.median.store_cpu_milliseconds,
+    );
+    let cores_milliseconds = f64::from(u32::try_from(cores).unwrap_or(u32::MAX)) * 1000.0;
+    let bound = cores_milliseconds / (tool + store);
+    Verdict {
+        name: title(panel, "speed to the cores' bound"),
+        value: rate / bound,
+        limit: BOUND,
+        holds: rate / bound >= BOUND,
+        how: format!(
+            "{rate:.1}/s to {bound:.1}/s: {cores} cores, {tool:.1} ms of tool and {store:.1} of store, at least {BOUND}"
+        ),
+    }
+}
+
 fn cpu(panel: (Direction, Setting), ours: &Summary, peer: &Summary, hashing: f64) -> Verdict {
     let (our, their) = (ours.median.cpu_milliseconds, peer.median.cpu_milliseconds);
     let limit = their + hashing;
@@ -114,20 +109,6 @@ fn cpu(panel: (Direction, Setting), ours: &Summary, peer: &Summary, hashing: f64
             tool(peer)
         ),
     }
-}
-
-/// A table for people.
-pub fn text(verdicts: &[Verdict]) -> String {
-    let line = |verdict: &Verdict| {
-        let said = if verdict.holds {
-            "holds"
-        } else {
-            "DOES NOT HOLD"
-        };
-        let (name, value, how) = (&verdict.name, verdict.value, &verdict.how);
-        format!("  {name:<58} {value:>7.2}  {said:<13}  {how}\n")
-    };
-    verdicts.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -181,6 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn the_bound_is_that_no_core_ever_waits() {
+        let panel = (Direction::Push, setting(0));
+        // Two cores and 25 ms: 80 per second.
+        assert!(bound(panel, &summary(Side::Ours, 68.1, 25.0), 2).holds);
+        assert!(!bound(panel, &summary(Side::Ours, 67.9, 25.0), 2).holds);
+    }
+
+    #[test]
     fn hashing_is_allowed_beside_the_peers_cpu() {
         let panel = (Direction::Push, setting(0));
         let (ours, peer) = (
@@ -189,12 +178,5 @@ mod tests {
         );
         assert!(cpu(panel, &ours, &peer, 10.0).holds);
         assert!(!cpu(panel, &ours, &peer, 9.9).holds);
-    }
-
-    #[test]
-    fn the_median_is_of_the_middle() {
-        assert_eq!(median(&[]), None);
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
     }
 }

@@ -39,6 +39,7 @@ pub fn all(programs: &Programs) -> Vec<Box<dyn Tool>> {
     [
         (How::Calls, 1),
         (How::Calls, 3),
+        (How::Daemon, -1),
         (How::Daemon, 1),
         (How::Daemon, 3),
     ]
@@ -59,6 +60,8 @@ impl Highwater {
         json!({
             "s3": {
                 "bucket": site.bucket, "region": store::REGION, "endpoint": site.endpoint(), "allowHttp": true,
+                // As with TLS, and as the fastest peer.
+                "signPayload": false,
             },
             "compression": {"algorithm": "zstd", "level": self.level},
         })

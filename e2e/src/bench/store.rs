@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::scratch;
+use super::scratch;
 
 /// The one user.
 pub const KEY_ID: &str = "bench-key-id";

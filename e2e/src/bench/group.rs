@@ -19,9 +19,9 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::scratch;
+use super::scratch;
 
-const NAME: &str = "highwater-bench-wal";
+const NAME: &str = "highwater-bench";
 const SAMPLE: Duration = Duration::from_millis(20);
 
 /// A program to start.

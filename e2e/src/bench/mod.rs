@@ -1,0 +1,7 @@
+//! What the benchmarks without a dev cluster share: files, processes and their costs, an S3 server, a PostgreSQL, marks.
+
+pub mod cluster;
+pub mod group;
+pub mod scratch;
+pub mod store;
+pub mod verdict;
