@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::PathBuf};
+mod reasons;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use highwater::api::crds;
 use serde_json::{Value, json};
@@ -307,6 +312,58 @@ fn alerts_are_about_numbers_that_are_told() {
         }
         let runbook = rule["annotations"]["runbook"].as_str().unwrap();
         assert!(committed(runbook).exists(), "{runbook}");
+    }
+}
+
+/// Every file below `folder`, as one text.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap();
+    let texts = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources(&path),
+            false => fs::read_to_string(&path).unwrap_or_default(),
+        }
+    });
+    texts.collect()
+}
+
+/// The numbers of the invariants of section 4, and the rows of section 7's table that say what tries to break each.
+fn invariants(design: &str) -> (Vec<u32>, Vec<(u32, &str)>) {
+    let (_, section) = design.split_once("\n## 4. ").unwrap();
+    let (section, _) = section.split_once("\n## 5. ").unwrap();
+    let number = |line: &str| line.trim_start().split_once(". ")?.0.parse().ok();
+    let items = section.lines().skip(1).filter_map(number);
+    let rows = design.lines().filter(|line| line.starts_with("| 4."));
+    let rows = rows.flat_map(|row| {
+        let name = row.split('|').nth(1).unwrap();
+        let words = name.split([' ', ',']);
+        let numbers = words.filter_map(|word| word.strip_prefix("4.")?.parse().ok());
+        numbers.map(move |number| (number, row))
+    });
+    (items.collect(), rows.collect())
+}
+
+/// A promise without a test, and a test that is gone, are seen.
+#[test]
+fn what_must_never_happen_has_tests_that_are_there() {
+    let design = fs::read_to_string(committed("docs/design.md")).unwrap();
+    let (items, rows) = invariants(&design);
+    assert_eq!(items, (1..=15).collect::<Vec<_>>());
+    for item in items {
+        let has_row = rows.iter().any(|(number, _)| *number == item);
+        assert!(has_row, "section 7 has no row for 4.{item}");
+    }
+    let source: String = ["src", "tests", "e2e/src", "e2e/tests"]
+        .iter()
+        .map(|folder| sources(&committed(folder)))
+        .collect();
+    for (number, row) in rows {
+        let tests = row.split('`').skip(1).step_by(2);
+        for test in tests.filter(|name| name.matches('_').count() > 1) {
+            let is_there = source.contains(&format!("fn {test}("));
+            assert!(is_there, "4.{number}: there is no test {test}");
+        }
     }
 }
 

@@ -25,7 +25,8 @@ use crate::{
     },
     controller::context::Chain,
     postgres::{
-        server::ServerFacts,
+        TimelineId,
+        server::{IDLE_SLOT_TIMEOUT, ServerFacts},
         session::QueryError,
         slot::{self, Slot},
         wal_reader,
@@ -309,10 +310,23 @@ fn connected(
             });
         }
     });
-    let message = format!("{} takes writes on timeline {}", member.pod, facts.timeline);
+    let timeout = facts.settings.get(IDLE_SLOT_TIMEOUT);
+    let timeout = timeout.filter(|timeout| has_slot && *timeout != "0");
+    let message = takes_writes(&member.pod, facts.timeline, timeout);
     shared
         .reporter
         .condition(CONNECTED, Status::True, "Connected", message);
+}
+
+/// `timeout`: after how long PostgreSQL gives up our slot, if it does.
+fn takes_writes(pod: &str, timeline: TimelineId, timeout: Option<&String>) -> String {
+    let said = format!("{pod} takes writes on timeline {timeline}");
+    match timeout {
+        None => said,
+        Some(timeout) => format!(
+            "{said}; {IDLE_SLOT_TIMEOUT} is {timeout}: once the archive is away for longer, PostgreSQL gives up the WAL that the replication slot holds. Set it to 0"
+        ),
+    }
 }
 
 fn database(facts: &ServerFacts) -> DatabaseFacts {
@@ -345,4 +359,21 @@ async fn path(answering: &Answering) -> Result<Path, End> {
         timeline,
         ancestors,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_postgresql_gives_up_is_told() {
+        let said = |timeout: Option<&String>| takes_writes("orders-0", TimelineId::FIRST, timeout);
+        assert_eq!(said(None), "orders-0 takes writes on timeline 1");
+        let said = said(Some(&"1d".to_owned()));
+        assert!(
+            said.contains("idle_replication_slot_timeout is 1d"),
+            "{said}"
+        );
+        assert!(said.ends_with("Set it to 0"), "{said}");
+    }
 }

@@ -27,6 +27,8 @@ pub const RESTORE_UID_LABEL: &str = "highwater.dev/restore-uid";
 pub const CLONE_LABEL: &str = "highwater.dev/clone";
 /// Label on a PgProtection that the controller made from a StatefulSet's annotation.
 pub const FROM_ANNOTATION_LABEL: &str = "highwater.dev/from-annotation";
+/// Label on pods that mount the claim of a `directory` archive: its name.
+pub const ARCHIVE_CLAIM_LABEL: &str = "highwater.dev/archive-claim";
 /// The usual label of what made an object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY_LABEL`].

@@ -155,7 +155,8 @@ pub struct S3 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Directory {
-    /// The claim, in this namespace. ReadWriteMany, or agent and recovery pods must run on one node.
+    /// The claim, in this namespace. Best ReadWriteMany: of one that is ReadWriteOnce all agents and recovery pods must run on
+    /// one node, and the scheduler is asked for that.
     #[schemars(length(min = 1, max = 253))]
     pub persistent_volume_claim: String,
 }

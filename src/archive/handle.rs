@@ -18,7 +18,11 @@ use super::{
     objects::{Objects, Put, Stored},
     sha256,
 };
-use crate::{api::PgArchiveSpec, buffers::Buffers, retry::Policy};
+use crate::{
+    api::PgArchiveSpec,
+    buffers::Buffers,
+    retry::{self, Failure, Policy},
+};
 
 /// No object is longer: the largest segment is 1 GiB.
 const LONGEST: usize = 1 << 30;
@@ -207,6 +211,23 @@ impl Lineage {
     /// Puts an object that must not exist with other content. `sha256` is of what readers get, `payload` is what lies
     /// there.
     pub(super) async fn create(
+        &self,
+        key: &Path,
+        sha256: &str,
+        payload: PutPayload,
+    ) -> Result<PushOutcome, PushError> {
+        let create = || async {
+            let created = self.try_to_create(key, sha256, payload.clone()).await;
+            created.map_err(|error| match error {
+                // Refused for the sake of one that cannot be read: another writer's is on its way, and may come or not.
+                PushError::Compare(ReadError::NotFound { .. }) => Failure::Transient(error),
+                error => Failure::Permanent(error),
+            })
+        };
+        retry::run(self.objects.policy(), create).await
+    }
+
+    async fn try_to_create(
         &self,
         key: &Path,
         sha256: &str,

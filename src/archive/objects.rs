@@ -70,6 +70,10 @@ impl Objects {
         Self { policy, ..self }
     }
 
+    pub(super) const fn policy(&self) -> Policy {
+        self.policy
+    }
+
     pub(super) fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
     }

@@ -96,7 +96,13 @@ pub async fn run(args: Args) -> Result<(), Error> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    pusher.drain(DRAIN).await;
+    let left = pusher.drain(DRAIN).await;
+    if left > 0 {
+        tracing::warn!(
+            "{left} segments were still on their way after {} s: PostgreSQL asks for them again",
+            DRAIN.as_secs()
+        );
+    }
     Ok(())
 }
 

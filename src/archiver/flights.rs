@@ -178,6 +178,11 @@ impl Flights {
         flight.asked
     }
 
+    /// How many are being pushed.
+    pub fn len(&self) -> usize {
+        self.flying.len()
+    }
+
     /// Whether nothing is being pushed.
     pub fn is_empty(&self) -> bool {
         self.flying.is_empty()
@@ -215,6 +220,8 @@ fn status(path: &Path, ending: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn segment(status: &str) -> (tempfile::TempDir, PathBuf) {
@@ -245,6 +252,55 @@ mod tests {
         drop(flights.begin(&path, None, false));
         flights.end(&path, &Ok(()));
         assert!(!is_ready(&path) && status(&path, "done").exists());
+    }
+
+    /// A turn, and what the next one waits for.
+    fn turn(before: Option<watch::Receiver<bool>>) -> (Turn, watch::Receiver<bool>) {
+        let (durable, counts) = watch::channel(false);
+        (Turn { durable, before }, counts)
+    }
+
+    #[tokio::test]
+    async fn until_one_was_taken_nothing_is_put_behind_what_is_not_durable() {
+        let taken = watch::Sender::new(false);
+        let (mut first, counts) = turn(None);
+        let (mut second, _) = turn(Some(counts.clone()));
+        assert!(first.may_put(&taken).await);
+        assert!(second.may_put(&taken).now_or_never().is_none());
+        taken.send_replace(true);
+        assert!(second.may_put(&taken).await);
+
+        taken.send_replace(false);
+        let (mut third, _) = turn(Some(counts));
+        assert!(third.may_put(&taken).now_or_never().is_none());
+        assert!(first.comes().await);
+        assert!(third.may_put(&taken).await);
+    }
+
+    #[tokio::test]
+    async fn a_segment_counts_after_those_before_it() {
+        let (first, counts) = turn(None);
+        let (second, counts_too) = turn(Some(counts));
+        let (third, _) = turn(Some(counts_too));
+        let mut third = Box::pin(third.comes());
+        assert!((&mut third).now_or_never().is_none());
+        let mut second = Box::pin(second.comes());
+        assert!((&mut second).now_or_never().is_none());
+        assert!(first.comes().await);
+        assert!(second.await && third.await);
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_told_to_all_behind_it() {
+        let taken = watch::Sender::new(true);
+        let (first, counts) = turn(None);
+        let (mut second, counts_too) = turn(Some(counts));
+        let (third, _) = turn(Some(counts_too));
+        drop(first);
+        // Also where the archive takes others: which of the two is seen first must not decide.
+        assert!(!second.may_put(&taken).await);
+        assert!(!second.comes().await);
+        assert!(!third.comes().await);
     }
 
     #[test]

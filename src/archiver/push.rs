@@ -51,7 +51,9 @@ fn push(args: &Args) -> Outcome {
     let outcome = runtime.block_on(async {
         let pusher = Pusher::new(config, MOST_AHEAD).map_err(PushFailure::Open)?;
         let outcome = pusher.push(&path).await;
-        pusher.drain(DRAIN).await;
+        // Routine where the store is slow: PostgreSQL asks for them in their turn.
+        let left = pusher.drain(DRAIN).await;
+        tracing::debug!(left, "pushed ahead");
         outcome
     });
     // Whatever is still read or compressed for a successor must not hold up the answer.

@@ -35,6 +35,9 @@ const PARTIAL: &str = "partial";
 /// Segments that are read, scanned and compressed at once, while others are on their way: that is work for a core each.
 const READERS: usize = 2;
 
+/// Segments that are on their way, those included whose bytes are there and that wait for one before them.
+const MOST_FLIGHTS: usize = 256;
+
 /// Pushes files of WAL; knows the lineage once it found it.
 #[derive(Clone, Debug)]
 pub struct Pusher(Arc<Inner>);
@@ -131,8 +134,9 @@ impl Pusher {
         Ok(())
     }
 
-    /// Begins no more, and waits for what is on its way; not for long, as all of it can be repeated.
-    pub async fn drain(&self, within: Duration) {
+    /// Begins no more, and waits for what is on its way; not for long, as all of it can be repeated. Returns how many
+    /// segments it leaves.
+    pub async fn drain(&self, within: Duration) -> usize {
         lock(&self.0.ahead).left = 0;
         let all = lock(&self.0.flights).all();
         let drained = async {
@@ -142,6 +146,7 @@ impl Pusher {
             }
         };
         let _ = tokio::time::timeout(within, drained).await;
+        lock(&self.0.flights).len()
     }
 
     /// Asks the store, once, what the first push would have to wait for. What it does not say now, that push asks again.
@@ -243,6 +248,10 @@ impl Pusher {
             let path = last.with_file_name(next.to_string());
             let flies = lock(&self.0.flights).holds(&path);
             if !flies {
+                // Behind one that hangs what is put waits for it.
+                if lock(&self.0.flights).len() >= MOST_FLIGHTS {
+                    return;
+                }
                 let Ok(permit) = self.0.slots.clone().try_acquire_owned() else {
                     return;
                 };

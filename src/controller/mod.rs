@@ -5,6 +5,7 @@
 //! does; [`run`] joins them, and the first to end ends the process.
 
 mod archive;
+mod archive_claim;
 pub mod backup;
 pub mod context;
 pub mod events;

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Settings that a restore must match, or that an admin should hear about.
-pub const RECORDED_SETTINGS: [&str; 8] = [
+pub const RECORDED_SETTINGS: [&str; 9] = [
     "max_connections",
     "max_worker_processes",
     "max_wal_senders",
@@ -19,7 +19,11 @@ pub const RECORDED_SETTINGS: [&str; 8] = [
     "wal_level",
     "shared_preload_libraries",
     "max_slot_wal_keep_size",
+    IDLE_SLOT_TIMEOUT,
 ];
+
+/// After how long PostgreSQL gives up what a slot holds that nobody moves; 0 is never. PostgreSQL 18 and later.
+pub const IDLE_SLOT_TIMEOUT: &str = "idle_replication_slot_timeout";
 
 /// What a running server says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub struct ServerFacts {
     pub tablespaces: Vec<Tablespace>,
     /// Whether pages have checksums.
     pub data_checksums: bool,
-    /// [`RECORDED_SETTINGS`] and their values, with units as `SHOW` has them.
+    /// Those of [`RECORDED_SETTINGS`] that this version has, and their values, with units as `SHOW` has them.
     pub settings: BTreeMap<String, String>,
 }
 

@@ -2,7 +2,8 @@
 
 use tokio_postgres::{
     Row,
-    types::{PgLsn, Type},
+    error::SqlState,
+    types::{PgLsn, ToSql, Type},
 };
 
 use super::{
@@ -45,6 +46,9 @@ const FIND: &str = "SELECT slot_name::text, restart_lsn, wal_status, safe_wal_si
 const CREATE: &str = "SELECT pg_create_physical_replication_slot($1, true)";
 const ADVANCE: &str = "SELECT end_lsn FROM pg_replication_slot_advance($1, $2)";
 const DROP: &str = "SELECT pg_drop_replication_slot($1)";
+
+/// How often a slot is moved that somebody else moves at the same moment.
+const TRIES: u32 = 10;
 
 /// The physical slot of this name, if there is one.
 ///
@@ -104,19 +108,40 @@ pub async fn create(client: &Client, name: &str) -> Result<Slot, QueryError> {
 /// The slot is gone, lost, or in use.
 pub async fn advance(client: &Client, name: &str, to: Lsn) -> Result<Lsn, QueryError> {
     let action = || format!("advance replication slot {name} to {to}");
-    let slot = find(client, name).await?;
-    let slot = slot.ok_or_else(|| QueryError::unexpected(action(), "it does not exist"))?;
-    if let Some(at) = slot.restart_lsn.filter(|at| *at >= to) {
-        return Ok(at);
-    }
     let failed = |error: tokio_postgres::Error| QueryError::new(action(), &error);
     let lsn = PgLsn::from(to.get());
-    let row = client
-        .query_typed_one(ADVANCE, &[(&name, Type::NAME), (&lsn, Type::PG_LSN)])
-        .await
-        .map_err(failed)?;
-    let at: PgLsn = row.try_get(0).map_err(failed)?;
-    Ok(Lsn::new(at.into()))
+    let mut tries = 1;
+    loop {
+        let slot = find(client, name).await?;
+        let slot = slot.ok_or_else(|| QueryError::unexpected(action(), "it does not exist"))?;
+        if let Some(at) = slot.restart_lsn.filter(|at| *at >= to) {
+            return Ok(at);
+        }
+        let parameters = [
+            (&name as &(dyn ToSql + Sync), Type::NAME),
+            (&lsn, Type::PG_LSN),
+        ];
+        let row = match client.query_typed_one(ADVANCE, &parameters).await {
+            Ok(row) => row,
+            // Another agent has it for a moment, or has moved it past `to` since.
+            Err(error) if tries < TRIES && is_contended(&error) => {
+                tries += 1;
+                continue;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let at: PgLsn = row.try_get(0).map_err(failed)?;
+        return Ok(Lsn::new(at.into()));
+    }
+}
+
+/// Whether somebody else uses the slot, or has moved it. A slot that has lost its WAL says the same.
+fn is_contended(error: &tokio_postgres::Error) -> bool {
+    let contended = [
+        SqlState::OBJECT_IN_USE,
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+    ];
+    error.code().is_some_and(|state| contended.contains(state))
 }
 
 /// Drops the slot. `false` if there is none.

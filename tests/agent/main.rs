@@ -10,6 +10,13 @@ mod backlog;
 #[allow(dead_code, reason = "shared with another test")]
 #[path = "../postgres/database.rs"]
 mod database;
+mod failover;
+#[allow(dead_code, reason = "shared with the store contract")]
+#[path = "../store_contract/proxy.rs"]
+mod gates;
+#[allow(dead_code, reason = "shared with the store contract")]
+#[path = "../store_contract/http.rs"]
+mod http;
 mod integrity;
 mod killed;
 mod limits;
@@ -31,9 +38,11 @@ mod ships;
 #[allow(dead_code, reason = "shared with another test")]
 #[path = "../push/site.rs"]
 mod site;
+mod slot_dropped;
 mod speed;
 mod streams;
 mod synchronous;
 mod transports;
+mod two_agents;
 
 use database::programs;

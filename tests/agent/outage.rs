@@ -54,6 +54,7 @@ async fn an_outage_of_the_bucket_under_load_loses_nothing() {
     let mut grew = false;
     while away.elapsed() < Duration::from_secs(seconds)
         || metrics.lag_bytes.get() < 16 << 20
+        || metrics.lag_seconds.get() < seconds as f64 * 0.7
         || !grew
     {
         assert!(
@@ -65,8 +66,6 @@ async fn an_outage_of_the_bucket_under_load_loses_nothing() {
     }
     let (bytes, waited) = (metrics.lag_bytes.get(), metrics.lag_seconds.get());
     println!("{seconds} s away: {bytes} bytes and {waited:.1} s behind");
-    // The first seconds of load had nothing to wait for.
-    assert!(waited >= seconds as f64 * 0.7, "{waited} s behind");
     let there = shipper.progress.borrow().durable.unwrap();
     assert!(
         there.bytes_since(before) < 4 << 20,

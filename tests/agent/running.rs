@@ -36,7 +36,7 @@ use crate::{
 };
 
 pub const SLOT: &str = "highwater_test";
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 /// Segments of a backlog that are on their way at once, unless a test says otherwise.
 pub const PARALLEL: usize = 4;
 
@@ -173,14 +173,10 @@ impl Running {
         interval: Duration,
     ) -> Self {
         let facts = server::facts(&database.client().await).await.unwrap();
-        let others = others.iter().map(|other| Other {
-            pod: "orders-1".to_owned(),
-            options: other.login("postgres", Some(PASSWORD)),
-        });
         Self::start_all(
             Source::Sql,
             facts,
-            others.collect(),
+            members(others),
             &database.login("postgres", Some(PASSWORD)),
             lineage,
             interval,
@@ -354,11 +350,11 @@ impl Running {
         let mut progress = self.progress.clone();
         let durable = progress.wait_for(|p| p.durable >= Some(lsn));
         let waited = tokio::time::timeout(LIMIT, durable).await;
-        assert!(
-            waited.is_ok(),
-            "{lsn} is not durable: {:?}",
-            self.progress.borrow()
-        );
+        match waited {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => panic!("{lsn} is not durable: {:?}", (&mut self.task).await),
+            Err(_) => panic!("{lsn} is not durable: {:?}", self.progress.borrow()),
+        }
     }
 
     pub async fn end(self) -> Result<(), Error> {
@@ -368,6 +364,15 @@ impl Running {
             .unwrap()
             .unwrap()
     }
+}
+
+/// As the agent knows the members beside the primary.
+pub fn members(others: &[&Database]) -> Vec<Other> {
+    let others = others.iter().map(|other| Other {
+        pod: "orders-1".to_owned(),
+        options: other.login("postgres", Some(PASSWORD)),
+    });
+    others.collect()
 }
 
 pub fn uniq() -> String {

@@ -31,14 +31,14 @@ async fn log(database: &Database) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_nobody_reads_keeps_nobody_waiting_and_goes_quietly() {
-    let database = Database::start(1, "wal_sender_timeout = '2s'\nmax_wal_size = '1GB'");
+    let database = Database::start(1, "wal_sender_timeout = '4s'\nmax_wal_size = '1GB'");
     database.allow_replication().await;
     let from = Lsn::new(flushed(&database).await.get() & !((1 << 20) - 1));
     let from_server = server_of(&database).await;
     let mut tap = open(&from_server, from).await.unwrap();
     // More than waits here, for longer than the server waits for an answer.
     write(&database, 32).await;
-    database.sql("SELECT pg_sleep(5)").await;
+    database.sql("SELECT pg_sleep(9)").await;
     assert_eq!(streams(&database).await, 1, "{}", log(&database).await);
     let end = flushed(&database).await;
     let mut at = from;
@@ -55,11 +55,11 @@ async fn a_stream_that_nobody_reads_keeps_nobody_waiting_and_goes_quietly() {
 
     // It would wait for a stream that is neither read nor ended.
     let tap = open(&from_server, from).await.unwrap();
-    let begin = std::time::Instant::now();
     write(&database, 32).await;
+    let begin = std::time::Instant::now();
     database.stop("fast");
     assert!(
-        begin.elapsed() < Duration::from_secs(20),
+        begin.elapsed() < Duration::from_secs(45),
         "{:?}",
         begin.elapsed()
     );

@@ -6,6 +6,7 @@ use std::{
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -143,7 +144,7 @@ impl Database {
         let at = self.directory.path();
         let output = run(
             "pg_ctl",
-            &["-D", "data", "-w", "-t", "30", "-l", "log", "start"],
+            &["-D", "data", "-w", "-t", "120", "-l", "log", "start"],
             at,
         );
         let log = fs::read_to_string(at.join("log")).unwrap_or_default();
@@ -298,10 +299,14 @@ impl Drop for Database {
     }
 }
 
+/// It is given once: the server takes it seconds later, and clients are given others.
 fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = 12_000 + 64 * u16::try_from(std::process::id() % 125).unwrap();
+    loop {
+        let port = begin + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod daemon;
 mod fetch;
 mod files;
 mod kills;
+mod limits;
 mod load;
 mod measure;
 mod order;

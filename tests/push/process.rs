@@ -1,8 +1,10 @@
-//! Processes of ours, and what they say at their end.
+//! Processes of ours, what they say at their end, and the memory that they took.
 
 use std::{
+    fs,
     io::Read,
     os::unix::process::ExitStatusExt,
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
@@ -84,4 +86,21 @@ impl Drop for Process {
             let _ = child.wait();
         }
     }
+}
+
+/// The most memory that a process has held, in bytes, without what is mapped from files: a test's program has many such pages,
+/// and they can be read again. `status` is its file in `/proc`.
+pub fn peak_memory(status: &Path) -> u64 {
+    let status = fs::read_to_string(status).unwrap();
+    let bytes = |what: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
+        let kibibytes: u64 = line
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kibibytes << 10
+    };
+    bytes("VmHWM:") - bytes("RssFile:")
 }

@@ -1,6 +1,7 @@
 //! A proxy before the store: each request arrives later, or never.
 
 use std::{
+    borrow::Cow,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
@@ -25,8 +26,16 @@ struct State {
     uneven: bool,
     requests: AtomicUsize,
     waiting: AtomicUsize,
+    puts: Mutex<Puts>,
     held: Mutex<Option<String>>,
     open: Mutex<Vec<TcpStream>>,
+}
+
+/// Puts of whole segments that have come and are not answered.
+#[derive(Default)]
+struct Puts {
+    now: usize,
+    most: usize,
 }
 
 impl Proxy {
@@ -49,6 +58,7 @@ impl Proxy {
             uneven,
             requests: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            puts: Mutex::default(),
             held: Mutex::default(),
             open: Mutex::default(),
         });
@@ -95,6 +105,17 @@ impl Proxy {
     pub fn requests(&self) -> usize {
         self.state.requests.swap(0, Ordering::SeqCst)
     }
+
+    /// The most whole segments that were being put at once.
+    pub fn most_puts(&self) -> usize {
+        self.state.puts.lock().unwrap().most
+    }
+
+    /// Counts [`Self::most_puts`] anew.
+    pub fn count_puts_anew(&self) {
+        let mut puts = self.state.puts.lock().unwrap();
+        puts.most = puts.now;
+    }
 }
 
 impl State {
@@ -112,23 +133,29 @@ impl State {
         let (this, flag) = (self.clone(), answered.clone());
         let (that, done) = (self.clone(), answered.clone());
         let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        let put = Arc::new(AtomicBool::new(false));
+        let its_put = put.clone();
         thread::spawn(move || {
             forward(from, to, |head| {
                 if flag.swap(false, Ordering::SeqCst) {
+                    this.put_begins(head, &put);
                     let number = this.requests.fetch_add(1, Ordering::SeqCst);
                     this.waiting.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(this.delay_of(number));
                     this.wait_while_held(head);
                 }
             });
+            this.put_ends(&put);
         });
         thread::spawn(move || {
             let answer = |_: &[u8]| {
                 if !answered.swap(true, Ordering::SeqCst) {
                     that.waiting_less();
                 }
+                that.put_ends(&its_put);
             };
             forward(server, client, answer);
+            that.put_ends(&its_put);
             // A connection that ends takes its question with it.
             if !done.swap(true, Ordering::SeqCst) {
                 that.waiting_less();
@@ -146,9 +173,26 @@ impl State {
         }
     }
 
+    /// A connection's request comes; `put` says whether it is one that counts.
+    fn put_begins(&self, head: &[u8], put: &AtomicBool) {
+        let line = first_line(head);
+        let counts = line.starts_with("PUT ") && line.contains("/wal/");
+        let mut puts = self.puts.lock().unwrap();
+        if counts && !put.swap(true, Ordering::SeqCst) {
+            puts.now += 1;
+            puts.most = puts.most.max(puts.now);
+        }
+    }
+
+    fn put_ends(&self, put: &AtomicBool) {
+        let mut puts = self.puts.lock().unwrap();
+        if put.swap(false, Ordering::SeqCst) {
+            puts.now -= 1;
+        }
+    }
+
     fn wait_while_held(&self, head: &[u8]) {
-        let line = head.split(|byte| *byte == b'\r').next();
-        let line = String::from_utf8_lossy(line.unwrap_or_default());
+        let line = first_line(head);
         let is_held = || {
             let held = self.held.lock().unwrap();
             held.as_deref().is_some_and(|held| line.contains(held))
@@ -161,6 +205,11 @@ impl State {
     fn waiting_less(&self) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+fn first_line(head: &[u8]) -> Cow<'_, str> {
+    let line = head.split(|byte| *byte == b'\r').next();
+    String::from_utf8_lossy(line.unwrap_or_default())
 }
 
 fn forward(mut from: TcpStream, mut to: TcpStream, mut seen: impl FnMut(&[u8])) {

@@ -45,13 +45,13 @@ impl Callee {
 }
 
 pub async fn wait_for(what: &str, is_there: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if is_there() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("no {what} within 10 s");
+    panic!("no {what} within 60 s");
 }
 
 #[tokio::test]

@@ -55,6 +55,13 @@ pub struct Running {
 
 impl Running {
     pub fn start(pgdata: &Path, options: &str) -> Self {
+        let (running, started) = Self::begin(pgdata, options);
+        assert!(started, "{}", running.log());
+        running
+    }
+
+    /// One that may end by itself, and whether it got as far as being reached.
+    pub fn begin(pgdata: &Path, options: &str) -> (Self, bool) {
         let socket = pgdata.parent().unwrap().to_owned();
         let options = format!(
             "-c listen_addresses='' -c unix_socket_directories='{}' {options}",
@@ -73,12 +80,20 @@ impl Running {
                 &options,
             ],
         );
-        let log = fs::read_to_string(socket.join("log")).unwrap_or_default();
-        assert!(started.status.success(), "{log}");
-        Self {
+        let running = Self {
             pgdata: pgdata.to_owned(),
             socket,
-        }
+        };
+        (running, started.status.success())
+    }
+
+    pub fn has_ended(&self) -> bool {
+        !self.pgdata.join("postmaster.pid").exists()
+    }
+
+    /// What it and those before it said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.socket.join("log")).unwrap_or_default()
     }
 
     pub async fn connect(&self) -> Client {
@@ -117,9 +132,10 @@ pub struct Fixture {
     /// The same archive, encrypted to [`Self::identity`].
     pub encrypted: PgArchiveSpec,
     pub callee: Callee,
+    /// The copy is consistent from here on.
+    pub stop: Lsn,
     identifier: SystemIdentifier,
     label: String,
-    stop: Lsn,
 }
 
 pub const LINEAGE: &str = "0123456789";
@@ -243,9 +259,9 @@ impl Fixture {
             spec,
             encrypted,
             callee,
+            stop: stop.parse().unwrap(),
             identifier: identifier.get::<_, String>(0).parse().unwrap(),
             label,
-            stop: stop.parse().unwrap(),
         };
         copy(&pgdata.join("pg_wal"), &fixture.wal());
         for lineage in [fixture.lineage(), fixture.encrypted_lineage()] {

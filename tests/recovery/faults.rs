@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 
 use crate::{
-    cluster, fixture,
+    Restore, cluster, fixture,
     proxy::Fault,
     store::{BUCKET, Stored, middle, segment_of},
 };
@@ -103,7 +103,7 @@ async fn the_tail_is_gone() {
     stored.recovers().await;
 }
 
-async fn delete(stored: &Stored, needle: &str) {
+pub async fn delete(stored: &Stored, needle: &str) {
     let store = stored.server.store();
     let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
     let found = listed.iter().map(|object| &object.location);
@@ -158,15 +158,25 @@ async fn a_name_that_does_not_resolve() {
     stored.recovers().await;
 }
 
-/// A volume for WAL, smaller than what is replayed.
-struct Volume(PathBuf);
+/// A volume for WAL.
+pub struct Volume(PathBuf);
 
 impl Volume {
-    fn mount(path: PathBuf) -> Self {
+    /// Of this size, instead of the directory that a restore has.
+    pub fn for_wal(restore: &mut Restore, size: &str) -> Self {
+        let path = restore.root().join("volume");
         fs::create_dir(&path).unwrap();
         let volume = Self(path);
-        volume.with_size("size=4m,mode=0755");
+        volume.with_size(&format!("size={size},mode=0755"));
         cluster::hand_over(&volume.0);
+        let wal = restore.pgdata().join("pg_wal");
+        fs::remove_dir_all(&wal).unwrap();
+        for directory in ["wal", "wal/archive_status"] {
+            fs::create_dir(volume.0.join(directory)).unwrap();
+            cluster::hand_over(&volume.0.join(directory));
+        }
+        std::os::unix::fs::symlink(volume.0.join("wal"), &wal).unwrap();
+        restore.job.source.mounts.push(volume.0.clone());
         volume
     }
 
@@ -197,15 +207,8 @@ fn as_root(program: &str, arguments: &[&str], path: &Path) {
 #[tokio::test]
 async fn a_full_disk() {
     let mut stored = Stored::new("f-disk").await;
-    let volume = Volume::mount(stored.restore.root().join("volume"));
-    let wal = stored.restore.pgdata().join("pg_wal");
-    fs::remove_dir_all(&wal).unwrap();
-    for directory in ["wal", "wal/archive_status"] {
-        fs::create_dir(volume.0.join(directory)).unwrap();
-        cluster::hand_over(&volume.0.join(directory));
-    }
-    std::os::unix::fs::symlink(volume.0.join("wal"), &wal).unwrap();
-    stored.restore.job.source.mounts.push(volume.0.clone());
+    // Smaller than what is replayed.
+    let volume = Volume::for_wal(&mut stored.restore, "4m");
     let last = segment_of(fixture().await.end);
     let error = stored.fails("DiskFailed", last).await;
     assert!(error.to_string().contains("RECOVERYXLOG"), "{error}");

@@ -1,6 +1,7 @@
 //! Recovery against a real PostgreSQL, without Kubernetes: a copy taken in backup mode, WAL in a directory archive.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod alone;
 mod calls;
 mod cluster;
 mod encrypted;
@@ -140,6 +141,30 @@ impl Restore {
 
     fn root(&self) -> &Path {
         self.pgdata().parent().unwrap()
+    }
+
+    /// Prepares the copy as people do: with a signal file, a `restore_command`, and no WAL but the archive's.
+    fn by_hand(&self, signal: &str, restore_command: &str) {
+        let pgdata = self.pgdata();
+        for file in ["standby.signal", "postmaster.pid"] {
+            fs::remove_file(pgdata.join(file)).unwrap();
+        }
+        for file in files(&pgdata.join("pg_wal"), "") {
+            fs::remove_file(file).unwrap();
+        }
+        let settings = format!(
+            "restore_command = '{restore_command}'\n\
+             max_connections = 20\n\
+             wal_retrieve_retry_interval = 100ms\n"
+        );
+        for (file, content) in [
+            (signal, &[][..]),
+            ("backup_label", &self.job.texts.backup_label),
+            ("postgresql.auto.conf", settings.as_bytes()),
+        ] {
+            fs::write(pgdata.join(file), content).unwrap();
+            cluster::hand_over(&pgdata.join(file));
+        }
     }
 
     /// Removes the segment that holds `lsn` from the archive.
@@ -341,7 +366,7 @@ async fn wait_until_gone(pgdata: &Path) {
             .flatten()
             .any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == pgdata))
     };
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if !held() {
             return;
         }

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use highwater::{
+    api::PgArchiveSpec,
     archive::{Archive, Lineage},
     postgres::{Lsn, SegmentName, TimelineId},
     recovery::{
@@ -29,6 +30,17 @@ pub struct Stored {
 
 impl Stored {
     pub async fn new(name: &str) -> Self {
+        Self::start(name, &fixture().await.spec, None).await
+    }
+
+    /// Encrypted; the restore has the key.
+    pub async fn encrypted(name: &str) -> Self {
+        let fixture = fixture().await;
+        Self::start(name, &fixture.encrypted, Some(fixture.identity())).await
+    }
+
+    /// Encrypted as `like` is.
+    async fn start(name: &str, like: &PgArchiveSpec, decryption: Option<PathBuf>) -> Self {
         let server = server::Server::start();
         let proxy = Proxy::start(server.port());
         let root = Restore::directory(name).await;
@@ -40,15 +52,17 @@ impl Stored {
         ] {
             fs::write(credentials.join(key), value).unwrap();
         }
-        fixture().await.archive_all(&lineage(&server)).await;
+        let mut spec = server::spec(proxy.port, BUCKET);
+        spec.encryption.clone_from(&like.encryption);
+        let lineage = lineage(&server, &spec);
+        fixture().await.archive_all(&lineage).await;
         let plan = Restore::plan(fixture().await.end, json!(null)).await;
         let mounted = MountedPaths {
             credentials: Some(credentials),
             ca: None,
-            decryption: None,
+            decryption,
             directory: PathBuf::from("/nowhere"),
         };
-        let spec = server::spec(proxy.port, BUCKET);
         Self {
             restore: Restore::from_archive(name, plan, &spec, mounted).await,
             proxy,
@@ -57,7 +71,7 @@ impl Stored {
     }
 
     pub fn lineage(&self) -> Lineage {
-        lineage(&self.server)
+        lineage(&self.server, &self.restore.job.fetch.archive)
     }
 
     /// Recovery ends loudly, for `reason`, when `segment` or one shortly before it is asked for.
@@ -87,7 +101,7 @@ impl Stored {
     }
 
     /// PostgreSQL keeps what it was given under its name.
-    fn handed_out_nothing_wrong(&self) {
+    pub fn handed_out_nothing_wrong(&self) {
         let mut count = 0;
         for entry in fs::read_dir(self.restore.pgdata().join("pg_wal")).unwrap() {
             let path = entry.unwrap().path();
@@ -109,8 +123,8 @@ impl Stored {
     }
 }
 
-fn lineage(server: &server::Server) -> Lineage {
-    let archive = Archive::new(server.store(), &server.spec(BUCKET), "shop-orders");
+fn lineage(server: &server::Server, spec: &PgArchiveSpec) -> Lineage {
+    let archive = Archive::new(server.store(), spec, "shop-orders");
     archive.unwrap().lineage(cluster::LINEAGE.parse().unwrap())
 }
 

@@ -8,6 +8,7 @@ use highwater::{
 };
 
 use crate::{
+    http::Message,
     proxy::{Fault, Proxy},
     server::{self, BUCKET, KEY_ID, SECRET, Server},
     suite::{MIB, content, fetch, identity, is_conflict, lineage_id, push, segment},
@@ -79,7 +80,7 @@ async fn each_ends_in_comparing() {
         }
     }
     let hurried = through.with_policy(Policy::ONCE).with_patience(Patience {
-        request: Duration::from_secs(3),
+        request: Duration::from_secs(10),
         per_mib: Duration::ZERO,
     });
     let ours = hurried.lineage(straight.id().clone());
@@ -101,4 +102,23 @@ async fn what_cannot_be_compared_is_no_success() {
     assert!(proxy.all_met());
     // It was there all the time, and the next push finds it.
     assert_eq!(push(&ours, 2, 0).await.unwrap(), PushOutcome::AlreadyThere);
+}
+
+/// Amazon S3 answers so while another writer puts the same object, which may fail and never be there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_and_is_not_is_put_again() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port()).await;
+    let (straight, through) = begun(&proxy, &server).await;
+    let ours = through.with_policy(TWICE).lineage(straight.id().clone());
+    let busy = "<Error><Code>ConditionalRequestConflict</Code><Message>try again</Message></Error>";
+    let busy = Message::new("HTTP/1.1 409 Conflict", busy);
+    for key in ["wal", "index"] {
+        let key = format!("/{key}/00000001/{}", segment(2));
+        proxy.once("PUT", key, Fault::Canned(busy.clone()));
+    }
+    let pushed = push(&ours, 2, 0).await.unwrap();
+    assert_eq!(pushed, PushOutcome::Created);
+    assert!(proxy.all_met());
+    assert_eq!(fetch(&straight, 2, MIB).await.unwrap(), content(2, 0));
 }

@@ -21,9 +21,19 @@ const QUICK: Policy = Policy {
     give_up_after: Duration::from_millis(100),
 };
 
+/// For what must not be given up.
+const PATIENT: Policy = Policy {
+    give_up_after: Duration::from_secs(10),
+    ..QUICK
+};
+
 async fn begun() -> (Arc<Faulty>, Archive, Lineage) {
+    begun_with(QUICK).await
+}
+
+async fn begun_with(policy: Policy) -> (Arc<Faulty>, Archive, Lineage) {
     let store = Faulty::new();
-    let archive = archive(store.clone()).with_policy(QUICK);
+    let archive = archive(store.clone()).with_policy(policy);
     let lineage = archive.lineage(lineage_id("0123456789"));
     lineage.create_identity(&identity(&lineage)).await.unwrap();
     push(&lineage, 2, 0).await.unwrap();
@@ -32,7 +42,7 @@ async fn begun() -> (Arc<Faulty>, Archive, Lineage) {
 
 #[tokio::test]
 async fn a_failed_request_is_tried_again() {
-    let (store, _, lineage) = begun().await;
+    let (store, _, lineage) = begun_with(PATIENT).await;
     store.set(Fault::Flaky);
     assert_eq!(push(&lineage, 3, 0).await.unwrap(), PushOutcome::Created);
     lineage
@@ -45,7 +55,7 @@ async fn a_failed_request_is_tried_again() {
 
 #[tokio::test]
 async fn a_lost_answer_ends_in_a_comparison() {
-    let (store, archive, lineage) = begun().await;
+    let (store, archive, lineage) = begun_with(PATIENT).await;
     store.set(Fault::LosesAnswers);
     let pushed = push(&lineage, 3, 0).await.unwrap();
     assert_eq!(pushed, PushOutcome::AlreadyThere);
@@ -60,6 +70,19 @@ async fn a_lost_answer_ends_in_a_comparison() {
     store.set(Fault::LosesAnswers);
     let refused = push(&lineage, 5, 0).await.unwrap_err();
     assert_eq!(refused.reason(), "ContentConflict");
+}
+
+#[tokio::test]
+async fn who_is_refused_for_the_sake_of_what_never_comes_tries_again() {
+    let (store, archive, lineage) = begun_with(PATIENT).await;
+    store.set(Fault::Busy);
+    assert_eq!(push(&lineage, 3, 0).await.unwrap(), PushOutcome::Created);
+    assert_eq!(fetch(&lineage, 3, MIB).await.unwrap(), content(3, 0));
+    // With no second try it is told, and not as a success.
+    let once = archive.with_policy(Policy::ONCE);
+    let refused = push(&once.lineage(lineage_id("0123456789")), 4, 0).await;
+    let refused = refused.unwrap_err();
+    assert_ne!(refused.reason(), "ContentConflict", "{refused}");
 }
 
 #[tokio::test]

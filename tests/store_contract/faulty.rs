@@ -27,6 +27,8 @@ pub enum Fault {
     Flaky,
     /// Every first put of an object is done, but its answer is lost.
     LosesAnswers,
+    /// Every first put of a new object is refused for the sake of another that is on its way there, and never comes.
+    Busy,
     /// What a missing bucket looks like: nothing is found, lists fail.
     NoBucket,
     /// `PutMode::Create` overwrites.
@@ -78,9 +80,9 @@ impl Faulty {
         }
     }
 
-    fn loses(&self, location: &Path) -> bool {
+    fn is_first(&self, fault: Fault, location: &Path) -> bool {
         let mut lost = self.lost.lock().unwrap();
-        let first = self.now() == Fault::LosesAnswers && !lost.contains(location);
+        let first = self.now() == fault && !lost.contains(location);
         if first {
             lost.push(location.clone());
         }
@@ -111,6 +113,12 @@ impl ObjectStore for Faulty {
     ) -> Result<PutResult> {
         self.puts.fetch_add(1, Ordering::Relaxed);
         self.begin()?;
+        if self.is_first(Fault::Busy, location) {
+            return Err(Error::AlreadyExists {
+                path: location.to_string(),
+                source: "ConditionalRequestConflict".into(),
+            });
+        }
         match self.now() {
             Fault::NoBucket => {
                 return Err(Error::NotFound {
@@ -131,7 +139,7 @@ impl ObjectStore for Faulty {
             _ => {}
         }
         let put = self.inner.put_opts(location, payload, options).await;
-        if self.loses(location) {
+        if self.is_first(Fault::LosesAnswers, location) {
             Err(failure())
         } else {
             put

@@ -101,15 +101,21 @@ async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// Asks the server at `port`, and reads its whole answer.
+/// Asks the server at `port`, and reads its whole answer. It may answer before it has read all of the request, and close
+/// the connection then.
 pub async fn exchange(port: u16, mut request: Message) -> io::Result<Message> {
     request.set("Connection", "close");
     request.set("Content-Length", request.body.len().to_string());
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(&request.bytes()).await?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await?;
+    let (mut from, mut to) = stream.split();
+    let (request, mut bytes) = (request.bytes(), Vec::new());
+    let (_, read) = tokio::join!(to.write_all(&request), from.read_to_end(&mut bytes));
     let (mut answer, _) = Message::parse(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+    let length = answer.header("content-length");
+    let length = length.and_then(|length| length.parse().ok());
+    if length != Some(answer.body.len()) {
+        read?;
+    }
     answer.set("Connection", "close");
     Ok(answer)
 }

@@ -48,7 +48,7 @@ async fn a_large_segment_has_more_time_than_a_small_one() {
     let spec = server::spec(proxy.port, BUCKET);
     let archive = Archive::new(server::open(&spec, KEY_ID, SECRET), &spec, "shop-orders").unwrap();
     let archive = archive.with_policy(Policy::ONCE).with_patience(Patience {
-        request: Duration::from_secs(3),
+        request: Duration::from_secs(10),
         per_mib: Duration::from_secs(1),
     });
     // The link is so slow that neither is through before the other's time is up.

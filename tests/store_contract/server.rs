@@ -5,7 +5,10 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,8 +38,9 @@ impl Process {
         let directory = tempfile::tempdir().unwrap();
         let log = fs::File::create(directory.path().join("log")).unwrap();
         let port = free_port();
-        let mut command = command(port, directory.path());
+        let mut command = guarded(&command(port, directory.path()));
         let child = command
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(Stdio::from(log))
             .spawn()
@@ -65,15 +69,41 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It closes the standard input.
         let _ = self.child.wait();
     }
 }
 
-/// At which nobody answers.
+/// `command`, killed once its standard input is closed: at the latest when this process ends, as nobody drops what is static.
+fn guarded(command: &Command) -> Command {
+    let script = r#"exec 3<&0; (read -r _ <&3; kill -9 $$) & exec "$@" 3<&- </dev/null"#;
+    let mut guarded = Command::new("sh");
+    guarded
+        .args(["-c", script, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(directory) = command.get_current_dir() {
+        guarded.current_dir(directory);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => guarded.env(name, value),
+            None => guarded.env_remove(name),
+        };
+    }
+    guarded
+}
+
+/// At which nobody answers. It is given once: a server may take it a second later, and clients are given others.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = 20_000 + 64 * u16::try_from(std::process::id() % 125).unwrap();
+    loop {
+        let port = begin + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The S3 server that the project is tested with most: versitygw.

@@ -16,13 +16,7 @@ use crate::{
 
 /// Another S3 server that heeds If-None-Match. It looks at no credentials.
 pub fn moto() -> Process {
-    let process = Process::start(|port, directory| {
-        let mut command = Command::new(component("moto", "bin/moto_server"));
-        command
-            .current_dir(directory)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        command
-    });
+    let process = run_moto(&[]);
     // What tells it that this is about S3.
     let credential = "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request";
     let header = format!("Authorization: {credential}\r\n");
@@ -32,12 +26,20 @@ pub fn moto() -> Process {
 
 /// Its security token service, behind TLS.
 pub fn tokens(certificate: &str, key: &str) -> Process {
+    run_moto(&[certificate, key])
+}
+
+fn run_moto(tls: &[&str]) -> Process {
     Process::start(|port, directory| {
         let mut command = Command::new(component("moto", "bin/python"));
         command
             .current_dir(directory)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/sts.py"))
-            .args([&port.to_string(), certificate, key]);
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/stores/moto_server.py"
+            ))
+            .arg(port.to_string())
+            .args(tls);
         command
     })
 }

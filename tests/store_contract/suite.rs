@@ -162,10 +162,10 @@ async fn one_writer_wins(lineage: &Lineage) {
         .map(|(kind, _)| *kind)
         .collect();
     assert_eq!(won.len(), 1, "{results:?}");
-    let lost = results.values().filter_map(|result| result.as_ref().err());
+    let mut lost = results.values().filter_map(|result| result.as_ref().err());
     assert!(
-        lost.into_iter()
-            .all(|error| error.reason() == "ContentConflict")
+        lost.all(|error| error.reason() == "ContentConflict"),
+        "{results:?}"
     );
     assert_eq!(fetch(lineage, 3, MIB).await.unwrap(), content(3, won[0]));
 }

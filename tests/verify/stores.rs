@@ -153,7 +153,7 @@ async fn it_ends_when_it_is_told_to() {
     let begin = Instant::now();
     let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await;
     let said = said_by(&output.unwrap().unwrap());
-    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert!(begin.elapsed() < Duration::from_secs(30));
     assert_eq!(said.code, 130, "{} {}", said.text, said.errors);
     assert_eq!(said.report["verdict"], "Incomplete");
     assert_eq!(objects(&site).await, before);

@@ -1,6 +1,7 @@
 //! Ships WAL from one primary to one lineage, in order and without holes.
 
 mod backlog;
+mod entries;
 
 use std::time::Duration;
 
@@ -122,6 +123,7 @@ impl Shipper {
     /// What ended it; [`Error::is_archive`] says on which side.
     pub async fn run(&mut self, mut works: impl FnMut()) -> Result<(), Error> {
         self.history().await?;
+        self.enter().await?;
         loop {
             let poll = self.poll().await?;
             self.ship(poll, false).await?;

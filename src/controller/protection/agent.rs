@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 use super::find::{Found, Value};
 use crate::{
     api::{PgArchiveSpec, annotations, names},
-    controller::Image,
+    controller::{Image, archive_claim},
     postgres::SegmentSize,
 };
 
@@ -88,7 +88,7 @@ impl Agent {
                 // Two agents of one protection would only get in each other's way.
                 "strategy": {"type": "Recreate"},
                 "selector": {"matchLabels": self.selector()},
-                "template": {"metadata": {"labels": self.labels()}, "spec": self.pod(&name)},
+                "template": {"metadata": {"labels": self.pod_labels()}, "spec": self.pod(&name)},
             },
         });
         Objects {
@@ -130,7 +130,23 @@ impl Agent {
         })
     }
 
+    fn pod_labels(&self) -> Json {
+        let mut labels = self.labels();
+        if let Some(directory) = &self.archive.directory {
+            archive_claim::mark(&mut labels, directory);
+        }
+        labels
+    }
+
     fn pod(&self, service_account: &str) -> Json {
+        let mut pod = self.anywhere(service_account);
+        if let Some(directory) = &self.archive.directory {
+            pod["affinity"] = json!({"podAffinity": archive_claim::beside(directory)});
+        }
+        pod
+    }
+
+    fn anywhere(&self, service_account: &str) -> Json {
         let (volumes, mounts) = self.volumes();
         let soon = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30});
         json!({
@@ -427,6 +443,25 @@ mod tests {
         assert_eq!(container["env"][0]["name"], "HIGHWATER_PASSWORD");
         assert!(container["args"].to_string().contains("--user=app"));
         assert_eq!(container["volumeMounts"][0]["mountPath"], ARCHIVE_DIRECTORY);
+    }
+
+    #[test]
+    fn agents_of_one_claim_run_beside_each_other() {
+        let template = |archive| {
+            let agent = agent(found(secret("u"), secret("p")), archive);
+            agent.objects().deployment["spec"]["template"].clone()
+        };
+        let directory = template(json!({"directory": {"persistentVolumeClaim": "wal"}}));
+        let wishes = &directory["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+        let term = &wishes[0]["podAffinityTerm"];
+        assert_eq!(term["topologyKey"], "kubernetes.io/hostname");
+        let selected = term["labelSelector"]["matchLabels"].as_object().unwrap();
+        assert!(!selected.is_empty());
+        for (label, value) in selected {
+            assert_eq!(directory["metadata"]["labels"][label], *value);
+        }
+        let bucket = template(json!({"s3": {"bucket": "backups"}}));
+        assert!(bucket["spec"].get("affinity").is_none());
     }
 
     #[test]

@@ -341,9 +341,9 @@ fn an_agent_that_does_not_run_is_told_within_two_minutes() {
     let starting = reported(observed, 1000);
     let said = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
     assert_eq!(active(&starting), said("Unknown", "AgentStarting"));
-    let starting = reported(starting, 1099);
+    let starting = reported(starting, 1059);
     assert_eq!(active(&starting), said("Unknown", "AgentStarting"));
-    let overdue = reported(starting, 1100);
+    let overdue = reported(starting, 1060);
     assert_eq!(active(&overdue), said("False", "AgentNotRunning"));
     let mut overdue = reported(overdue, 1200);
     assert_eq!(active(&overdue), said("False", "AgentNotRunning"));

@@ -22,8 +22,8 @@ use crate::{
 
 const AGENT_STARTING: &str = "AgentStarting";
 const AGENT_NOT_RUNNING: &str = "AgentNotRunning";
-/// How long the agent may take to start.
-const START: SignedDuration = SignedDuration::from_secs(100);
+/// How long the agent may take to start: with the time after which a lost node counts as lost, less than two minutes.
+const START: SignedDuration = SignedDuration::from_secs(60);
 
 /// Applies the status if it changes, then says what changed.
 pub async fn report(

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{Identity, source::Source};
 use crate::{
     api::{Decryption, PgArchiveSpec, RestoredVolume, VolumeStatus, annotations, names},
-    controller::Image,
+    controller::{Image, archive_claim},
 };
 
 /// The ClusterRole that every recovery pod is bound to in its namespace; it is shipped.
@@ -62,7 +62,10 @@ impl RecoveryPod<'_> {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_ROLE},
             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.identity.namespace}],
         });
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": self.spec(&name)});
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": self.spec(&name)});
+        if let Some(directory) = &self.archive.directory {
+            archive_claim::mark(&mut pod["metadata"]["labels"], directory);
+        }
         [service_account, role_binding, pod]
     }
 
@@ -123,6 +126,9 @@ impl RecoveryPod<'_> {
             let affinity = pod.affinity.as_ref();
             let node = affinity.and_then(|affinity| affinity.node_affinity.clone());
             spec["affinity"] = json!({"nodeAffinity": self.near_the_source(node)});
+        }
+        if let Some(directory) = &self.archive.directory {
+            spec["affinity"]["podAffinity"] = archive_claim::beside(directory);
         }
         without_nulls(spec)
     }

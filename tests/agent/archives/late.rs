@@ -66,10 +66,19 @@ async fn what_is_archived_elsewhere_is_told_after_a_backup_too() {
     until("failure", &mut seen, |watched| watched.trouble.is_some()).await;
     gate.open(&database).await;
     rest(&database);
-    let row = database.client().await;
-    let row = row.query_typed_one("SELECT last_archived_wal FROM pg_stat_archiver", &[]);
-    let last: String = row.await.unwrap().get(0);
-    assert!(last.ends_with(".backup"), "{last}");
+    let client = database.client().await;
+    let ask = "SELECT last_archived_wal LIKE '%.backup' FROM pg_stat_archiver";
+    let told = async {
+        while !client
+            .query_typed_one(ask, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, told).await.unwrap();
     until("trouble", &mut seen, |watched| {
         reason(Some(watched)) == Some("ArchivedElsewhere")
     })

@@ -378,6 +378,25 @@ fn the_decryption_key_is_mounted_into_the_recovery_container() {
     );
 }
 
+/// As the agents of the archive: a claim that is ReadWriteOnce is mounted on one node at a time.
+#[test]
+fn recovery_runs_beside_whatever_mounts_the_archives_claim() {
+    let mut observed = written();
+    let archive = json!({"directory": {"persistentVolumeClaim": "wal"}});
+    observed.archive.as_mut().unwrap().spec = serde_json::from_value(archive).unwrap();
+    let Step::Make(_, objects) = plan(&observed, &image()) else {
+        panic!()
+    };
+    let pod = &objects[4].1;
+    let label = &pod["metadata"]["labels"]["highwater.dev/archive-claim"];
+    assert_eq!(label, "wal");
+    let affinity = &pod["spec"]["affinity"];
+    let wishes = &affinity["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+    let selected = &wishes[0]["podAffinityTerm"]["labelSelector"]["matchLabels"];
+    assert_eq!(*selected, json!({"highwater.dev/archive-claim": "wal"}));
+    assert!(affinity.get("nodeAffinity").is_some(), "{affinity}");
+}
+
 #[test]
 fn volumes_alone_are_free_once_the_pod_is_gone() {
     let mut observed = observed(json!({"volumes": {"namePrefix": "p"}}), planned());
