@@ -240,7 +240,8 @@ fn the_command_starts_in_time_and_restarts() {
         .lines()
         .find_map(|line| line.strip_prefix("node ready after "));
     let seconds: f64 = ready.unwrap().strip_suffix(" s").unwrap().parse().unwrap();
-    assert!(seconds < 30.0, "{printed}");
+    println!("node ready after {seconds} s");
+    assert!(seconds < 120.0, "{printed}");
     let before = ids(&cluster.0);
     command("restart");
     let after = ids(&cluster.0);

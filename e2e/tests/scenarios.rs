@@ -4,10 +4,16 @@
 mod archives;
 #[path = "scenarios/ceiling.rs"]
 mod ceiling;
+#[path = "scenarios/changes.rs"]
+mod changes;
+#[path = "scenarios/conflict.rs"]
+mod conflict;
 #[path = "scenarios/copies.rs"]
 mod copies;
 #[path = "scenarios/doors.rs"]
 mod doors;
+#[path = "scenarios/encrypted.rs"]
+mod encrypted;
 #[path = "scenarios/failover.rs"]
 mod failover;
 #[path = "scenarios/kills.rs"]

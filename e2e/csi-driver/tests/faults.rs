@@ -45,7 +45,7 @@ async fn restore(controller: &mut Controller, id: &str) -> Result<String, Code> 
 #[tokio::test]
 async fn a_delayed_cut_goes_on_when_the_caller_gives_up() {
     let (driver, mut controller, volume) = with_a_volume().await;
-    driver.faults(r#"[{"delayBeforeCut": 2000}]"#);
+    driver.faults(r#"[{"delayBeforeCut": 5000}]"#);
     let first = controller.snapshot("s", &volume);
     let gave_up = tokio::time::timeout(std::time::Duration::from_millis(100), first).await;
     assert!(gave_up.is_err());
@@ -101,7 +101,7 @@ async fn errors_come_before_or_after_the_cut_and_switch_off() {
 #[tokio::test]
 async fn an_errored_snapshot_is_cut_later() {
     let (driver, mut controller, volume) = with_a_volume().await;
-    driver.faults(r#"[{"errorBeforeCut": {"code": "Internal"}, "cutAfterError": 1500}]"#);
+    driver.faults(r#"[{"errorBeforeCut": {"code": "Internal"}, "cutAfterError": 5000}]"#);
     assert_eq!(
         controller.snapshot("s", &volume).await.unwrap_err().code(),
         Code::Internal
@@ -114,7 +114,7 @@ async fn an_errored_snapshot_is_cut_later() {
 async fn rogues_cut_after_their_answer() {
     let (driver, mut controller, volume) = with_a_volume().await;
     driver.faults(
-        r#"[{"snapshot": "early", "okBeforeCut": true, "delayBeforeCut": 1500},
+        r#"[{"snapshot": "early", "okBeforeCut": true, "delayBeforeCut": 5000},
                       {"snapshot": "late", "cutAfterDelete": true}]"#,
     );
     let early = controller.snapshot("early", &volume).await.unwrap();

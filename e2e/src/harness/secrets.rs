@@ -97,7 +97,9 @@ pub fn follow(kubectl: &Kubectl, namespace: &str, pod: &str) -> JoinHandle<Resul
     })
 }
 
-const PLANTED: [&str; 3] = [PASSWORD, SECRET_KEY, LITERAL];
+/// With what every age identity begins.
+const AGE_IDENTITY: &str = "AGE-SECRET-KEY-1";
+const PLANTED: [&str; 4] = [PASSWORD, SECRET_KEY, LITERAL, AGE_IDENTITY];
 
 fn look(place: &str, text: &str) -> Result<()> {
     for secret in PLANTED {
@@ -117,5 +119,6 @@ mod tests {
         assert!(look("a log", "all is well").is_ok());
         assert!(look("a log", &format!("ok\nfailed with {PASSWORD}\n")).is_err());
         assert!(look("a log", SECRET_KEY).is_err());
+        assert!(look("a log", "AGE-SECRET-KEY-1QQQ").is_err());
     }
 }

@@ -58,7 +58,7 @@ async fn an_errored_snapshot_that_cuts_later_is_swept() -> Result<()> {
     let fixture = Fixture::new("flow-late").await?;
     let faults = Faults::set(&json!({
         "snapshot": "flow-late/late-*-1-data-*",
-        "errorBeforeCut": {"code": "Aborted"}, "cutAfterError": 5000,
+        "errorBeforeCut": {"code": "Aborted"}, "cutAfterError": 15_000,
     }))?;
     let controller = start(&Lifeline::endless().client().await?);
     fixture.ask_for_backup("late", "orders").await?;

@@ -73,7 +73,7 @@ async fn configure(orders: &Database, client: &Client, protection: &Value) -> Re
 }
 
 /// Waits until status says that what is committed by now is archived.
-async fn archived(orders: &Database, client: &Client) -> Result<()> {
+pub async fn archived(orders: &Database, client: &Client) -> Result<()> {
     let switched = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_switch_wal(), '0/0')::bigint";
     let switched: i64 = client.query_one(switched, &[]).await?.get(0);
     let beyond = |protection: &Value| {

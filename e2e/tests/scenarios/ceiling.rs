@@ -9,9 +9,13 @@ use highwater_e2e::harness::{
 };
 use serde_json::Value;
 
-use super::setup::scenario;
+use super::{archives, setup::scenario};
 
 const LIMIT: Duration = Duration::from_secs(180);
+/// Bytes of the database's volume: as much WAL does not fit into it.
+const CLAIM: i64 = 1 << 30;
+const WRITTEN: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
+const KEPT: &str = "SELECT sum(size)::bigint FROM pg_ls_waldir()";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_outage_costs_the_archive_a_gap_and_the_database_nothing() {
@@ -67,7 +71,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     patch("pga", "main", &to(endpoint))?;
     closed(&orders).await?;
     let least = writer.ledger.acknowledged();
-    story::commits(&writer, 100).await?;
+    archives::archived(&orders, &orders.connect().await?).await?;
     let found = story::latest_holds(&orders, &writer.ledger, least).await?;
     println!("behind the gap: rows 1 to {found}, {least} are owed");
     writer.stop().await?;
@@ -82,11 +86,22 @@ async fn over_the_ceiling(orders: &Database, writer: &Writer) -> Result<()> {
     within(about, "HalfOfCeiling").await?;
     fill(writer, &client, 2).await?;
     within(about, "SlotCeilingReached").await?;
-    for _ in 0..3 {
-        fill(writer, &client, 1).await?;
+    let begin = number(&client, WRITTEN).await?;
+    while number(&client, WRITTEN).await? - begin < CLAIM {
+        fill(writer, &client, 4).await?;
         client.batch_execute("CHECKPOINT").await?;
     }
+    let kept = number(&client, KEPT).await?;
+    println!(
+        "WAL for the whole claim was written, {} MB of it are kept",
+        kept >> 20
+    );
+    ensure!(kept < CLAIM / 2, "pg_wal holds {kept} bytes");
     Ok(())
+}
+
+async fn number(client: &tokio_postgres::Client, ask: &str) -> Result<i64> {
+    Ok(client.query_one(ask, &[]).await?.get(0))
 }
 
 /// So many segments.
@@ -100,12 +115,8 @@ async fn fill(writer: &Writer, client: &tokio_postgres::Client, segments: u32) -
 
 async fn within((kubectl, namespace): (&Kubectl, &str), reason: &str) -> Result<()> {
     let says = |protection: &Value| {
-        let conditions = protection["status"]["conditions"].as_array();
-        conditions.is_some_and(|all| {
-            let of_slot = |condition: &Value| condition["type"] == "SlotWithinCeiling";
-            let condition = all.iter().find(|condition| of_slot(condition));
-            condition.is_some_and(|condition| condition["reason"] == reason)
-        })
+        let condition = story::of(protection, "SlotWithinCeiling");
+        condition.is_ok_and(|condition| condition["reason"] == reason)
     };
     Watching::one(kubectl, namespace, "pgx", "orders")?
         .wait(&format!("SlotWithinCeiling {reason}"), LIMIT, says)

@@ -17,7 +17,7 @@ use super::setup::scenario;
 /// What the Secrets hold that are wrong.
 const WRONG: &str = "the-wrong-secret-77e0";
 /// The longest that the slowest door may take to speak.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Kind, name, condition, reason, and what must be in the sentence.
 type Door = (

@@ -10,7 +10,7 @@ use highwater_e2e::{
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use super::{members, setup::scenario};
+use super::{archives, members, setup::scenario};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -35,7 +35,9 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
     let holds = |protection: &Value| {
-        protection["status"]["wal"]["standbySlots"] == serde_json::json!(["orders-1"])
+        let wal = &protection["status"]["wal"];
+        wal["standbySlots"] == serde_json::json!(["orders-1"])
+            && wal["maxSlotWalKeepSize"] == "900MB"
     };
     Watching::one(kubectl, namespace, "pgx", "orders")?
         .wait("orders-1 holds WAL too", LIMIT, holds)
@@ -65,6 +67,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     story::commits(&writer, 300).await?;
     let least = writer.ledger.acknowledged();
     follows(&orders).await?;
+    archives::archived(&orders, &standby).await?;
     let found = story::latest_holds(&orders, &writer.ledger, least).await?;
     println!("across the failover: rows 1 to {found}, {least} are owed");
     writer.stop().await?;

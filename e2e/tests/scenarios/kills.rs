@@ -26,7 +26,7 @@ const BACKUP: [&str; 9] = [
     "Completed",
 ];
 /// How often a kill may come too late for its gap.
-const TRIES: usize = 5;
+const TRIES: usize = 20;
 /// A restore's.
 const RESTORE: [&str; 5] = ["", "Planned", "VolumesReady", "Recovered", "HandedOver"];
 /// The longest that a takeover and the work after it may take.

@@ -13,9 +13,9 @@ use super::{failover, setup::scenario_alone};
 /// The policy's ceiling.
 const CEILING: Duration = Duration::from_secs(15);
 /// How long the agent may take to notice and to say so.
-const LATE: Duration = Duration::from_secs(5);
+const LATE: Duration = Duration::from_secs(9);
 /// When the driver cuts, in milliseconds after it was asked: too late for everybody, and nobody can stop it.
-const TOO_LATE: u64 = 25_000;
+const TOO_LATE: u64 = 30_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backup_mode_ends_by_itself_and_a_lost_session_costs_an_attempt() {
@@ -51,7 +51,14 @@ async fn unprotected(orders: &Database) -> Result<()> {
     let protection = ("pgx", "orders");
     let dropped = ("SlotsDropped", "True");
     condition(kubectl, namespace, protection, dropped, story::LIMIT).await?;
-    let ended = condition(kubectl, namespace, protection, ("Active", "False"), LATE).await?;
+    let ended = condition(
+        kubectl,
+        namespace,
+        protection,
+        ("Active", "False"),
+        story::LIMIT,
+    )
+    .await?;
     ensure!(
         reason(&ended, "Active") == Some("Unprotected"),
         "{}",
@@ -90,8 +97,8 @@ async fn terminated(orders: &Database) -> Result<()> {
 async fn too_long(orders: &Database) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, &orders.namespace);
     let faults = cut_too_late(namespace)?;
-    let (mut watching, name) = in_backup_mode(orders, "too-long").await?;
     let begin = Instant::now();
+    let (mut watching, name) = in_backup_mode(orders, "too-long").await?;
     scale_controller(kubectl, 0)?;
     let client = orders.connect().await?;
     let sessions = async || -> Result<i64> {
@@ -111,7 +118,7 @@ async fn too_long(orders: &Database) -> Result<()> {
         ended["status"]["conditions"]
     );
     ensure!(
-        took + LATE > CEILING,
+        took >= CEILING,
         "backup mode ended after {took:?}, before the ceiling"
     );
     // Another one, which looks after slots, comes and goes.
@@ -173,9 +180,7 @@ async fn second_attempt(watching: &mut Watching, name: &str, why: &str) -> Resul
 }
 
 fn reason<'a>(object: &'a Value, condition: &str) -> Option<&'a str> {
-    let conditions = object["status"]["conditions"].as_array()?;
-    let found = conditions.iter().find(|it| it["type"] == condition)?;
-    found["reason"].as_str()
+    story::of(object, condition).ok()?["reason"].as_str()
 }
 
 /// What was cut for a void attempt goes, however late it was cut.
