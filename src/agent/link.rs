@@ -274,7 +274,7 @@ async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
 
 fn slot_lost(name: &str) -> String {
     format!(
-        "replication slot {name} has lost its WAL (max_slot_wal_keep_size): WAL may be missing from the archive"
+        "replication slot {name} has lost its WAL (max_slot_wal_keep_size, idle_replication_slot_timeout): WAL may be missing from the archive"
     )
 }
 
@@ -324,7 +324,7 @@ fn takes_writes(pod: &str, timeline: TimelineId, timeout: Option<&String>) -> St
     match timeout {
         None => said,
         Some(timeout) => format!(
-            "{said}; {IDLE_SLOT_TIMEOUT} is {timeout}: once the archive is away for longer, PostgreSQL gives up the WAL that the replication slot holds. Set it to 0"
+            "{said}; {IDLE_SLOT_TIMEOUT} is {timeout}: where no segment is archived for longer, as the archive is away or none is full, PostgreSQL gives up the WAL that the replication slot holds. Set it to 0"
         ),
     }
 }

@@ -179,6 +179,15 @@ impl Lineage {
         Ok(outcome.unwrap_or(PushOutcome::AlreadyThere))
     }
 
+    /// Puts the index entry of a segment that is archived with the content that `entry` speaks of.
+    ///
+    /// # Errors
+    /// Another entry lies there, or the store refuses.
+    pub async fn enter_segment(&self, entry: &IndexEntry) -> Result<(), PushError> {
+        let key = self.layout.index_entry(entry.segment);
+        self.create_json(&key, entry).await.map(drop)
+    }
+
     async fn list_again_after_errors<T>(
         &self,
         result: Result<T, PushError>,

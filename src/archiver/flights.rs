@@ -18,7 +18,7 @@ pub type Outcome = Result<(), Arc<PushFailure>>;
 pub type Carried = Option<Option<Arc<Carry>>>;
 
 /// How many of the segments that were pushed ahead are remembered: PostgreSQL may just be asking for one of them.
-const RECENT: usize = 64;
+const RECENT: usize = 256;
 /// How many scans are remembered.
 const SCANS: usize = 4;
 

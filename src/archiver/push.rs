@@ -53,7 +53,7 @@ fn push(args: &Args) -> Outcome {
         let outcome = pusher.push(&path).await;
         // Routine where the store is slow: PostgreSQL asks for them in their turn.
         let left = pusher.drain(DRAIN).await;
-        tracing::debug!(left, "pushed ahead");
+        tracing::debug!(left, "segments left on their way");
         outcome
     });
     // Whatever is still read or compressed for a successor must not hold up the answer.

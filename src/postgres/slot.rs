@@ -1,5 +1,7 @@
 //! Physical replication slots: what keeps WAL on the server until it is shipped.
 
+use std::time::Duration;
+
 use tokio_postgres::{
     Row,
     error::SqlState,
@@ -49,6 +51,8 @@ const DROP: &str = "SELECT pg_drop_replication_slot($1)";
 
 /// How often a slot is moved that somebody else moves at the same moment.
 const TRIES: u32 = 10;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The physical slot of this name, if there is one.
 ///
@@ -126,6 +130,7 @@ pub async fn advance(client: &Client, name: &str, to: Lsn) -> Result<Lsn, QueryE
             // Another agent has it for a moment, or has moved it past `to` since.
             Err(error) if tries < TRIES && is_contended(&error) => {
                 tries += 1;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
             Err(error) => return Err(failed(error)),

@@ -67,10 +67,11 @@ impl Dropped {
     }
 
     /// Puts the next segment as a shipper leaves it that ends before its index entry follows.
-    async fn put_without_entry(&self) -> SegmentName {
+    async fn put_without_entry(&self, change: impl FnOnce(&mut Vec<u8>)) -> SegmentName {
         let size = self.database.segment_size;
         let name = SegmentName::containing(TimelineId::FIRST, self.archived, size);
-        let bytes = self.database.segment(name);
+        let mut bytes = self.database.segment(name);
+        change(&mut bytes);
         let entry = IndexEntry::of(name, size, &bytes);
         let put = self.lineage.put_segment(name, bytes.into(), &entry);
         put.await.unwrap();
@@ -105,7 +106,7 @@ async fn begins_anew(source: impl AsyncFn(&Database) -> Source) {
     write(database, 4).await;
     dropped.checkpoint().await;
     assert!(dropped.oldest() < dropped.archived);
-    let unindexed = dropped.put_without_entry().await;
+    let unindexed = dropped.put_without_entry(|_| ()).await;
     let by = source(database).await;
     let mut shipper = Running::start_with(by, database, lineage, NEVER).await;
     let end = flushed(database).await;
@@ -121,6 +122,27 @@ async fn begins_anew(source: impl AsyncFn(&Database) -> Source) {
     shipper.end().await.unwrap();
     assert!(lineage.has_entry(unindexed).await.unwrap());
     let contents = same_as_server(database, lineage).await;
+    let pieces = contents.pieces(TimelineId::FIRST);
+    assert!(pieces.last().unwrap().to >= end, "{pieces:?}");
+}
+
+/// Nobody can tell whose it is, and that keeps nothing from being shipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_the_databases_own_stays_without_an_entry() {
+    let dropped = Dropped::begin(async |_| Source::Sql, "wal_keep_size = '1GB'").await;
+    let Dropped {
+        database, lineage, ..
+    } = &dropped;
+    write(database, 4).await;
+    dropped.checkpoint().await;
+    let foreign = dropped.put_without_entry(|bytes| bytes[500_000] ^= 1).await;
+    let mut shipper = Running::start(database, lineage, NEVER).await;
+    let end = flushed(database).await;
+    shipper.ship(end).await;
+    assert!(shipper.notices.try_recv().is_err(), "something was told");
+    shipper.end().await.unwrap();
+    assert!(!lineage.has_entry(foreign).await.unwrap());
+    let contents = lineage.contents().await.unwrap();
     let pieces = contents.pieces(TimelineId::FIRST);
     assert!(pieces.last().unwrap().to >= end, "{pieces:?}");
 }

@@ -73,6 +73,22 @@ impl Sender {
         Ok(damage)
     }
 
+    /// What is known of a whole segment, and what is wrong with it.
+    ///
+    /// # Errors
+    /// It is not the segment that it should be.
+    pub async fn entry(
+        &mut self,
+        route: &Route,
+        name: SegmentName,
+        bytes: Bytes,
+    ) -> Result<(IndexEntry, Option<Damage>), Error> {
+        let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
+        let (damage, size) = (damage(name, &scan), route.size);
+        let entry = blocking(move || IndexEntry::scanned(name, size, &bytes, &scan)).await;
+        Ok((entry, damage))
+    }
+
     /// A whole and sound segment as it goes to the store, and what is known of it.
     ///
     /// # Errors

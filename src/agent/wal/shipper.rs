@@ -61,6 +61,8 @@ pub struct Shipper {
     compare_until: Lsn,
     /// The next segment goes alone: something is the matter with it, or with the archive.
     alone: bool,
+    /// Archived segments without an index entry, once they were looked for.
+    not_entered: Option<Vec<SegmentName>>,
     /// Memory for the next segment of a backlog.
     spare: Buffers,
     clocks: Clocks,
@@ -106,6 +108,7 @@ impl Shipper {
             whole: None,
             compare_until: archived.unwrap_or(start),
             alone: false,
+            not_entered: None,
             spare: Buffers::kept(),
             clocks: Clocks::default(),
             last_tail: None,
@@ -123,13 +126,13 @@ impl Shipper {
     /// What ended it; [`Error::is_archive`] says on which side.
     pub async fn run(&mut self, mut works: impl FnMut()) -> Result<(), Error> {
         self.history().await?;
-        self.enter().await?;
         loop {
             let poll = self.poll().await?;
             self.ship(poll, false).await?;
             self.tell_time().await?;
             self.report();
             works();
+            self.enter().await;
             self.rest().await?;
             if self.signals.stop.is_cancelled() {
                 let last = self.last().await;
