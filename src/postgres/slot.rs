@@ -12,6 +12,7 @@ use super::{
     Lsn,
     session::{Client, QueryError},
 };
+use crate::retry::{self, Failure, Policy};
 
 /// A physical replication slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +50,12 @@ const CREATE: &str = "SELECT pg_create_physical_replication_slot($1, true)";
 const ADVANCE: &str = "SELECT end_lsn FROM pg_replication_slot_advance($1, $2)";
 const DROP: &str = "SELECT pg_drop_replication_slot($1)";
 
-/// How often a slot is moved that somebody else moves at the same moment.
-const TRIES: u32 = 10;
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How long a slot is tried to be moved that somebody else moves at the same moment.
+const CONTENDED: Policy = Policy {
+    first: Duration::from_millis(20),
+    longest: Duration::from_millis(20),
+    give_up_after: Duration::from_secs(2),
+};
 
 /// The physical slot of this name, if there is one.
 ///
@@ -114,10 +117,11 @@ pub async fn advance(client: &Client, name: &str, to: Lsn) -> Result<Lsn, QueryE
     let action = || format!("advance replication slot {name} to {to}");
     let failed = |error: tokio_postgres::Error| QueryError::new(action(), &error);
     let lsn = PgLsn::from(to.get());
-    let mut tries = 1;
-    loop {
-        let slot = find(client, name).await?;
-        let slot = slot.ok_or_else(|| QueryError::unexpected(action(), "it does not exist"))?;
+    let attempt = || async {
+        let slot = find(client, name).await.map_err(Failure::Permanent)?;
+        let slot = slot.ok_or_else(|| {
+            Failure::Permanent(QueryError::unexpected(action(), "it does not exist"))
+        })?;
         if let Some(at) = slot.restart_lsn.filter(|at| *at >= to) {
             return Ok(at);
         }
@@ -125,19 +129,18 @@ pub async fn advance(client: &Client, name: &str, to: Lsn) -> Result<Lsn, QueryE
             (&name as &(dyn ToSql + Sync), Type::NAME),
             (&lsn, Type::PG_LSN),
         ];
-        let row = match client.query_typed_one(ADVANCE, &parameters).await {
-            Ok(row) => row,
+        let row = client.query_typed_one(ADVANCE, &parameters).await;
+        let row = row.map_err(|error| match is_contended(&error) {
             // Another agent has it for a moment, or has moved it past `to` since.
-            Err(error) if tries < TRIES && is_contended(&error) => {
-                tries += 1;
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let at: PgLsn = row.try_get(0).map_err(failed)?;
-        return Ok(Lsn::new(at.into()));
-    }
+            true => Failure::Transient(failed(error)),
+            false => Failure::Permanent(failed(error)),
+        })?;
+        let at: PgLsn = row
+            .try_get(0)
+            .map_err(|error| Failure::Permanent(failed(error)))?;
+        Ok(Lsn::new(at.into()))
+    };
+    retry::run(CONTENDED, attempt).await
 }
 
 /// Whether somebody else uses the slot, or has moved it. A slot that has lost its WAL says the same.

@@ -10,7 +10,7 @@ use highwater_e2e::harness::{
     own_cluster::{self, Refusal},
     publish, story,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The demo. Run by `make demo`: inside the dev cluster's network, or on the cluster that `KUBECONFIG` names.
 #[derive(Parser)]
@@ -89,18 +89,9 @@ impl Stage {
         let namespace = own_cluster::NAMESPACE;
         let deployment = Deployment::apply_with_store(kubectl, images, own_cluster::STORE).await?;
         deployment.namespace(namespace)?;
-        let class = format!("{{\"spec\":{{\"snapshot\":{{\"className\":\"{snapshot}\"}}}}}}");
-        let patch = [
-            "patch",
-            "pgbackuppolicy",
-            "gold",
-            "--type=merge",
-            "-p",
-            &class,
-        ];
-        deployment
-            .kubectl
-            .run(&[&["-n", namespace], &patch[..]].concat())?;
+        let class = json!({"spec": {"snapshot": {"className": snapshot}}});
+        let policy = ("pgbackuppolicy", "gold");
+        deployment.kubectl.patch(namespace, policy, &class)?;
         Ok(Self {
             deployment,
             namespace,

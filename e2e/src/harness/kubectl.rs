@@ -123,6 +123,17 @@ impl Kubectl {
         self.apply(&namespace).map(drop)
     }
 
+    /// Merges `change` into an object.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn patch(&self, namespace: &str, (kind, name): (&str, &str), change: &Value) -> Result<()> {
+        let change = change.to_string();
+        let patch = ["patch", kind, name, "--type=merge", "-p", &change];
+        self.run(&[&["-n", namespace], &patch[..]].concat())
+            .map(drop)
+    }
+
     /// One object as JSON; `None` if it is not there.
     ///
     /// # Errors

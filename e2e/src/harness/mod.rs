@@ -32,5 +32,5 @@ pub use faults::Faults;
 pub use forward::Forward;
 pub use kubectl::{Kubectl, fill, kubeconfig};
 pub use ledger::{Ledger, Writer};
-pub use wait::{condition, has, until};
+pub use wait::{condition, has, said, until};
 pub use watching::Watching;

@@ -11,7 +11,6 @@ use super::{
     Database, Kubectl, Ledger, Writer, condition,
     database::{PASSWORD, host_and_port},
     postgres, until,
-    wait::conditions,
 };
 
 /// The longest that any step may take.
@@ -108,16 +107,6 @@ pub async fn between_commits(writer: &Writer, client: &Client) -> Result<(String
         row.map(|row| (row.get::<_, String>(0), writer.ledger.acknowledged()))
     };
     Ok(writer.between_commits(look).await?)
-}
-
-/// A condition of an object.
-///
-/// # Errors
-/// It has none of this type.
-pub fn of<'a>(object: &'a Value, type_: &str) -> Result<&'a Value> {
-    let mut all = conditions(object);
-    let found = all.find(|condition| condition["type"] == type_);
-    found.with_context(|| format!("there is no condition {type_}"))
 }
 
 /// Restores the protection `source` into a new StatefulSet and waits until it is handed over.

@@ -52,7 +52,7 @@ pub async fn condition(
         })
         .await?;
     if failed(&found) {
-        let why = conditions(&found).find(|c| c["type"] == "Completed");
+        let why = said(&found, "Completed");
         let why = why.map(|c| format!("{} {}", c["reason"], c["message"]));
         bail!("{what}: failed for good: {}", why.unwrap_or_default());
     }
@@ -60,14 +60,19 @@ pub async fn condition(
 }
 
 /// The conditions of an object.
-pub fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
+fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
     object["status"]["conditions"]
         .as_array()
         .into_iter()
         .flatten()
 }
 
+/// The condition of this type, if the object has one.
+pub fn said<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
+    conditions(object).find(|c| c["type"] == type_)
+}
+
 /// Whether a condition of an object has this status.
 pub fn has(object: &Value, type_: &str, status: &str) -> bool {
-    conditions(object).any(|c| c["type"] == type_ && c["status"] == status)
+    said(object, type_).is_some_and(|c| c["status"] == status)
 }

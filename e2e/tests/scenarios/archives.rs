@@ -27,9 +27,8 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let shape = shape.replace("${HIGHWATER_IMAGE}", &deployment.images.highwater);
     let orders =
         Database::create_as(deployment, namespace, "orders", "highwater-btrfs", &shape).await?;
-    let policy = r#"{"spec": {"wal": {"transport": "archive_command"}}}"#;
-    let patch = ["patch", "pgp", "gold", "--type=merge", "-p", policy];
-    kubectl.run(&[&["-n", namespace], &patch[..]].concat())?;
+    let policy = json!({"spec": {"wal": {"transport": "archive_command"}}});
+    kubectl.patch(namespace, ("pgp", "gold"), &policy)?;
     let writer = Writer::start(&orders.address()?).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Watching, Writer, condition, story, until,
+    Database, Deployment, Kubectl, Watching, Writer, condition, said, story, until,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{archives, setup::scenario};
 
@@ -28,23 +28,8 @@ async fn a_long_outage_costs_the_archive_a_gap_and_the_database_nothing() {
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
     let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let patch = |kind: &str, name: &str, patch: &str| {
-        kubectl.run(&[
-            "-n",
-            namespace,
-            "patch",
-            kind,
-            name,
-            "--type=merge",
-            "-p",
-            patch,
-        ])
-    };
-    patch(
-        "pgp",
-        "gold",
-        r#"{"spec": {"wal": {"slotCeiling": "64Mi"}}}"#,
-    )?;
+    let policy = json!({"spec": {"wal": {"slotCeiling": "64Mi"}}});
+    kubectl.patch(namespace, ("pgp", "gold"), &policy)?;
     let writer = Writer::start(&orders.address()?).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
@@ -55,10 +40,13 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         .as_str()
         .context("no endpoint")?;
 
-    let to = |endpoint: &str| format!(r#"{{"spec": {{"s3": {{"endpoint": "{endpoint}"}}}}}}"#);
+    let to = |endpoint: &str| {
+        let archive = json!({"spec": {"s3": {"endpoint": endpoint}}});
+        kubectl.patch(namespace, ("pga", "main"), &archive)
+    };
     let nobody = endpoint.replace(":7070", ":1");
     ensure!(nobody != endpoint, "the endpoint is {endpoint}");
-    patch("pga", "main", &to(&nobody))?;
+    to(&nobody)?;
     let about = ("pgx", "orders");
     condition(kubectl, namespace, about, ("WalArchiving", "False"), LIMIT).await?;
     over_the_ceiling(&orders, &writer).await?;
@@ -68,7 +56,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         writer.ended()
     );
 
-    patch("pga", "main", &to(endpoint))?;
+    to(endpoint)?;
     closed(&orders).await?;
     let least = writer.ledger.acknowledged();
     archives::archived(&orders, &orders.connect().await?).await?;
@@ -115,8 +103,8 @@ async fn fill(writer: &Writer, client: &tokio_postgres::Client, segments: u32) -
 
 async fn within((kubectl, namespace): (&Kubectl, &str), reason: &str) -> Result<()> {
     let says = |protection: &Value| {
-        let condition = story::of(protection, "SlotWithinCeiling");
-        condition.is_ok_and(|condition| condition["reason"] == reason)
+        let condition = said(protection, "SlotWithinCeiling");
+        condition.is_some_and(|condition| condition["reason"] == reason)
     };
     Watching::one(kubectl, namespace, "pgx", "orders")?
         .wait(&format!("SlotWithinCeiling {reason}"), LIMIT, says)

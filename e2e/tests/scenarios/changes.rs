@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, PASSWORD, Watching, Writer, condition, measure, story, until,
+    Database, Deployment, PASSWORD, Watching, Writer, condition, measure, said, story, until,
 };
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ async fn cannot_run(deployment: &Deployment, orders: &Database) -> Result<()> {
     let about = ("pgx", "orders");
     let told = condition(kubectl, namespace, about, ("Active", "False"), TOLD).await?;
     let took = begin.elapsed();
-    let active = story::of(&told, "Active")?;
+    let active = said(&told, "Active").context("it says nothing")?;
     ensure!(active["reason"] == "AgentNotRunning", "{active}");
     println!("told after {} s: {}", took.as_secs(), active["message"]);
     let controller = format!("{PODS}=controller");

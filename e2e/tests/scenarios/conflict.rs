@@ -13,7 +13,7 @@ use highwater_e2e::harness::{Database, Deployment, Writer, has, secrets, story, 
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 use serde_json::Value;
 
-use super::{archives, setup::scenario};
+use super::{archives, ledger, setup::scenario};
 
 const SEGMENT: usize = 16 << 20;
 
@@ -31,7 +31,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let writer = Writer::start(&orders.address()?).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
-    let old = lineage(&orders)?;
+    let old = ledger::lineage(kubectl, namespace)?.context("no lineage")?;
     let client = orders.connect().await?;
     // Where one segment has ended, the function names that one.
     story::commits(&writer, 10).await?;
@@ -45,8 +45,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     client.batch_execute("SELECT pg_switch_wal()").await?;
 
     let new = until("a new lineage", story::LIMIT, || {
-        let now = lineage(&orders)?;
-        Ok((now != old).then_some(now))
+        Ok(ledger::lineage(kubectl, namespace)?.filter(|now| *now != old))
     })
     .await?;
     until("the events", story::LIMIT, || {
@@ -95,13 +94,6 @@ fn store(orders: &Database) -> Result<Arc<dyn ObjectStore>> {
         directory: "/nowhere".into(),
     };
     Ok(store::open(&serde_json::from_value(spec)?, &mounted)?)
-}
-
-fn lineage(orders: &Database) -> Result<String> {
-    let protection = orders.kubectl.get(&orders.namespace, "pgx", "orders")?;
-    let lineage =
-        protection.and_then(|found| found["status"]["lineage"].as_str().map(str::to_owned));
-    lineage.context("status names no lineage")
 }
 
 /// A sound object of a whole segment that is no WAL of this database.

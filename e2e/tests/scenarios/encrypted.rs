@@ -5,7 +5,7 @@ use std::{fs, io::Read as _};
 use age::{secrecy::ExposeSecret as _, x25519::Identity};
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Ledger, Writer, bucket, condition, story, until,
+    Database, Deployment, Ledger, Writer, bucket, condition, said, story, until,
 };
 use serde_json::json;
 
@@ -59,11 +59,10 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
 fn encrypt_to(orders: &Database, key: &Identity) -> Result<()> {
     let recipients = [key.to_public().to_string()];
-    let spec = json!({"spec": {"encryption": {"recipients": recipients}}}).to_string();
-    let patch = ["patch", "pga", "main", "--type=merge", "-p", &spec];
-    let namespace = ["-n", &orders.namespace];
-    orders.kubectl.run(&[&namespace[..], &patch].concat())?;
-    Ok(())
+    let archive = json!({"spec": {"encryption": {"recipients": recipients}}});
+    orders
+        .kubectl
+        .patch(&orders.namespace, ("pga", "main"), &archive)
 }
 
 /// Writes until an object is there that `key` opens; all are encrypted.
@@ -135,7 +134,7 @@ async fn refused(orders: &Database, name: &str, secret: Option<&str>, reason: &s
     let (about, failed) = (("pgr", name), ("Completed", "False"));
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let object = condition(kubectl, namespace, about, failed, story::LIMIT).await?;
-    let completed = story::of(&object, "Completed")?;
+    let completed = said(&object, "Completed").context("it says nothing")?;
     println!("{name}: {}", completed["message"]);
     ensure!(completed["reason"] == reason, "{name}: {completed}");
     let made = kubectl.get(namespace, "statefulset", name)?;

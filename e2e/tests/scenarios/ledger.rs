@@ -177,7 +177,8 @@ async fn a_new_database_starts_a_lineage(
     Ok(())
 }
 
-fn lineage(kubectl: &Kubectl, namespace: &str) -> Result<Option<String>> {
+/// The one in status.
+pub fn lineage(kubectl: &Kubectl, namespace: &str) -> Result<Option<String>> {
     let protection = kubectl.get(namespace, "pgx", "orders")?;
     let lineage =
         protection.and_then(|found| found["status"]["lineage"].as_str().map(str::to_owned));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Faults, Kubectl, Watching, Writer, condition, has, story, until,
+    Database, Deployment, Faults, Kubectl, Watching, Writer, condition, has, said, story, until,
 };
 use serde_json::{Value, json};
 
@@ -27,12 +27,9 @@ async fn backup_mode_ends_by_itself_and_a_lost_session_costs_an_attempt() {
 
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let patch = format!(
-        "{{\"spec\":{{\"deadlines\":{{\"backupMode\":\"{}s\"}}}}}}",
-        CEILING.as_secs()
-    );
-    let policy = ["patch", "pgp", "gold", "--type=merge", "-p", &patch];
-    kubectl.run(&[&["-n", namespace], &policy[..]].concat())?;
+    let ceiling = format!("{}s", CEILING.as_secs());
+    let policy = json!({"spec": {"deadlines": {"backupMode": ceiling}}});
+    kubectl.patch(namespace, ("pgp", "gold"), &policy)?;
     let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
     let writer = Writer::start(&orders.address()?).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
@@ -180,7 +177,7 @@ async fn second_attempt(watching: &mut Watching, name: &str, why: &str) -> Resul
 }
 
 fn reason<'a>(object: &'a Value, condition: &str) -> Option<&'a str> {
-    story::of(object, condition).ok()?["reason"].as_str()
+    said(object, condition)?["reason"].as_str()
 }
 
 /// What was cut for a void attempt goes, however late it was cut.

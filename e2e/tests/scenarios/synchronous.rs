@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use highwater_e2e::harness::{Database, Deployment, Watching, Writer, crash, story};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{failover, members, setup::scenario};
 
@@ -25,16 +25,8 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
     let client = orders.connect().await?;
     members::allow_replication(&client).await?;
-    kubectl.run(&[
-        "-n",
-        namespace,
-        "patch",
-        "pgp",
-        "gold",
-        "--type=merge",
-        "-p",
-        r#"{"spec": {"wal": {"synchronous": true}}}"#,
-    ])?;
+    let policy = json!({"spec": {"wal": {"synchronous": true}}});
+    kubectl.patch(namespace, ("pgp", "gold"), &policy)?;
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
     let says = |protection: &Value| protection["status"]["wal"]["synchronous"] == true;
