@@ -31,10 +31,7 @@ impl AsRef<[u8]> for Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        let mut spare = self.home.spare();
-        if !spare.idle {
-            spare.buffers.push(std::mem::take(&mut self.bytes));
-        }
+        self.home.give(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -53,11 +50,32 @@ impl Buffers {
 
     /// An empty buffer.
     pub fn take(&self) -> Vec<u8> {
-        let mut spare = self.spare();
-        spare.idle = false;
-        let mut buffer = spare.buffers.pop().unwrap_or_default();
+        let mut buffer = self.any();
         buffer.clear();
         buffer
+    }
+
+    /// A buffer of `length` bytes, whatever they are: for who overwrites all of them.
+    pub fn take_filled(&self, length: usize) -> Vec<u8> {
+        let mut buffer = self.any();
+        buffer.reserve_exact(length.saturating_sub(buffer.len()));
+        // Of one that was used for as many bytes before, nothing is touched.
+        buffer.resize(length, 0);
+        buffer
+    }
+
+    fn any(&self) -> Vec<u8> {
+        let mut spare = self.spare();
+        spare.idle = false;
+        spare.buffers.pop().unwrap_or_default()
+    }
+
+    /// Takes back what [`Self::take`] gave.
+    pub fn give(&self, buffer: Vec<u8>) {
+        let mut spare = self.spare();
+        if spare.keeps && !spare.idle {
+            spare.buffers.push(buffer);
+        }
     }
 
     /// `bytes` for any number of readers.
@@ -99,6 +117,19 @@ mod tests {
         let again = buffers.take();
         assert_eq!(again.as_ptr(), address);
         assert!(again.is_empty() && again.capacity() >= 100);
+    }
+
+    #[test]
+    fn what_was_taken_may_be_given_back() {
+        let buffers = Buffers::kept();
+        let buffer = buffers.take_filled(100);
+        assert_eq!(buffer, [0; 100]);
+        let address = buffer.as_ptr();
+        buffers.give(buffer);
+        let again = buffers.take_filled(60);
+        assert_eq!((again.as_ptr(), again.len()), (address, 60));
+        Buffers::default().give(again);
+        assert_eq!(Buffers::default().take_filled(3), [0; 3]);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub tails: Counter,
     /// Bytes of WAL archived, before compression.
     pub archived_bytes: Counter,
+    /// Lineages begun because the database did not go on with the one that it was known by.
+    pub lineages: Counter,
     slot_held: Family<Pod, Gauge>,
     /// Seconds in backup mode; 0 outside.
     pub session_age: Gauge<f64, AtomicU64>,
@@ -109,6 +111,11 @@ impl Metrics {
             "highwater_wal_archived_bytes",
             "Bytes of WAL archived, before compression",
             self.archived_bytes.clone(),
+        );
+        r.register(
+            "highwater_lineages_begun",
+            "Lineages begun because the database did not go on with the one that its protection knew",
+            self.lineages.clone(),
         );
         r.register(
             "highwater_slot_held_bytes",

@@ -215,6 +215,9 @@ async fn start(
     };
     let note = format!("lineage {id} starts: {why}{left}");
     take(shared, &id, "LineageStarted", note).await?;
+    if *why != Why::First {
+        shared.metrics.lineages.inc();
+    }
     Ok(Settled {
         id,
         lineage,

@@ -99,52 +99,60 @@ impl Encoding {
         Self::from_extension(last).or_else(encrypted)
     }
 
-    /// Plain bytes from an object's; `limit` bounds what a broken object can make of itself.
+    /// Plain bytes from an object's, in `plain`, which is empty; `limit` bounds what a broken object can make of itself.
     pub(super) fn decode(
         self,
         stored: &[u8],
         limit: usize,
         identities: &Identities,
+        mut plain: Vec<u8>,
     ) -> Result<Vec<u8>, DecodeError> {
-        let plain = match (self.codec, self.encrypted) {
+        match (self.codec, self.encrypted) {
             (Codec::Raw, false) if stored.len() > limit => Err(too_long(limit)),
-            (Codec::Raw, false) => Ok(stored.to_vec()),
-            (Codec::Zstd, false) if stored.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            (Codec::Zstd, false) => zstd::bulk::decompress(stored, limit),
-            (Codec::Lz4, false) => self.codec.read(stored, stored.len(), limit),
+            (Codec::Raw, false) => {
+                plain.extend_from_slice(stored);
+                Ok(())
+            }
+            (Codec::Zstd, false) => zstd_content(stored, limit, &mut plain),
+            (Codec::Lz4, false) => self.codec.read(stored, stored.len(), limit, &mut plain),
             (_, true) => {
                 let opened = BufReader::with_capacity(CHUNK, identities.open(stored)?);
-                self.codec.read(opened, stored.len(), limit)
+                self.codec.read(opened, stored.len(), limit, &mut plain)
             }
-        };
-        Ok(plain?)
+        }?;
+        Ok(plain)
     }
 }
 
 impl Codec {
     /// Plain bytes from a stream of encoded ones: never two copies of the whole.
-    fn read(self, mut encoded: impl BufRead, stored: usize, limit: usize) -> io::Result<Vec<u8>> {
+    fn read(
+        self,
+        mut encoded: impl BufRead,
+        stored: usize,
+        limit: usize,
+        plain: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let first = encoded.fill_buf()?;
         if first.is_empty() && self != Self::Raw {
             // To the libraries it is no frame at all, and so no content.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let announced = self.announced(first).unwrap_or(stored);
-        let mut plain = Vec::with_capacity(announced.min(limit));
+        plain.reserve_exact(announced.min(limit));
         match self {
-            Self::Raw => copy(encoded.by_ref(), &mut plain, limit)?,
+            Self::Raw => copy(encoded.by_ref(), plain, limit)?,
             Self::Zstd => {
                 let mut frame =
                     zstd::stream::read::Decoder::with_buffer(&mut encoded)?.single_frame();
-                copy(&mut frame, &mut plain, limit)?;
+                copy(&mut frame, plain, limit)?;
             }
             Self::Lz4 => {
                 let frame = FrameDecoder::new(Unended(&mut encoded));
-                copy(frame, &mut plain, limit)?;
+                copy(frame, plain, limit)?;
             }
         }
-        at_end(encoded)?;
-        Ok(plain)
+        at_end(encoded)
     }
 
     /// The length of the content that a frame's first bytes announce.
@@ -161,6 +169,20 @@ impl Codec {
             }
         };
         usize::try_from(length?).ok()
+    }
+}
+
+/// In one go: that takes half of the time of piece by piece.
+fn zstd_content(stored: &[u8], limit: usize, plain: &mut Vec<u8>) -> io::Result<()> {
+    if stored.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let announced = Codec::Zstd.announced(stored).unwrap_or(limit);
+    plain.reserve_exact(announced.min(limit));
+    zstd::bulk::Decompressor::new()?.decompress_to_buffer(stored, plain)?;
+    match plain.len() > limit {
+        true => Err(too_long(limit)),
+        false => Ok(()),
     }
 }
 

@@ -96,6 +96,23 @@ impl IndexEntry {
         Self::hashed(segment, scan, sha256, sha256_valid)
     }
 
+    /// The same, of a segment whose hash is known already.
+    pub fn scanned_as(
+        segment: SegmentName,
+        size: SegmentSize,
+        plain: &[u8],
+        scan: &SegmentScan,
+        sha256: String,
+    ) -> Self {
+        let valid = scan.valid_end.bytes_since(segment.start(size));
+        let valid = plain.get(..usize::try_from(valid).unwrap_or(plain.len()));
+        let sha256_valid = match valid {
+            Some(valid) if valid.len() < plain.len() => super::sha256(valid),
+            Some(_) | None => sha256.clone(),
+        };
+        Self::hashed(segment, scan, sha256, sha256_valid)
+    }
+
     /// The same, of hashes that are known already.
     pub(super) fn hashed(
         segment: SegmentName,

@@ -35,6 +35,7 @@ pub struct Archive {
     archive_name: String,
     encoder: Encoder,
     identities: Identities,
+    buffers: Buffers,
     memories: Arc<Mutex<BTreeMap<LineageId, Arc<Memory>>>>,
 }
 
@@ -54,6 +55,7 @@ impl Archive {
             archive_name: archive_name.to_owned(),
             encoder: Encoder::new(spec)?,
             identities: Identities::default(),
+            buffers: Buffers::default(),
             memories: Arc::default(),
         })
     }
@@ -64,11 +66,20 @@ impl Archive {
         Self { identities, ..self }
     }
 
-    /// Makes objects in `frames`, which whoever pushes much keeps. Default: in memory of their own.
+    /// Has objects in `frames`, which whoever pushes or fetches much keeps. Default: in memory of their own.
     #[must_use]
-    pub fn with_buffers(self, frames: Buffers) -> Self {
-        let encoder = self.encoder.with_buffers(frames);
-        Self { encoder, ..self }
+    pub fn with_frames(self, frames: &Buffers) -> Self {
+        Self {
+            objects: self.objects.with_buffers(frames.clone()),
+            encoder: self.encoder.with_buffers(frames.clone()),
+            ..self
+        }
+    }
+
+    /// Has plain content that was read in `buffers`. Default: in memory of its own.
+    #[must_use]
+    pub fn with_buffers(self, buffers: Buffers) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Tries each request as `policy` says. Default: [`Policy::REQUEST`].
@@ -98,6 +109,7 @@ impl Archive {
             layout: Layout::new(&self.prefix, &self.archive_name, &id),
             encoder: self.encoder.clone(),
             identities: self.identities.clone(),
+            buffers: self.buffers.clone(),
             memory: memories.entry(id.clone()).or_default().clone(),
             id,
         }
@@ -121,6 +133,7 @@ pub struct Lineage {
     pub(super) layout: Layout,
     pub(super) encoder: Encoder,
     identities: Identities,
+    buffers: Buffers,
     /// What was learnt about it, shared by all that one [`Archive`] hands out.
     pub(super) memory: Arc<Memory>,
     id: LineageId,
@@ -323,7 +336,10 @@ impl Lineage {
         // The frame says how long the content is; a limit keeps a broken one from taking all memory.
         let limit = limit.min(LONGEST);
         match Encoding::of(key) {
-            Some(encoding) => encoding.decode(bytes, limit, &self.identities),
+            Some(encoding) => {
+                let plain = self.buffers.take();
+                encoding.decode(bytes, limit, &self.identities, plain)
+            }
             None => Ok(bytes.to_vec()),
         }
         .map_err(|error| unreadable(key, error))

@@ -11,12 +11,15 @@ use futures::{
     stream::{self, BoxStream},
 };
 use object_store::{
-    Attribute, Attributes, Error as StoreError, GetOptions, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path,
+    Attribute, Attributes, Error as StoreError, GetOptions, GetResult, GetResultPayload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path,
 };
 
 use super::{Fault, Findings, Patience};
-use crate::retry::{self, Failure, Policy};
+use crate::{
+    buffers::Buffers,
+    retry::{self, Failure, Policy},
+};
 
 /// The name of the metadata with the plain content's SHA-256, on stores that keep metadata.
 const HASH: &str = "sha256";
@@ -36,6 +39,8 @@ pub(super) struct Objects {
     overwrites: Arc<AtomicBool>,
     /// It was found to do so once: a probe that sees nothing of it proves nothing.
     distrusted: Arc<AtomicBool>,
+    /// For what is read.
+    buffers: Buffers,
 }
 
 /// An object as it lies there.
@@ -63,7 +68,12 @@ impl Objects {
             plain: Arc::default(),
             overwrites: Arc::default(),
             distrusted: Arc::default(),
+            buffers: Buffers::default(),
         }
+    }
+
+    pub(super) fn with_buffers(self, buffers: Buffers) -> Self {
+        Self { buffers, ..self }
     }
 
     pub(super) fn with_policy(self, policy: Policy) -> Self {
@@ -83,6 +93,7 @@ impl Objects {
         Self {
             policy: self.policy,
             patience: self.patience,
+            buffers: self.buffers.clone(),
             ..Self::new(self.store.clone())
         }
     }
@@ -117,10 +128,25 @@ impl Objects {
         self.again(|| async {
             let result = self.within(0, self.store.get(key)).await?;
             let (sha256, size) = (self.hash_of(&result.attributes), result.meta.size);
-            let bytes = self.within(size, result.bytes()).await?;
+            let bytes = self.within(size, self.collected(result)).await?;
             Ok(Stored { bytes, sha256 })
         })
         .await
+    }
+
+    async fn collected(&self, result: GetResult) -> Result<Bytes, StoreError> {
+        let size = usize::try_from(result.meta.size).unwrap_or_default();
+        let mut pieces = match result.payload {
+            GetResultPayload::Stream(pieces) => pieces,
+            // It is read in one go.
+            GetResultPayload::File(..) => return result.bytes().await,
+        };
+        let mut whole = self.buffers.take();
+        whole.reserve_exact(size);
+        while let Some(piece) = pieces.try_next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(self.buffers.lend(whole))
     }
 
     /// SHA-256 of the plain content, or the object where the store does not know it.

@@ -15,6 +15,7 @@ use crate::{
         Archive, BACKUP_LABEL, Identities, Lineage, Manifest, MountedSecrets, OpenError, ReadError,
         TABLESPACE_MAP, sha256, store,
     },
+    buffers::Buffers,
     postgres::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId},
 };
 
@@ -69,23 +70,32 @@ impl ArchiveError {
     }
 }
 
-/// Opens the archive that `config` names.
+/// Opens the archive that `config` names. Segments come in memory from `buffers`, if they are to be used again.
 ///
 /// # Errors
 /// A mounted file is missing or the store's settings make no sense.
-pub fn open(config: &FetchConfig) -> Result<Arc<dyn WalSource>, OpenError> {
-    let lineage = lineage(&config.archive, &config.mounted, &config.plan)?;
+pub fn open(
+    config: &FetchConfig,
+    buffers: Option<Buffers>,
+) -> Result<Arc<dyn WalSource>, OpenError> {
+    let archive = archive(&config.archive, &config.mounted, &config.plan)?;
+    let archive = match buffers {
+        // Apart, as the one are smaller than the other.
+        Some(buffers) => archive.with_frames(&Buffers::kept()).with_buffers(buffers),
+        None => archive,
+    };
+    let lineage = archive.lineage(config.plan.lineage.clone());
     Ok(Arc::new(Wal {
         lineage,
         size: config.segment_size,
     }))
 }
 
-fn lineage(
+fn archive(
     spec: &PgArchiveSpec,
     mounted: &MountedPaths,
     plan: &RestorePlan,
-) -> Result<Lineage, OpenError> {
+) -> Result<Archive, OpenError> {
     let identities = mounted.decryption.as_deref().map(Identities::read);
     let mounted = MountedSecrets {
         credentials: mounted.credentials.clone(),
@@ -104,8 +114,7 @@ fn lineage(
         }
         opened => opened,
     };
-    let archive = archive?.with_identities(identities.transpose()?.unwrap_or_default());
-    Ok(archive.lineage(plan.lineage.clone()))
+    Ok(archive?.with_identities(identities.transpose()?.unwrap_or_default()))
 }
 
 struct Wal {
@@ -141,11 +150,11 @@ impl From<ReadError> for SourceError {
 /// # Errors
 /// See [`ArchiveError`].
 pub async fn base(
-    archive: &PgArchiveSpec,
+    spec: &PgArchiveSpec,
     mounted: &MountedPaths,
     plan: &RestorePlan,
 ) -> Result<Base, ArchiveError> {
-    let lineage = lineage(archive, mounted, plan)?;
+    let lineage = archive(spec, mounted, plan)?.lineage(plan.lineage.clone());
     let manifest = lineage.manifest(&plan.backup_key).await?;
     let backup_label = lineage.backup_file(&plan.backup_key, BACKUP_LABEL).await?;
     if sha256(&backup_label) != manifest.backup_label_sha256 {

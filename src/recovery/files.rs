@@ -3,9 +3,17 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    },
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+
+/// Bytes that are written at once.
+const PIECE: usize = 1 << 20;
 
 /// A user and a group by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +30,18 @@ pub struct Owner {
 /// The file system's.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = NewFile::create(path)?;
-    new.file().write_all(content)?;
+    write(&mut new.file(), content)?;
     new.keep()
+}
+
+/// Writes `content` in pieces. Where it is one large piece Linux looks for large pieces of memory, which a virtual machine may
+/// have to ask its host for: 53 ms for 16 MiB, where 1 MiB at a time takes 5.
+///
+/// # Errors
+/// The file system's.
+pub fn write(to: &mut impl Write, content: &[u8]) -> io::Result<()> {
+    let mut pieces = content.chunks(PIECE);
+    pieces.try_for_each(|piece| to.write_all(piece))
 }
 
 /// A file that gets its name once it is whole. Dropped before, nothing of it stays.
@@ -74,6 +92,36 @@ impl Drop for NewFile<'_> {
         // Renamed, it is not there. Half a file must not fill the disk.
         let _ = fs::remove_file(&self.partial);
     }
+}
+
+/// Empty files without a name (`O_TMPFILE`) where `path` may get one with [`keep_as`]; nothing of them stays otherwise. None
+/// where the file system knows no such files.
+pub fn unnamed(path: &Path, count: usize) -> Vec<File> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let files = (0..count).map_while(|_| openat(CWD, directory, flags, mode).ok());
+    files.map(File::from).collect()
+}
+
+/// Gives a file without a name the name `path`, in one step.
+///
+/// # Errors
+/// The file system's: it lies on another one than `path`, among others.
+pub fn keep_as(path: &Path, file: &File) -> io::Result<()> {
+    let partial = partial_name(path);
+    remove(&partial)?;
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, open, CWD, &partial, AtFlags::SYMLINK_FOLLOW)?;
+    let kept = fs::rename(&partial, path);
+    if kept.is_err() {
+        // Half of the work must not fill the disk.
+        let _ = fs::remove_file(&partial);
+    }
+    kept
 }
 
 /// A new file of `owner`'s that nobody else can read, instead of one that is there.

@@ -83,6 +83,41 @@ async fn ships_in_order_through_a_crash(source: impl AsyncFn(&Database) -> Sourc
     );
 }
 
+/// The largest that PostgreSQL can have (`initdb --wal-segsize`): one that is whole, and the tail of the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn ships_segments_of_a_gigabyte_by_sql() {
+    ships_segments_of_a_gigabyte(async |_| Source::Sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ships_a_stream_of_segments_of_a_gigabyte() {
+    ships_segments_of_a_gigabyte(async |database| {
+        Source::streaming(server_of(database).await, false)
+    })
+    .await;
+}
+
+async fn ships_segments_of_a_gigabyte(source: impl AsyncFn(&Database) -> Source) {
+    let database = Database::start(1024, "");
+    database.allow_replication().await;
+    let bucket = Bucket::new();
+    let facts = server::facts(&database.client().await).await.unwrap();
+    let lineage = bucket.lineage(&facts).await;
+    let source = source(&database).await;
+    let mut shipper = Running::start_with(source, &database, &lineage, LIMIT * 60).await;
+    write(&database, 8).await;
+    database.sql("SELECT pg_switch_wal()").await;
+    write(&database, 8).await;
+    let end = flushed(&database).await;
+    shipper.ship(end).await;
+    let contents = same_as_server(&database, &lineage).await;
+    let whole: Vec<_> = contents.segments.keys().collect();
+    assert_eq!(whole.len(), 1, "{whole:?}");
+    let last = contents.pieces(TimelineId::FIRST).last().unwrap().to;
+    assert!(last >= end && last.bytes_since(whole[0].end(facts.segment_size)) >= 8 << 20);
+    shipper.end().await.unwrap();
+}
+
 /// Of a tail that the agent cannot read it knows what it would find there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_tail_says_what_its_records_say() {

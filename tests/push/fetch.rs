@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     sample::{archive_all, copy, segments},
-    site::Site,
+    site::{Cluster, Site},
 };
 
 fn next(name: &str) -> String {
@@ -53,6 +53,24 @@ async fn the_end_of_the_log_is_told_from_a_gap_and_from_an_outage() {
     site.configure("");
     site.fetch(&pgdata, &all[5]).expect(1);
     site.fetch(&pgdata, &all[6]).expect(0);
+}
+
+/// The largest that PostgreSQL can have (`initdb --wal-segsize`).
+#[test]
+fn a_segment_of_a_gigabyte_goes_there_and_back() {
+    let site = Site::new("gigabyte");
+    let cluster = Cluster::init(site.path("data"), 1024);
+    cluster.archive_with(&site.push_command());
+    cluster.start();
+    cluster.sql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 100000) n");
+    let name = cluster.sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    cluster.archive_all();
+    cluster.stop("fast");
+    let wal = cluster.pgdata.join("pg_wal");
+    let theirs = fs::read(wal.join(&name)).unwrap();
+    assert_eq!(theirs.len(), 1 << 30);
+    site.fetch(&cluster.pgdata, &name).expect(0);
+    assert!(fs::read(wal.join("RECOVERYXLOG")).unwrap() == theirs);
 }
 
 #[tokio::test]

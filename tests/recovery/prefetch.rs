@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{IoSliceMut, Write},
+    io::{IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -17,7 +17,10 @@ use highwater::{
     postgres::{Lsn, SegmentName, TimelineId},
     recovery::{Owner, fetch::FetchProgress, prefetch::Prefetcher},
 };
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde_json::json;
 
 use crate::{Restore, cluster, fixture};
@@ -96,10 +99,10 @@ fn replaced(socket: &Path, die: impl Fn(UnixStream) + Send + 'static) {
     std::thread::spawn(move || listener.incoming().flatten().for_each(die));
 }
 
-/// The file that PostgreSQL waits for.
+/// A file that the client wants the segment in.
 fn destination(client: &UnixStream) -> fs::File {
-    let mut name = [0; 24];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut name = [0; 25];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut attached = RecvAncillaryBuffer::new(&mut space);
     let mut name = [IoSliceMut::new(&mut name)];
     recvmsg(client, &mut name, &mut attached, RecvFlags::CMSG_CLOEXEC).unwrap();
@@ -137,13 +140,45 @@ async fn it_writes_when_nobody_waits_any_more() {
     disturbed("p-late", move |socket| replaced(socket, late)).await;
 }
 
+/// Says that the segment lies in `file`.
+fn say_written(client: &UnixStream, file: &fs::File) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut attached = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [file.as_fd()];
+    assert!(attached.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    let text = [IoSlice::new(b"1")];
+    sendmsg(client, &text, &mut attached, SendFlags::NOSIGNAL).unwrap();
+}
+
 #[tokio::test]
 async fn it_says_that_it_wrote_what_it_did_not() {
-    let short = |mut client: UnixStream| {
-        destination(&client).write_all(&[7; 1000]).unwrap();
-        client.write_all(b"1").unwrap();
+    let short = |client: UnixStream| {
+        let mut file = destination(&client);
+        file.write_all(&[7; 1000]).unwrap();
+        say_written(&client, &file);
     };
     disturbed("p-short", move |socket| replaced(socket, short)).await;
+}
+
+#[tokio::test]
+async fn it_says_that_it_wrote_and_not_where() {
+    let nowhere = |mut client: UnixStream| {
+        drop(destination(&client));
+        client.write_all(b"1").unwrap();
+    };
+    disturbed("p-nowhere", move |socket| replaced(socket, nowhere)).await;
+}
+
+/// What it gives lies on another disk than the destination.
+#[tokio::test]
+async fn its_file_cannot_be_given_the_name() {
+    let elsewhere = |client: UnixStream| {
+        drop(destination(&client));
+        let mut file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.write_all(&vec![7; 1 << 20]).unwrap();
+        say_written(&client, &file);
+    };
+    disturbed("p-elsewhere", move |socket| replaced(socket, elsewhere)).await;
 }
 
 /// Runs `wal fetch` as PostgreSQL's user would.

@@ -1,10 +1,15 @@
 //! Archives with nothing wrong, what is said of them, and what is asked wrongly.
 
-use std::{fs, time::SystemTime};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::SystemTime,
+};
 
 use crate::{
     fixture::{Copy, files, fixture},
     said::{command, said, verify},
+    site::PROGRAM,
 };
 
 /// Everything in a folder, with what would change if somebody wrote.
@@ -76,6 +81,30 @@ fn people_get_tables_and_the_last_line_is_the_verdict() {
     assert!(last.starts_with("damaged: 1 finding"), "{last}");
 }
 
+/// The report stands alone: the bar is drawn beside it, and taken away.
+#[test]
+fn on_a_terminal_there_is_a_bar_until_the_end() {
+    let copy = Copy::new("terminal");
+    let report = copy.site.path("report.json");
+    let config = copy.site.config();
+    let line = format!(
+        "stty rows 24 cols 120; exec {PROGRAM} archive verify --config {} --output json > {}",
+        config.display(),
+        report.display(),
+    );
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let output = terminal.env("TERM", "xterm").stdin(Stdio::null()).output();
+    let output = output.unwrap();
+    let drawn = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{drawn}");
+    assert!(drawn.contains("objects, nothing wrong"), "{drawn:?}");
+    // The last that is drawn is a line that is erased.
+    assert!(drawn.trim_end().ends_with("\u{1b}[2K"), "{drawn:?}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["verdict"], "Sound");
+}
+
 #[test]
 fn what_is_not_asked_about_is_not_read() {
     let copy = Copy::new("scope");
@@ -103,7 +132,7 @@ fn what_came_a_moment_ago_may_be_half_done() {
     let said = verify(&copy.site.config(), &[]);
     assert_eq!(said.code, 1, "{}", said.text);
     let segment = &copy.objects("wal/00000002")[1];
-    let touched = std::process::Command::new("touch").arg(segment).status();
+    let touched = Command::new("touch").arg(segment).status();
     assert!(touched.unwrap().success());
     let said = verify(&copy.site.config(), &[]);
     said.expect_sound();
@@ -115,10 +144,7 @@ fn a_lineage_of_a_newer_format_keeps_no_other_from_being_verified() {
     let copy = Copy::new("newer");
     let sound = copy.root();
     let newer = sound.with_file_name("0000000000");
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .args([&sound, &newer])
-        .status();
+    let copied = Command::new("cp").arg("-a").args([&sound, &newer]).status();
     assert!(copied.unwrap().success());
     let identity = newer.join("identity.json");
     let mut said: serde_json::Value =

@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -23,6 +23,8 @@ use super::scratch;
 
 const NAME: &str = "highwater-bench";
 const SAMPLE: Duration = Duration::from_millis(20);
+/// Nothing is done for so long: longer than the delay of any request.
+const REST: Duration = Duration::from_millis(300);
 
 /// A program to start.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +176,21 @@ impl Group {
         };
         let text = fs::read_to_string(self.memory.folder().join(file));
         megabytes(text.unwrap_or_default().trim().parse().unwrap_or_default())
+    }
+
+    /// Waits until its processes have nothing to do, as a daemon that listens may still be starting.
+    ///
+    /// # Errors
+    /// They have no rest.
+    pub fn rests(&self) -> Result<()> {
+        let (mut known, mut since) = (self.cpu()?, Instant::now());
+        scratch::until("a rest of the tool's daemon", || {
+            let now = self.cpu()?;
+            if now - known > 1.0 {
+                (known, since) = (now, Instant::now());
+            }
+            Ok(since.elapsed() >= REST)
+        })
     }
 
     /// Waits until only `others` processes are left, as some tools work on in the background.

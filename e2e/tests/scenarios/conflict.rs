@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use highwater::archive::{MountedSecrets, store};
-use highwater_e2e::harness::{Database, Deployment, Writer, has, secrets, story, until};
+use highwater_e2e::harness::{Database, Deployment, Writer, has, measure, secrets, story, until};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 use serde_json::Value;
 
@@ -59,6 +59,12 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         Ok((told("WalConflict", &name) && told("LineageStarted", &new)).then_some(()))
     })
     .await?;
+    let agent = "app.kubernetes.io/component=agent";
+    let told = measure::metrics(kubectl, namespace, agent)?.join("\n");
+    ensure!(
+        told.contains("\nhighwater_lineages_begun_total 1\n"),
+        "the agent does not count the new lineage: {told}"
+    );
     let its = |backup: &Value| {
         backup["status"]["session"]["lineage"] == *new && has(backup, "Completed", "True")
     };

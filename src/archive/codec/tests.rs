@@ -65,7 +65,7 @@ fn a_broken_object_is_no_content() {
     let plain = noisy(7, 700);
     for (encoder, keys) in encoders() {
         let encoding = encoder.encoding();
-        let read = |stored: &[u8]| encoding.decode(stored, plain.len(), &keys).ok();
+        let read = |stored: &[u8]| encoding.decode(stored, plain.len(), &keys, Vec::new()).ok();
         let stored = encoded(&encoder, &plain).to_vec();
         assert_eq!(read(&stored).unwrap(), plain);
         for at in 0..stored.len() {
@@ -95,7 +95,7 @@ fn what_follows_the_content_is_no_part_of_it() {
         let encoding = encoder.encoding();
         let mut stored = encoded(&encoder, &[7; 700]).to_vec();
         stored.extend_from_slice(b"more");
-        let read = encoding.decode(&stored, 1 << 20, &keys).ok();
+        let read = encoding.decode(&stored, 1 << 20, &keys, Vec::new()).ok();
         let detected = read.is_none() || encoding == Encoding::ALL[4];
         assert!(detected, "{encoding:?}");
     }
@@ -107,8 +107,12 @@ fn more_than_the_limit_is_refused() {
     for (encoder, keys) in encoders() {
         let stored = encoded(&encoder, &plain);
         let encoding = encoder.encoding();
-        assert!(encoding.decode(&stored, plain.len(), &keys).is_ok());
-        let refused = encoding.decode(&stored, plain.len() - 1, &keys);
+        assert!(
+            encoding
+                .decode(&stored, plain.len(), &keys, Vec::new())
+                .is_ok()
+        );
+        let refused = encoding.decode(&stored, plain.len() - 1, &keys, Vec::new());
         assert!(
             matches!(refused, Err(DecodeError::Broken(_))),
             "{encoding:?}"
@@ -153,7 +157,7 @@ proptest! {
         for (encoder, keys) in encoders() {
             let encoding = encoder.encoding();
             let stored = encoded(&encoder, &plain);
-            let read = encoding.decode(&stored, length, &keys).unwrap();
+            let read = encoding.decode(&stored, length, &keys, Vec::new()).unwrap();
             prop_assert!(read == plain, "{:?}", encoding);
             // What was reserved is what was needed.
             prop_assert!(!encoding.encrypted || read.capacity() <= length.max(CHUNK) + 64);
@@ -163,7 +167,7 @@ proptest! {
     #[test]
     fn broken_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         for (encoder, keys) in encoders() {
-            let _ = encoder.encoding().decode(&bytes, 1 << 20, &keys);
+            let _ = encoder.encoding().decode(&bytes, 1 << 20, &keys, Vec::new());
         }
     }
 }

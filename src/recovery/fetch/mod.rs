@@ -7,6 +7,7 @@
 //! it does not give is asked of the archive itself, as if there were no prefetcher.
 
 mod decide;
+mod prefetched;
 mod progress;
 
 use std::{
@@ -23,7 +24,7 @@ use tokio::{runtime::Builder, time::Instant};
 pub use decide::{Part, Stretch, Wanted, ahead, must_exist, next, part, reached, width};
 pub use progress::{FetchFailure, FetchProgress};
 
-use super::{archive, files, prefetch};
+use super::{archive, files};
 use crate::{
     api::{PgArchiveSpec, RestorePlan},
     archive::{KEY_MISSING, KEY_WRONG, OpenError},
@@ -230,9 +231,6 @@ impl FetchError {
     }
 }
 
-/// How long the prefetcher may be silent.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The exit code of a panic; without one PostgreSQL would be told 101.
 pub const PANICKED: u8 = 207;
 /// The exit code of a wrong call; without one PostgreSQL would be told 2.
@@ -258,7 +256,7 @@ fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
     let config = read_config(&args.config)?;
     let mut progress = FetchProgress::read(&config.progress);
     let before = progress.clone();
-    let outcome = match from_prefetcher(&config, args) {
+    let outcome = match prefetched::take(&config, args) {
         Some(name) => {
             handed_out(&config, name, &mut progress);
             Ok(())
@@ -283,36 +281,6 @@ fn fetch_with_config(args: &Args) -> Result<(), FetchError> {
     outcome
 }
 
-/// The segment that the prefetcher wrote where PostgreSQL wants it. No runtime, no client, no certificates.
-fn from_prefetcher(config: &FetchConfig, args: &Args) -> Option<SegmentName> {
-    let socket = config.socket.as_deref()?;
-    let Wanted::Segment(name) = Wanted::parse(&args.file) else {
-        return None;
-    };
-    let Part::UpTo(_) = part(name, config.segment_size, &config.line) else {
-        return None;
-    };
-    // Half of the time stays for the archive itself.
-    let patience = (Duration::from_secs(config.deadline_seconds) / 2).min(PATIENCE);
-    let take = || -> io::Result<bool> {
-        let file = files::NewFile::create(&args.destination)?;
-        let written = prefetch::request(socket, name, file.file(), patience)?
-            && file.file().metadata()?.len() == config.segment_size.get();
-        match written {
-            true => file.keep().map(|()| true),
-            false => Ok(false),
-        }
-    };
-    match take() {
-        Ok(true) => Some(name),
-        Ok(false) => None,
-        Err(error) => {
-            say(format_args!("fetching {name} without prefetch: {error}"));
-            None
-        }
-    }
-}
-
 fn from_archive(
     config: &FetchConfig,
     args: &Args,
@@ -323,7 +291,7 @@ fn from_archive(
     let runtime = runtime.map_err(FetchError::Runtime)?;
     let (config, args, mut reached) = (config.clone(), args.clone(), progress.clone());
     let outcome = runtime.block_on(guarded(async move {
-        let source = archive::open(&config)?;
+        let source = archive::open(&config, None)?;
         fetch(&*source, &config, &args, started, &mut reached).await?;
         Ok(reached)
     }));

@@ -19,15 +19,18 @@ use std::{
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::AbortOnDropHandle;
 
-pub use handover::request;
+pub use handover::{Files, Given, request};
 
-use self::shelf::Shelf;
+use self::{
+    handover::Request,
+    shelf::{Ready, Shelf},
+};
 use super::{
     archive,
     fetch::FetchConfig,
     files::{self, Owner},
 };
-use crate::archive::OpenError;
+use crate::{archive::OpenError, buffers::Buffers};
 
 /// Segments in memory at once.
 const MOST: usize = 4;
@@ -67,12 +70,13 @@ impl Prefetcher {
     /// See [`PrefetchError`].
     pub fn start(config: &FetchConfig, owner: Option<Owner>) -> Result<Self, PrefetchError> {
         let path = config.socket.as_ref().ok_or(PrefetchError::NoSocket)?;
-        let source = archive::open(config)?;
+        let buffers = Buffers::kept();
+        let source = archive::open(config, Some(buffers.clone()))?;
         let listener = listen(path, owner).map_err(|cause| PrefetchError::Listen {
             path: path.clone(),
             cause,
         })?;
-        let shelf = Arc::new(Shelf::new(source, config, MOST, BYTES));
+        let shelf = Arc::new(Shelf::new(source, buffers, config, MOST, BYTES));
         Ok(Self {
             _serving: AbortOnDropHandle::new(tokio::spawn(serve(listener, shelf))),
         })
@@ -105,13 +109,30 @@ async fn serve(listener: UnixListener, shelf: Arc<Shelf>) -> Infallible {
 }
 
 /// One segment for one client.
-async fn answer(mut client: UnixStream, shelf: Arc<Shelf>) {
+async fn answer(client: UnixStream, shelf: Arc<Shelf>) {
     let handed_out = async {
-        let request = handover::receive(&client).await?;
-        let name = request.name;
-        let content = shelf.take(name).await;
-        let found = content.is_some();
-        handover::answer(&mut client, request, content).await?;
+        let Request { name, files } = handover::receive(&client).await?;
+        let named = match files {
+            Files::Named(file) => Some(file),
+            Files::Unnamed(files) => {
+                shelf.put_by(files);
+                None
+            }
+        };
+        let given = match (shelf.take(name).await, named) {
+            (None, _) | (Some(Ready::Written(_)), Some(_)) => None,
+            (Some(Ready::Written(file)), None) => Some(Given::In(file)),
+            (Some(Ready::Content(content)), Some(file)) => {
+                let written = shelf.write(file, content).await;
+                written.map(|_| Given::There)
+            }
+            (Some(Ready::Content(content)), None) => match shelf.spare() {
+                Some(file) => shelf.write(file, content).await.map(Given::In),
+                None => None,
+            },
+        };
+        let found = given.is_some();
+        handover::answer(&client, given).await?;
         if found {
             shelf.refill(name);
         }

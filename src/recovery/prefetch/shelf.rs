@@ -2,25 +2,47 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::fetch::{FetchConfig, Part, SourceError, Stretch, WalSource, ahead, part, width};
-use crate::postgres::{SegmentName, SegmentSize};
+use super::super::{
+    fetch::{FetchConfig, Part, Stretch, WalSource, ahead, part, width},
+    files,
+};
+use crate::{
+    buffers::Buffers,
+    postgres::{SegmentName, SegmentSize},
+};
 
-/// A segment on its way, or ready.
-type Fetching = AbortOnDropHandle<Result<Vec<u8>, SourceError>>;
+/// Segments for which a disk must have room besides, before something is written to it that nobody has asked for.
+const ROOM: u64 = 16;
 
-/// A bounded number of segments, whole and verified or on their way.
+/// A segment, whole and verified.
+#[derive(Debug)]
+pub enum Ready {
+    /// In memory.
+    Content(Vec<u8>),
+    /// In a file without a name.
+    Written(File),
+}
+
+/// A segment on its way, or ready. `None`: the archive did not give it.
+type Fetching = AbortOnDropHandle<Option<Ready>>;
+
+/// A bounded number of segments, ready or on their way, and files to write them to.
 pub struct Shelf {
     source: Arc<dyn WalSource>,
+    /// The source's: what was written is given back.
+    buffers: Buffers,
     line: Vec<Stretch>,
     size: SegmentSize,
-    /// Segments in memory at once, that which is handed out among them.
+    /// Segments that are held at once, that which is handed out among them.
     width: usize,
     held: Mutex<Held>,
+    spare: Arc<Mutex<Vec<File>>>,
 }
 
 #[derive(Default)]
@@ -32,25 +54,48 @@ struct Held {
 
 impl Shelf {
     /// An empty one, of at most `most` segments and `bytes` bytes, or one segment.
-    pub fn new(source: Arc<dyn WalSource>, config: &FetchConfig, most: usize, bytes: u64) -> Self {
+    pub fn new(
+        source: Arc<dyn WalSource>,
+        buffers: Buffers,
+        config: &FetchConfig,
+        most: usize,
+        bytes: u64,
+    ) -> Self {
         Self {
             source,
+            buffers,
             line: config.line.clone(),
             size: config.segment_size,
             width: width(most, bytes, config.segment_size),
             held: Mutex::default(),
+            spare: Arc::default(),
         }
+    }
+
+    /// Empty files without a name, for what comes next.
+    pub fn put_by(&self, files: Vec<File>) {
+        let mut spare = lock(&self.spare);
+        spare.extend(files);
+        spare.truncate(self.width + 1);
+    }
+
+    /// One of them.
+    pub fn spare(&self) -> Option<File> {
+        lock(&self.spare).pop()
+    }
+
+    /// Writes a segment into `file`, if that can be done: whoever asks for it finds out why not.
+    pub async fn write(&self, file: File, content: Vec<u8>) -> Option<File> {
+        write(file, content, self.buffers.clone()).await
     }
 
     /// The segment that PostgreSQL asks for; those after it are on their way from now on. `None`: it belongs to no part of
     /// the plan, or the archive did not give it. What an attempt before found wrong is not remembered.
-    pub async fn take(&self, name: SegmentName) -> Option<Vec<u8>> {
+    pub async fn take(&self, name: SegmentName) -> Option<Ready> {
         if !matches!(part(name, self.size, &self.line), Part::UpTo(_)) {
             return None;
         }
-        let fetching = self.aim(name)?;
-        let content = fetching.await.ok()?.ok()?;
-        (content.len() as u64 == self.size.get()).then_some(content)
+        self.aim(name)?.await.ok()?
     }
 
     /// After `name` was handed out and its memory is free: one more may be on its way.
@@ -96,14 +141,44 @@ impl Shelf {
         let Part::UpTo(up_to) = part(name, self.size, &self.line) else {
             return None;
         };
-        let source = Arc::clone(&self.source);
-        let fetching = tokio::spawn(async move { source.segment(name, up_to).await });
+        let (source, spare, size) = (self.source.clone(), self.spare.clone(), self.size.get());
+        let buffers = self.buffers.clone();
+        let fetching = tokio::spawn(async move {
+            let content = source.segment(name, up_to).await.ok()?;
+            if content.len() as u64 != size {
+                return None;
+            }
+            let file = lock(&spare).pop_if(|file| has_room(file, ROOM * size));
+            match file {
+                None => Some(Ready::Content(content)),
+                Some(file) => write(file, content, buffers).await.map(Ready::Written),
+            }
+        });
         Some(AbortOnDropHandle::new(fetching))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn write(mut file: File, content: Vec<u8>, buffers: Buffers) -> Option<File> {
+    let write = move || {
+        let written = files::write(&mut file, &content);
+        buffers.give(content);
+        written.ok().map(|()| file)
+    };
+    tokio::task::spawn_blocking(write).await.ok()?
+}
+
+/// Whether the disk that `file` is on has room for so many bytes.
+fn has_room(file: &File, bytes: u64) -> bool {
+    rustix::fs::fstatvfs(file)
+        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes)
 }
 
 #[cfg(test)]

@@ -226,6 +226,7 @@ impl Run<'_> {
             );
             Ok(std::os::unix::net::UnixStream::connect(socket).is_ok())
         })?;
+        group.rests()?;
         Ok(Some(daemon))
     }
 

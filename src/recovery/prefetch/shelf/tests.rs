@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     postgres::{Lsn, TimelineId},
-    recovery::fetch::MountedPaths,
+    recovery::fetch::{MountedPaths, SourceError},
 };
 
 const SIZE: SegmentSize = match SegmentSize::new(1 << 20) {
@@ -85,7 +85,7 @@ fn segment(timeline: u32, number: u64) -> SegmentName {
 
 fn shelf(most: usize) -> (Arc<Numbers>, Shelf) {
     let source = Arc::new(Numbers::default());
-    let shelf = Shelf::new(source.clone(), &config(), most, 1 << 30);
+    let shelf = Shelf::new(source.clone(), Buffers::default(), &config(), most, 1 << 30);
     (source, shelf)
 }
 
@@ -102,7 +102,9 @@ async fn settled(shelf: &Shelf) -> Vec<u64> {
 async fn each_segment_of_the_way_is_fetched_once() {
     let (source, shelf) = shelf(4);
     for (timeline, n) in (1..5).map(|n| (1, n)).chain((5..10).map(|n| (2, n))) {
-        let content = shelf.take(segment(timeline, n)).await.unwrap();
+        let Some(Ready::Content(content)) = shelf.take(segment(timeline, n)).await else {
+            panic!("{n}");
+        };
         assert!(content.iter().all(|byte| u64::from(*byte) == n));
         assert!(settled(&shelf).await.len() <= 3);
         shelf.refill(segment(timeline, n));
@@ -149,7 +151,7 @@ async fn a_failure_is_neither_handed_out_nor_remembered() {
     *source.fails.lock().unwrap() = (2, 1);
     shelf.take(segment(1, 1)).await.unwrap();
     settled(&shelf).await;
-    assert_eq!(shelf.take(segment(1, 2)).await, None);
+    assert!(shelf.take(segment(1, 2)).await.is_none());
     assert!(shelf.take(segment(1, 2)).await.is_some());
 }
 
@@ -157,7 +159,70 @@ async fn a_failure_is_neither_handed_out_nor_remembered() {
 async fn what_is_not_of_the_plan_is_not_fetched() {
     let (source, shelf) = shelf(4);
     for (timeline, n) in [(1, 6), (2, 10), (3, 7)] {
-        assert_eq!(shelf.take(segment(timeline, n)).await, None);
+        assert!(shelf.take(segment(timeline, n)).await.is_none());
     }
     assert!(source.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn files_are_filled_ahead_as_far_as_there_are_any() {
+    use std::io::{Read as _, Seek as _};
+    let (_, shelf) = shelf(4);
+    let files = || (0..2).map(|_| tempfile::tempfile().unwrap()).collect();
+    shelf.put_by(files());
+    let mut written = 0;
+    for n in 1..5 {
+        match shelf.take(segment(1, n)).await {
+            Some(Ready::Written(mut file)) => {
+                let mut content = Vec::new();
+                file.rewind().unwrap();
+                file.read_to_end(&mut content).unwrap();
+                assert_eq!(content.len(), 1 << 20);
+                assert!(content.iter().all(|byte| u64::from(*byte) == n));
+                written += 1;
+            }
+            Some(Ready::Content(_)) => {}
+            None => panic!("{n}"),
+        }
+    }
+    assert_eq!(written, 2);
+    // However many clients leave some, no more are kept than can be of use.
+    for _ in 0..5 {
+        shelf.put_by(files());
+    }
+    assert_eq!(std::iter::from_fn(|| shelf.spare()).count(), 5);
+}
+
+/// What clients are given, where the file system knows files without a name and where it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_and_without_a_name_the_file_holds_the_segment() {
+    use super::super::{Files, Given, listen, request, serve};
+    use std::{io::Read as _, io::Seek as _, time::Duration};
+    let (_, shelf) = shelf(4);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let listener = listen(&socket, None).unwrap();
+    let serving = tokio::spawn(serve(listener, Arc::new(shelf)));
+    for (n, named) in [(1, true), (2, true), (3, false), (4, false), (5, false)] {
+        let name = if n < 5 { segment(1, n) } else { segment(2, n) };
+        let (file, socket) = (tempfile::tempfile().unwrap(), socket.clone());
+        let ours = file.try_clone().unwrap();
+        let files = match named {
+            true => Files::Named(file),
+            false => Files::Unnamed(vec![file, tempfile::tempfile().unwrap()]),
+        };
+        let asked = move || request(&socket, name, &files, Duration::from_secs(60));
+        let given = tokio::task::spawn_blocking(asked).await.unwrap();
+        let mut file = match given.unwrap() {
+            Some(Given::There) if named => ours,
+            Some(Given::In(file)) if !named => file,
+            other => panic!("{n}: {other:?}"),
+        };
+        let mut content = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut content).unwrap();
+        assert!(content.iter().all(|byte| u64::from(*byte) == n), "{n}");
+        assert_eq!(content.len(), 1 << 20);
+    }
+    serving.abort();
 }
