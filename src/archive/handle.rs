@@ -66,20 +66,22 @@ impl Archive {
         Self { identities, ..self }
     }
 
-    /// Has objects in `frames`, which whoever pushes or fetches much keeps. Default: in memory of their own.
+    /// Makes objects in `frames`, which whoever pushes much keeps. Default: in memory of their own.
     #[must_use]
-    pub fn with_frames(self, frames: &Buffers) -> Self {
-        Self {
-            objects: self.objects.with_buffers(frames.clone()),
-            encoder: self.encoder.with_buffers(frames.clone()),
-            ..self
-        }
+    pub fn with_frames(self, frames: Buffers) -> Self {
+        let encoder = self.encoder.with_buffers(frames);
+        Self { encoder, ..self }
     }
 
-    /// Has plain content that was read in `buffers`. Default: in memory of its own.
+    /// Reads objects into `objects` and has their plain content in `plain`, which whoever fetches much keeps: apart, as the
+    /// one are smaller than the other. Default: in memory of their own.
     #[must_use]
-    pub fn with_buffers(self, buffers: Buffers) -> Self {
-        Self { buffers, ..self }
+    pub fn with_buffers(self, objects: Buffers, plain: Buffers) -> Self {
+        Self {
+            objects: self.objects.with_buffers(objects),
+            buffers: plain,
+            ..self
+        }
     }
 
     /// Tries each request as `policy` says. Default: [`Policy::REQUEST`].

@@ -91,7 +91,7 @@ impl Pusher {
     pub fn new(config: Config, most_ahead: usize) -> Result<Self, OpenError> {
         let frames = Buffers::kept();
         Ok(Self(Arc::new(Inner {
-            archive: config.open()?.with_frames(&frames),
+            archive: config.open()?.with_frames(frames.clone()),
             home: OnceCell::new(),
             early: OnceCell::new(),
             prepares: AtomicBool::new(false),

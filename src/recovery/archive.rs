@@ -80,8 +80,7 @@ pub fn open(
 ) -> Result<Arc<dyn WalSource>, OpenError> {
     let archive = archive(&config.archive, &config.mounted, &config.plan)?;
     let archive = match buffers {
-        // Apart, as the one are smaller than the other.
-        Some(buffers) => archive.with_frames(&Buffers::kept()).with_buffers(buffers),
+        Some(buffers) => archive.with_buffers(Buffers::kept(), buffers),
         None => archive,
     };
     let lineage = archive.lineage(config.plan.lineage.clone());

@@ -1,5 +1,7 @@
 //! Which way WAL comes, and why.
 
+use std::time::Duration;
+
 use highwater::{
     agent::{transport::Transports, wal::TapError},
     api::Transport,
@@ -79,5 +81,38 @@ async fn a_transport_is_chosen_once_and_a_refusal_remembered() {
     assert_eq!(
         (sql.transport(), sql.reason),
         (Transport::Sql, "TooManyWalSenders")
+    );
+}
+
+/// Whoever ships by SQL, as replication was refused, goes over to a stream when it is let in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_taken_when_the_server_lets_us_in() {
+    let database = Database::start(1, "");
+    let server = server_of(&database).await;
+    let (transports, often) = (Transports::default(), Duration::from_millis(100));
+    let choose = async || {
+        let choice = transports.choose(Transport::Auto, false, &server, "orders-0");
+        choice.await.unwrap()
+    };
+    let sql = choose().await;
+    assert_eq!(sql.transport(), Transport::Sql);
+    let better = async |wanted| {
+        transports
+            .better(wanted, often, &sql, &server, "orders-0")
+            .await
+    };
+    let patience = Duration::from_secs(1);
+    let early = tokio::time::timeout(patience, better(Transport::Auto)).await;
+    assert!(early.is_err(), "it refuses still");
+    database.allow_replication().await;
+    // What the policy asks for by name stays.
+    let asked_for = tokio::time::timeout(patience, better(Transport::Sql)).await;
+    assert!(asked_for.is_err(), "nobody asked for a stream");
+    let now = tokio::time::timeout(Duration::from_secs(60), better(Transport::Auto)).await;
+    assert!(now.is_ok(), "it lets us in, and nobody sees it");
+    let streaming = choose().await;
+    assert_eq!(
+        (streaming.transport(), streaming.reason),
+        (Transport::Streaming, "ReplicationAllowed")
     );
 }

@@ -101,7 +101,7 @@ pub fn ahead(
         .collect()
 }
 
-/// How many segments are in memory at once: `most`, or as many as `bytes` hold, and always one.
+/// How many segments are held at once: `most`, or as many as `bytes` hold, and always one.
 pub fn width(most: usize, bytes: u64, size: SegmentSize) -> usize {
     usize::try_from(bytes / size.get())
         .unwrap_or(most)

@@ -9,7 +9,10 @@ use super::{
     },
     Args, FetchConfig, Part, Wanted, part,
 };
-use crate::{postgres::SegmentName, telemetry::say};
+use crate::{
+    postgres::{SegmentName, SegmentSize},
+    telemetry::say,
+};
 
 /// How long the prefetcher may be silent.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +28,20 @@ pub fn take(config: &FetchConfig, args: &Args) -> Option<SegmentName> {
     let Part::UpTo(_) = part(name, config.segment_size, &config.line) else {
         return None;
     };
-    match given(config, socket, name, &args.destination) {
+    let unnamed = files::unnamed(&args.destination, FILES);
+    let asked = Asked {
+        name,
+        size: config.segment_size,
+        socket,
+        destination: &args.destination,
+        // Half of the time stays for the archive itself.
+        patience: (Duration::from_secs(config.deadline_seconds) / 2).min(PATIENCE),
+    };
+    let given = match unnamed.is_empty() {
+        true => asked.named(),
+        false => asked.unnamed(unnamed),
+    };
+    match given {
         Ok(true) => Some(name),
         Ok(false) => None,
         Err(error) => {
@@ -35,28 +51,130 @@ pub fn take(config: &FetchConfig, args: &Args) -> Option<SegmentName> {
     }
 }
 
-/// Asks the prefetcher at `socket` for `name`. `false`: it has none to give.
-fn given(
-    config: &FetchConfig,
-    socket: &Path,
+/// What the prefetcher is asked for.
+struct Asked<'a> {
     name: SegmentName,
-    destination: &Path,
-) -> io::Result<bool> {
-    // Half of the time stays for the archive itself.
-    let patience = (Duration::from_secs(config.deadline_seconds) / 2).min(PATIENCE);
-    let whole = |file: &File| io::Result::Ok(file.metadata()?.len() == config.segment_size.get());
-    let unnamed = files::unnamed(destination, FILES);
-    if unnamed.is_empty() {
-        let new = files::NewFile::create(destination)?;
-        let file = Files::Named(new.file().try_clone()?);
-        let given = prefetch::request(socket, name, &file, patience)?;
-        return match given {
-            Some(Given::There) if whole(new.file())? => new.keep().map(|()| true),
+    size: SegmentSize,
+    socket: &'a Path,
+    destination: &'a Path,
+    patience: Duration,
+}
+
+impl Asked<'_> {
+    /// In a file that has a name already. `false`: there is none to give.
+    fn named(&self) -> io::Result<bool> {
+        let new = files::NewFile::create(self.destination)?;
+        let given = self.request(&Files::Named(new.file().try_clone()?))?;
+        match given {
+            Some(Given::There) if self.is_whole(new.file())? => new.keep().map(|()| true),
             Some(Given::There | Given::In(_)) | None => Ok(false),
-        };
+        }
     }
-    match prefetch::request(socket, name, &Files::Unnamed(unnamed), patience)? {
-        Some(Given::In(file)) if whole(&file)? => files::keep_as(destination, &file).map(|()| true),
-        Some(Given::In(_) | Given::There) | None => Ok(false),
+
+    /// In one of these files, or in one that came earlier. `false`: there is none to give.
+    fn unnamed(&self, files: Vec<File>) -> io::Result<bool> {
+        match self.request(&Files::Unnamed(files))? {
+            Some(Given::In(file)) if self.is_whole(&file)? => {
+                files::keep_as(self.destination, &file).map(|()| true)
+            }
+            Some(Given::In(_) | Given::There) | None => Ok(false),
+        }
+    }
+
+    fn request(&self, files: &Files) -> io::Result<Option<Given>> {
+        prefetch::request(self.socket, self.name, files, self.patience)
+    }
+
+    fn is_whole(&self, file: &File) -> io::Result<bool> {
+        Ok(file.metadata()?.len() == self.size.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{IoSliceMut, Write as _},
+        mem::MaybeUninit,
+        os::unix::net::{UnixListener, UnixStream},
+    };
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::*;
+
+    /// The file that came with a request.
+    fn file(client: &UnixStream) -> File {
+        let mut text = [0; 25];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut attached = RecvAncillaryBuffer::new(&mut space);
+        let mut text = [IoSliceMut::new(&mut text)];
+        recvmsg(client, &mut text, &mut attached, RecvFlags::empty()).unwrap();
+        let mut files = attached.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut all) => all.next(),
+            _ => None,
+        });
+        File::from(files.next().unwrap())
+    }
+
+    /// What comes of asking whoever does `answer`, where files have names; the file at the destination has so many bytes.
+    fn asked(answer: impl FnOnce(UnixStream) + Send + 'static) -> (io::Result<bool>, Option<u64>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, destination) = (folder.path().join("socket"), folder.path().join("segment"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = std::thread::spawn(move || answer(listener.accept().unwrap().0));
+        let asked = Asked {
+            name: "000000010000000000000001".parse().unwrap(),
+            size: SegmentSize::new(1 << 20).unwrap(),
+            socket: &socket,
+            destination: &destination,
+            patience: Duration::from_secs(60),
+        };
+        let given = asked.named();
+        let there = destination.metadata().ok().map(|found| found.len());
+        server.join().unwrap();
+        let names = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 1 + usize::from(there.is_some()), "something is left");
+        (given, there)
+    }
+
+    #[test]
+    fn a_file_with_a_name_is_whole_or_not_there() {
+        let whole = |mut client: UnixStream| {
+            file(&client).write_all(&vec![7; 1 << 20]).unwrap();
+            client.write_all(b"1").unwrap();
+        };
+        let (given, there) = asked(whole);
+        assert_eq!((given.unwrap(), there), (true, Some(1 << 20)));
+        let short = |mut client: UnixStream| {
+            file(&client).write_all(&[7; 1000]).unwrap();
+            client.write_all(b"1").unwrap();
+        };
+        let (given, there) = asked(short);
+        assert_eq!((given.unwrap(), there), (false, None));
+        let none = |mut client: UnixStream| {
+            drop(file(&client));
+            client.write_all(b"0").unwrap();
+        };
+        let (given, there) = asked(none);
+        assert_eq!((given.unwrap(), there), (false, None));
+        let half = |client: UnixStream| file(&client).write_all(&vec![7; 1 << 19]).unwrap();
+        let (given, there) = asked(half);
+        assert!(given.is_err() && there.is_none());
+    }
+
+    /// It may still write when the client has given up on it: into a file that nobody reads.
+    #[test]
+    fn who_writes_late_writes_into_nothing() {
+        let (said, hears) = std::sync::mpsc::channel();
+        let late = move |client: UnixStream| {
+            let file = file(&client);
+            said.send(file).unwrap();
+        };
+        let (given, there) = asked(late);
+        assert!(given.is_err() && there.is_none());
+        let mut file = hears.recv().unwrap();
+        file.write_all(&vec![7; 1 << 20]).unwrap();
+        use std::os::unix::fs::MetadataExt as _;
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
     }
 }

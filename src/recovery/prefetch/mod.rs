@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{archive::OpenError, buffers::Buffers};
 
-/// Segments in memory at once.
+/// Segments that are held at once, in memory or in files.
 const MOST: usize = 4;
 /// Bytes of them, unless one segment is larger.
 const BYTES: u64 = 128 << 20;
@@ -112,24 +112,29 @@ async fn serve(listener: UnixListener, shelf: Arc<Shelf>) -> Infallible {
 async fn answer(client: UnixStream, shelf: Arc<Shelf>) {
     let handed_out = async {
         let Request { name, files } = handover::receive(&client).await?;
-        let named = match files {
-            Files::Named(file) => Some(file),
-            Files::Unnamed(files) => {
+        // One is for this segment, whatever those that come next take.
+        let (own, named) = match files {
+            Files::Named(file) => (Some(file), true),
+            Files::Unnamed(mut files) => {
+                let own = files.pop();
                 shelf.put_by(files);
-                None
+                (own, false)
             }
         };
-        let given = match (shelf.take(name).await, named) {
-            (None, _) | (Some(Ready::Written(_)), Some(_)) => None,
-            (Some(Ready::Written(file)), None) => Some(Given::In(file)),
-            (Some(Ready::Content(content)), Some(file)) => {
-                let written = shelf.write(file, content).await;
-                written.map(|_| Given::There)
+        let given = match (shelf.take(name).await, own) {
+            (None, _) | (Some(Ready::Content(_)), None) => None,
+            (Some(Ready::Written(_)), _) if named => None,
+            (Some(Ready::Written(file)), own) => {
+                shelf.put_by(own.into_iter().collect());
+                Some(Given::In(file))
             }
-            (Some(Ready::Content(content)), None) => match shelf.spare() {
-                Some(file) => shelf.write(file, content).await.map(Given::In),
-                None => None,
-            },
+            (Some(Ready::Content(content)), Some(own)) => {
+                let written = shelf.write(own, content).await;
+                written.map(|file| match named {
+                    true => Given::There,
+                    false => Given::In(file),
+                })
+            }
         };
         let found = given.is_some();
         handover::answer(&client, given).await?;

@@ -79,14 +79,12 @@ impl Shelf {
         spare.truncate(self.width + 1);
     }
 
-    /// One of them.
-    pub fn spare(&self) -> Option<File> {
-        lock(&self.spare).pop()
-    }
-
-    /// Writes a segment into `file`, if that can be done: whoever asks for it finds out why not.
+    /// Writes a segment into `file`, if that can be done: whoever asked for it finds out why not.
     pub async fn write(&self, file: File, content: Vec<u8>) -> Option<File> {
-        write(file, content, self.buffers.clone()).await
+        match write(file, content, 0, self.buffers.clone()).await? {
+            Ready::Written(file) => Some(file),
+            Ready::Content(_) => None,
+        }
     }
 
     /// The segment that PostgreSQL asks for; those after it are on their way from now on. `None`: it belongs to no part of
@@ -148,10 +146,10 @@ impl Shelf {
             if content.len() as u64 != size {
                 return None;
             }
-            let file = lock(&spare).pop_if(|file| has_room(file, ROOM * size));
+            let file = lock(&spare).pop();
             match file {
                 None => Some(Ready::Content(content)),
-                Some(file) => write(file, content, buffers).await.map(Ready::Written),
+                Some(file) => write(file, content, ROOM * size, buffers).await,
             }
         });
         Some(AbortOnDropHandle::new(fetching))
@@ -166,11 +164,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn write(mut file: File, content: Vec<u8>, buffers: Buffers) -> Option<File> {
+/// Writes `content` into `file` if its disk has room for `room` bytes. `None`: it cannot be written.
+async fn write(mut file: File, content: Vec<u8>, room: u64, buffers: Buffers) -> Option<Ready> {
     let write = move || {
+        if !has_room(&file, room) {
+            return Some(Ready::Content(content));
+        }
         let written = files::write(&mut file, &content);
         buffers.give(content);
-        written.ok().map(|()| file)
+        written.ok().map(|()| Ready::Written(file))
     };
     tokio::task::spawn_blocking(write).await.ok()?
 }
