@@ -90,9 +90,8 @@ impl IndexEntry {
         plain: &[u8],
         scan: &SegmentScan,
     ) -> Self {
-        let valid = scan.valid_end.bytes_since(segment.start(size));
-        let valid = usize::try_from(valid).unwrap_or(plain.len());
-        let (sha256, sha256_valid) = hashes(plain, valid.min(plain.len()));
+        let valid = valid_length(segment, size, plain, scan);
+        let (sha256, sha256_valid) = hashes(plain, valid);
         Self::hashed(segment, scan, sha256, sha256_valid)
     }
 
@@ -104,9 +103,8 @@ impl IndexEntry {
         scan: &SegmentScan,
         sha256: String,
     ) -> Self {
-        let valid = scan.valid_end.bytes_since(segment.start(size));
-        let valid = plain.get(..usize::try_from(valid).unwrap_or(plain.len()));
-        let sha256_valid = match valid {
+        let valid = valid_length(segment, size, plain, scan);
+        let sha256_valid = match plain.get(..valid) {
             Some(valid) if valid.len() < plain.len() => super::sha256(valid),
             Some(_) | None => sha256.clone(),
         };
@@ -138,6 +136,17 @@ impl IndexEntry {
             restore_points: scan.restore_points.iter().map(point).collect(),
         }
     }
+}
+
+/// How much of `plain` is valid.
+fn valid_length(
+    segment: SegmentName,
+    size: SegmentSize,
+    plain: &[u8],
+    scan: &SegmentScan,
+) -> usize {
+    let valid = scan.valid_end.bytes_since(segment.start(size));
+    usize::try_from(valid).map_or(plain.len(), |valid| valid.min(plain.len()))
 }
 
 /// SHA-256 of all bytes and of the first `valid`, read once: hashing is a large part of what a push costs.

@@ -151,9 +151,11 @@ pub fn carry_beside(
     let before = previous(name, size)?;
     let path: PathBuf = path.with_file_name(before.to_string());
     let (found, bytes) = load(&path, before, buffers, |_| {}).ok()?;
-    let same = found == size;
+    if found != size {
+        return None;
+    }
     let scan = scanned(&bytes, before, size, None, DamagedWal::Refuse);
-    scan.ok().filter(|_| same)?.carry
+    scan.ok()?.carry
 }
 
 /// The segment before `name` on its timeline.

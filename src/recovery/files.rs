@@ -73,6 +73,22 @@ impl<'a> NewFile<'a> {
         })
     }
 
+    /// A file without a name, to be kept as `path`.
+    ///
+    /// # Errors
+    /// The file system's: it lies on another one than `path`, among others.
+    pub fn of(path: &'a Path, file: File) -> io::Result<Self> {
+        let partial = partial_name(path);
+        remove(&partial)?;
+        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(CWD, open, CWD, &partial, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(Self {
+            path,
+            partial,
+            file,
+        })
+    }
+
     /// What to write to.
     pub fn file(&self) -> &File {
         &self.file
@@ -94,7 +110,7 @@ impl Drop for NewFile<'_> {
     }
 }
 
-/// Empty files without a name (`O_TMPFILE`) where `path` may get one with [`keep_as`]; nothing of them stays otherwise. None
+/// Empty files without a name (`O_TMPFILE`) where [`NewFile::of`] may make one `path`; nothing of them stays otherwise. None
 /// where the file system knows no such files.
 pub fn unnamed(path: &Path, count: usize) -> Vec<File> {
     let parent = path
@@ -110,23 +126,6 @@ pub fn unnamed(path: &Path, count: usize) -> Vec<File> {
     };
     let files = (0..count).map_while(|_| openat(CWD, directory, flags, mode).ok());
     files.map(File::from).collect()
-}
-
-/// Gives a file without a name the name `path`, in one step.
-///
-/// # Errors
-/// The file system's: it lies on another one than `path`, among others.
-pub fn keep_as(path: &Path, file: &File) -> io::Result<()> {
-    let partial = partial_name(path);
-    remove(&partial)?;
-    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-    linkat(CWD, open, CWD, &partial, AtFlags::SYMLINK_FOLLOW)?;
-    let kept = fs::rename(&partial, path);
-    if kept.is_err() {
-        // Half of the work must not fill the disk.
-        let _ = fs::remove_file(&partial);
-    }
-    kept
 }
 
 /// A new file of `owner`'s that nobody else can read, instead of one that is there.

@@ -16,6 +16,8 @@ use tokio::{
 
 use super::{Kubectl, marks::Mark, until};
 
+/// The label of agents' pods.
+pub const AGENTS: &str = "app.kubernetes.io/component=agent";
 /// How long a database has written nothing when memory is measured: after 20 s the agent counts it as idle.
 const IDLE: Duration = Duration::from_secs(25);
 /// The longest to wait for that: autovacuum comes once a minute.
@@ -252,7 +254,7 @@ impl Job {
     /// # Errors
     /// As [`resident`].
     pub fn note_memory(&mut self, kubectl: &Kubectl, namespace: &str) -> Result<()> {
-        let label = "app.kubernetes.io/component=agent";
+        let label = AGENTS;
         self.agent.extend(resident(kubectl, namespace, label)?);
         let label = "app.kubernetes.io/component=controller";
         let controllers = resident(kubectl, "highwater-system", label)?;

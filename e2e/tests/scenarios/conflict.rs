@@ -59,8 +59,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         Ok((told("WalConflict", &name) && told("LineageStarted", &new)).then_some(()))
     })
     .await?;
-    let agent = "app.kubernetes.io/component=agent";
-    let told = measure::metrics(kubectl, namespace, agent)?.join("\n");
+    let told = measure::metrics(kubectl, namespace, measure::AGENTS)?.join("\n");
     ensure!(
         told.contains("\nhighwater_lineages_begun_total 1\n"),
         "the agent does not count the new lineage: {told}"

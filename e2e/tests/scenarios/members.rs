@@ -64,8 +64,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
 /// What the documentation tells an admin to watch is there.
 fn tells_its_numbers(orders: &Database) -> Result<()> {
-    let agent = "app.kubernetes.io/component=agent";
-    let told = measure::metrics(&orders.kubectl, &orders.namespace, agent)?.join("\n");
+    let told = measure::metrics(&orders.kubectl, &orders.namespace, measure::AGENTS)?.join("\n");
     for name in [
         "highwater_wal_lag_bytes",
         "highwater_wal_lag_seconds",

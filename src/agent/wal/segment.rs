@@ -23,6 +23,15 @@ pub struct Sender {
     epoch: String,
 }
 
+/// A whole segment, and what is known of it.
+struct Known {
+    bytes: Bytes,
+    entry: IndexEntry,
+    damage: Option<Damage>,
+    /// What its end leaves to the next.
+    carry: Option<Arc<Carry>>,
+}
+
 /// A segment, or its beginning, and what its records say.
 struct Scanned {
     bytes: Bytes,
@@ -58,18 +67,20 @@ impl Sender {
         bytes: Bytes,
         on_damage: OnDamage,
     ) -> Result<Option<Damage>, Error> {
-        let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
-        let damage = damage(name, &scan);
+        let Known {
+            bytes,
+            entry,
+            damage,
+            carry,
+        } = self.known(route, name, bytes).await?;
         if let Some(damage) = damage {
             match on_damage {
                 OnDamage::Refuse => return Err(Error::Damaged(damage)),
                 OnDamage::Archive => tracing::error!(segment = %name, "{damage}"),
             }
         }
-        let (plain, records, size) = (bytes.clone(), scan.clone(), route.size);
-        let entry = blocking(move || IndexEntry::scanned(name, size, &plain, &records)).await;
         route.lineage.push_segment(name, bytes, &entry).await?;
-        self.carry = Some((name.end(route.size), scan.carry.map(Arc::new)));
+        self.carry = Some((name.end(route.size), carry));
         Ok(damage)
     }
 
@@ -83,10 +94,25 @@ impl Sender {
         name: SegmentName,
         bytes: Bytes,
     ) -> Result<(IndexEntry, Option<Damage>), Error> {
+        let known = self.known(route, name, bytes).await?;
+        Ok((known.entry, known.damage))
+    }
+
+    async fn known(
+        &mut self,
+        route: &Route,
+        name: SegmentName,
+        bytes: Bytes,
+    ) -> Result<Known, Error> {
         let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
-        let (damage, size) = (damage(name, &scan), route.size);
-        let entry = blocking(move || IndexEntry::scanned(name, size, &bytes, &scan)).await;
-        Ok((entry, damage))
+        let size = route.size;
+        let known = move || Known {
+            entry: IndexEntry::scanned(name, size, &bytes, &scan),
+            damage: damage(name, &scan),
+            carry: scan.carry.map(Arc::new),
+            bytes,
+        };
+        Ok(blocking(known).await)
     }
 
     /// A whole and sound segment as it goes to the store, and what is known of it.
@@ -99,16 +125,15 @@ impl Sender {
         name: SegmentName,
         bytes: Bytes,
     ) -> Result<(SegmentEncoded, IndexEntry), Error> {
-        let Scanned { bytes, scan } = self.scan(route, name, bytes).await?;
-        if let Some(damage) = damage(name, &scan) {
+        let Known {
+            bytes,
+            entry,
+            damage,
+            carry,
+        } = self.known(route, name, bytes).await?;
+        if let Some(damage) = damage {
             return Err(Error::Damaged(damage));
         }
-        let (plain, size) = (bytes.clone(), route.size);
-        let scanned = move || {
-            let entry = IndexEntry::scanned(name, size, &plain, &scan);
-            (entry, scan.carry.map(Arc::new))
-        };
-        let (entry, carry) = blocking(scanned).await;
         self.carry = Some((name.end(route.size), carry));
         let lineage = &route.lineage;
         let encoded = lineage.encode_segment(name, bytes, &entry).await?;

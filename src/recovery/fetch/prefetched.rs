@@ -75,7 +75,8 @@ impl Asked<'_> {
     fn unnamed(&self, files: Vec<File>) -> io::Result<bool> {
         match self.request(&Files::Unnamed(files))? {
             Some(Given::In(file)) if self.is_whole(&file)? => {
-                files::keep_as(self.destination, &file).map(|()| true)
+                let new = files::NewFile::of(self.destination, file)?;
+                new.keep().map(|()| true)
             }
             Some(Given::In(_) | Given::There) | None => Ok(false),
         }
@@ -93,27 +94,16 @@ impl Asked<'_> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::{IoSliceMut, Write as _},
-        mem::MaybeUninit,
+        io::Write as _,
         os::unix::net::{UnixListener, UnixStream},
     };
-
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
     use super::*;
 
     /// The file that came with a request.
     fn file(client: &UnixStream) -> File {
-        let mut text = [0; 25];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut attached = RecvAncillaryBuffer::new(&mut space);
-        let mut text = [IoSliceMut::new(&mut text)];
-        recvmsg(client, &mut text, &mut attached, RecvFlags::empty()).unwrap();
-        let mut files = attached.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut all) => all.next(),
-            _ => None,
-        });
-        File::from(files.next().unwrap())
+        let (_, mut files) = prefetch::receive_now(client, &mut [0; 25]).unwrap();
+        files.pop().unwrap()
     }
 
     /// What comes of asking whoever does `answer`, where files have names; the file at the destination has so many bytes.

@@ -53,7 +53,11 @@ pub struct Request {
     /// Which segment.
     pub name: SegmentName,
     /// Where to write it.
-    pub files: Files,
+    pub file: File,
+    /// That has a name: the client takes no other.
+    pub named: bool,
+    /// For segments that come next.
+    pub later: Vec<File>,
 }
 
 /// A segment that a client is given.
@@ -87,15 +91,17 @@ pub fn request(
     text.push(kind);
     send(&server, &text, &descriptors)?;
     let mut answer = [0];
-    let (length, files_back) = receive_now(&server, &mut answer)?;
-    match (length, answer) {
-        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-        (_, [WRITTEN]) => Ok(Some(match (files_back.into_iter().next(), files) {
-            (Some(file), _) => Given::In(file),
-            (None, Files::Named(_)) => Given::There,
-            (None, Files::Unnamed(_)) => return Err(no("answer")),
-        })),
-        (_, [_]) => Ok(None),
+    let (length, mut given) = receive_now(&server, &mut answer)?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if answer != [WRITTEN] {
+        return Ok(None);
+    }
+    match (given.pop(), files) {
+        (Some(file), _) => Ok(Some(Given::In(file))),
+        (None, Files::Named(_)) => Ok(Some(Given::There)),
+        (None, Files::Unnamed(_)) => Err(no("answer")),
     }
 }
 
@@ -106,18 +112,20 @@ pub fn request(
 pub async fn receive(client: &tokio::net::UnixStream) -> io::Result<Request> {
     let mut text = [0; NAME + 1];
     let received = || receive_now(client.as_fd(), &mut text);
-    let (length, mut files) = client.async_io(Interest::READABLE, received).await?;
+    let (length, mut later) = client.async_io(Interest::READABLE, received).await?;
     let [name @ .., kind] = &text;
     let name = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
-    let files = match *kind {
-        _ if length != text.len() => None,
-        NAMED => files.pop().map(Files::Named),
-        UNNAMED => Some(Files::Unnamed(files)),
-        _ => None,
+    let named = match *kind {
+        _ if length != text.len() => return Err(no("request")),
+        NAMED => true,
+        UNNAMED => false,
+        _ => return Err(no("request")),
     };
     Ok(Request {
         name: name.ok_or_else(|| no("request"))?,
-        files: files.ok_or_else(|| no("request"))?,
+        file: later.pop().ok_or_else(|| no("request"))?,
+        named,
+        later,
     })
 }
 
@@ -154,7 +162,10 @@ fn send(to: impl AsFd, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Resul
 }
 
 /// How many bytes came, and the files with them.
-fn receive_now(from: impl AsFd, text: &mut [u8]) -> io::Result<(usize, Vec<File>)> {
+pub(in crate::recovery) fn receive_now(
+    from: impl AsFd,
+    text: &mut [u8],
+) -> io::Result<(usize, Vec<File>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
     let mut attached = RecvAncillaryBuffer::new(&mut space);
     let mut text = [IoSliceMut::new(text)];

@@ -19,6 +19,8 @@ use std::{
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(test)]
+pub(super) use handover::receive_now;
 pub use handover::{Files, Given, request};
 
 use self::{
@@ -111,25 +113,22 @@ async fn serve(listener: UnixListener, shelf: Arc<Shelf>) -> Infallible {
 /// One segment for one client.
 async fn answer(client: UnixStream, shelf: Arc<Shelf>) {
     let handed_out = async {
-        let Request { name, files } = handover::receive(&client).await?;
-        // One is for this segment, whatever those that come next take.
-        let (own, named) = match files {
-            Files::Named(file) => (Some(file), true),
-            Files::Unnamed(mut files) => {
-                let own = files.pop();
-                shelf.put_by(files);
-                (own, false)
+        let Request {
+            name,
+            file,
+            named,
+            later,
+        } = handover::receive(&client).await?;
+        shelf.put_by(later);
+        let given = match shelf.take(name).await {
+            None => None,
+            Some(Ready::Written(_)) if named => None,
+            Some(Ready::Written(written)) => {
+                shelf.put_by(vec![file]);
+                Some(Given::In(written))
             }
-        };
-        let given = match (shelf.take(name).await, own) {
-            (None, _) | (Some(Ready::Content(_)), None) => None,
-            (Some(Ready::Written(_)), _) if named => None,
-            (Some(Ready::Written(file)), own) => {
-                shelf.put_by(own.into_iter().collect());
-                Some(Given::In(file))
-            }
-            (Some(Ready::Content(content)), Some(own)) => {
-                let written = shelf.write(own, content).await;
+            Some(Ready::Content(content)) => {
+                let written = shelf.write(file, content).await;
                 written.map(|file| match named {
                     true => Given::There,
                     false => Given::In(file),

@@ -81,10 +81,9 @@ impl Shelf {
 
     /// Writes a segment into `file`, if that can be done: whoever asked for it finds out why not.
     pub async fn write(&self, file: File, content: Vec<u8>) -> Option<File> {
-        match write(file, content, 0, self.buffers.clone()).await? {
-            Ready::Written(file) => Some(file),
-            Ready::Content(_) => None,
-        }
+        let buffers = self.buffers.clone();
+        let write = move || write(file, content, &buffers);
+        tokio::task::spawn_blocking(write).await.ok()?
     }
 
     /// The segment that PostgreSQL asks for; those after it are on their way from now on. `None`: it belongs to no part of
@@ -146,11 +145,14 @@ impl Shelf {
             if content.len() as u64 != size {
                 return None;
             }
-            let file = lock(&spare).pop();
-            match file {
-                None => Some(Ready::Content(content)),
-                Some(file) => write(file, content, ROOM * size, buffers).await,
-            }
+            let Some(file) = lock(&spare).pop() else {
+                return Some(Ready::Content(content));
+            };
+            let shelve = move || match has_room(&file, ROOM * size) {
+                true => write(file, content, &buffers).map(Ready::Written),
+                false => Some(Ready::Content(content)),
+            };
+            tokio::task::spawn_blocking(shelve).await.ok()?
         });
         Some(AbortOnDropHandle::new(fetching))
     }
@@ -164,17 +166,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes `content` into `file` if its disk has room for `room` bytes. `None`: it cannot be written.
-async fn write(mut file: File, content: Vec<u8>, room: u64, buffers: Buffers) -> Option<Ready> {
-    let write = move || {
-        if !has_room(&file, room) {
-            return Some(Ready::Content(content));
-        }
-        let written = files::write(&mut file, &content);
-        buffers.give(content);
-        written.ok().map(|()| Ready::Written(file))
-    };
-    tokio::task::spawn_blocking(write).await.ok()?
+/// `None`: it cannot be written.
+fn write(mut file: File, content: Vec<u8>, buffers: &Buffers) -> Option<File> {
+    let written = files::write(&mut file, &content);
+    buffers.give(content);
+    written.ok().map(|()| file)
 }
 
 /// Whether the disk that `file` is on has room for so many bytes.

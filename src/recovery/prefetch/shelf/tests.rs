@@ -164,21 +164,25 @@ async fn what_is_not_of_the_plan_is_not_fetched() {
     assert!(source.asked.lock().unwrap().is_empty());
 }
 
+/// Whether a file holds the segment of this number.
+fn holds(mut file: File, number: u64) -> bool {
+    use std::io::{Read as _, Seek as _};
+    let mut content = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut content).unwrap();
+    content.len() == 1 << 20 && content.iter().all(|byte| u64::from(*byte) == number)
+}
+
 #[tokio::test]
 async fn files_are_filled_ahead_as_far_as_there_are_any() {
-    use std::io::{Read as _, Seek as _};
     let (_, shelf) = shelf(4);
     let files = || (0..2).map(|_| tempfile::tempfile().unwrap()).collect();
     shelf.put_by(files());
     let mut written = 0;
     for n in 1..5 {
         match shelf.take(segment(1, n)).await {
-            Some(Ready::Written(mut file)) => {
-                let mut content = Vec::new();
-                file.rewind().unwrap();
-                file.read_to_end(&mut content).unwrap();
-                assert_eq!(content.len(), 1 << 20);
-                assert!(content.iter().all(|byte| u64::from(*byte) == n));
+            Some(Ready::Written(file)) => {
+                assert!(holds(file, n), "{n}");
                 written += 1;
             }
             Some(Ready::Content(_)) => {}
@@ -197,7 +201,7 @@ async fn files_are_filled_ahead_as_far_as_there_are_any() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_and_without_a_name_the_file_holds_the_segment() {
     use super::super::{Files, Given, listen, request, serve};
-    use std::{io::Read as _, io::Seek as _, time::Duration};
+    use std::time::Duration;
     let (_, shelf) = shelf(4);
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
@@ -213,16 +217,12 @@ async fn with_and_without_a_name_the_file_holds_the_segment() {
         };
         let asked = move || request(&socket, name, &files, Duration::from_secs(60));
         let given = tokio::task::spawn_blocking(asked).await.unwrap();
-        let mut file = match given.unwrap() {
+        let file = match given.unwrap() {
             Some(Given::There) if named => ours,
             Some(Given::In(file)) if !named => file,
             other => panic!("{n}: {other:?}"),
         };
-        let mut content = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut content).unwrap();
-        assert!(content.iter().all(|byte| u64::from(*byte) == n), "{n}");
-        assert_eq!(content.len(), 1 << 20);
+        assert!(holds(file, n), "{n}");
     }
     serving.abort();
 }
