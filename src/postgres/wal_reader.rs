@@ -1,8 +1,14 @@
 //! WAL by SQL: read from the server's files up to what it has flushed.
 
+use std::{iter, ops::Range};
+
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
-use tokio_postgres::types::{PgLsn, Type};
+use tokio_postgres::{
+    Row,
+    types::{PgLsn, Type},
+};
 
 use super::{
     Lsn, SegmentName, SegmentSize, TimelineId,
@@ -105,6 +111,11 @@ pub async fn end(client: &Client) -> Result<End, QueryError> {
     })
 }
 
+/// How much is read at once. What is at work fits into a core's cache, and a session's buffers grow no larger.
+const CHUNK: u64 = 1 << 18;
+/// How many requests are on their way: PostgreSQL reads one chunk while the last one is taken.
+const REQUESTS: usize = 3;
+
 /// `length` bytes of segment `name` from `offset`; fewer if the file ends before. Ask for what is flushed only: behind it
 /// lies whatever the file held before.
 ///
@@ -125,6 +136,32 @@ pub async fn read(
         }
         _ => Ok(bytes),
     }
+}
+
+/// All bytes of segment `name` in `range`, as [`read`] reads them, in order and in pieces of up to 256 KiB. A file that ends
+/// before is not the segment that was written: it counts as removed.
+pub fn read_range(
+    client: &Client,
+    name: SegmentName,
+    size: SegmentSize,
+    range: Range<u64>,
+) -> impl Stream<Item = Result<Bytes, WalReadError>> {
+    let chunk = move |(from, to)| async move {
+        let bytes = read(client, name, size, from, to - from).await?;
+        match bytes.len() as u64 == to - from {
+            true => Ok(bytes),
+            false => Err(WalReadError::Removed(name)),
+        }
+    };
+    stream::iter(chunks(range)).map(chunk).buffered(REQUESTS)
+}
+
+/// Where each chunk begins and ends: at boundaries of chunks, so that every read but a tail's begins with a page.
+fn chunks(range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+    let end = move |from: u64| (from + CHUNK - from % CHUNK).min(range.end);
+    let first = (range.start, end(range.start));
+    iter::successors(Some(first), move |(_, to)| Some((*to, end(*to))))
+        .take_while(|(from, to)| from < to)
 }
 
 /// The history file of `timeline`; `None` if the server has none, as for timeline 1.
@@ -159,7 +196,17 @@ async fn read_file(
         .await
         .map_err(failed)?;
     let bytes: Option<&[u8]> = row.try_get(0).map_err(failed)?;
-    Ok(bytes.map(Bytes::copy_from_slice))
+    // The row's own memory: to copy it once more costs as much as to receive it.
+    Ok(bytes.is_some().then(|| Bytes::from_owner(Content(row))))
+}
+
+/// A row of one column of bytes.
+struct Content(Row);
+
+impl AsRef<[u8]> for Content {
+    fn as_ref(&self) -> &[u8] {
+        self.0.try_get(0).unwrap_or_default()
+    }
 }
 
 const PAGE: u64 = 8192;

@@ -164,12 +164,20 @@ pub struct Busy {
 
 impl Busy {
     pub fn start(database: Arc<Database>) -> Self {
+        Self::at_most(None, database)
+    }
+
+    /// No more than so many transactions per second.
+    pub fn at_most(rate: Option<u64>, database: Arc<Database>) -> Self {
+        let rate = rate.map(|rate| format!("--rate={rate}"));
         let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (stopped, lock) = (stop.clone(), Arc::<std::sync::Mutex<()>>::clone(&held));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 let held = lock.lock().unwrap();
-                database.pgbench(&["-c", "2", "-t", "100"]);
+                let mut arguments = vec!["-c", "2", "-t", "100"];
+                arguments.extend(rate.as_deref());
+                database.pgbench(&arguments);
                 drop(held);
                 std::thread::yield_now();
             }

@@ -23,6 +23,10 @@ use crate::{
 
 const DELAY: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Seconds from which on the load is limited: WAL of half an hour must fit on a disk.
+const LONG: u64 = 60;
+/// Transactions per second, of 1 to 2 KB of WAL each.
+const RATE: u64 = 1000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_bucket_under_load_loses_nothing() {
@@ -47,7 +51,8 @@ async fn an_outage_of_the_bucket_under_load_loses_nothing() {
     let (progress, shown) = (shipper.progress.clone(), metrics.clone());
     let numbers = tokio::spawn(async move { lag::follow(&client, held, progress, &shown).await });
 
-    let busy = Busy::start(database.clone());
+    let rate = (seconds > LONG).then_some(RATE);
+    let busy = Busy::at_most(rate, database.clone());
     let before = shipper.progress.borrow().durable.unwrap();
     proxy.cut();
     let away = Instant::now();

@@ -1,8 +1,9 @@
 //! How fast WAL comes from a server of this machine: by SQL and by streaming, beside pg_receivewal and beside reading the
 //! files, in one run. Not part of the tests: `make bench-database` runs it. `MEGABYTES` (default 512) of WAL, `ROUNDS` (5).
 
-use std::{process::Command, time::Instant};
+use std::{pin::pin, process::Command, time::Instant};
 
+use futures::StreamExt as _;
 use highwater::{
     agent::wal::Tap,
     postgres::{
@@ -18,8 +19,6 @@ use crate::{
 };
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
-/// What the shipper asks for at once.
-const CHUNK: u64 = 1 << 20;
 /// The least that SQL must give.
 const SQL_AT_LEAST: f64 = 400.0;
 
@@ -64,8 +63,8 @@ async fn by_sql(database: &Database, range: &Range) -> u64 {
     let client = database.client().await;
     let mut read = 0;
     for name in range.segments() {
-        for offset in (0..SIZE.get()).step_by(usize::try_from(CHUNK).unwrap()) {
-            let chunk = wal_reader::read(&client, name, SIZE, offset, CHUNK).await;
+        let mut chunks = pin!(wal_reader::read_range(&client, name, SIZE, 0..SIZE.get()));
+        while let Some(chunk) = chunks.next().await {
             read += chunk.unwrap().len() as u64;
         }
     }
@@ -80,7 +79,7 @@ async fn by_streaming(database: &Database, range: &Range) -> u64 {
     let wanted = range.to.bytes_since(range.from);
     let mut read = 0;
     while read < wanted {
-        let most = (wanted - read).min(CHUNK);
+        let most = (wanted - read).min(1 << 20);
         let bytes = tap.take(usize::try_from(most).unwrap()).await.unwrap();
         read += bytes.len() as u64;
     }

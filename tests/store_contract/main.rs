@@ -17,6 +17,7 @@ mod identity;
 mod interleaved;
 mod late;
 mod patience;
+mod power_cut;
 mod probe;
 mod program;
 mod proxy;

@@ -1,12 +1,13 @@
 //! A PostgreSQL of a benchmark's own. It refuses to run as root, so it runs as the user that its package made.
 
 use std::{
+    fs,
     os::unix::fs::chown,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::scratch;
 
@@ -37,6 +38,11 @@ impl Cluster {
         })
     }
 
+    /// Where one of PostgreSQL's programs is.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// One of PostgreSQL's programs as the user that PostgreSQL wants, with what it must know to connect by the socket.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("setpriv");
@@ -47,7 +53,7 @@ impl Cluster {
             "--",
         ]);
         command
-            .arg(self.programs.join(program))
+            .arg(self.program(program))
             .current_dir(&self.root)
             .env("PGHOST", &self.root)
             .env("PGPORT", self.port.to_string())
@@ -93,6 +99,16 @@ impl Cluster {
     pub fn start(&self) -> Result<()> {
         self.run("pg_ctl", &["-D", "data", "-l", "log", "-w", "start"])
             .map(drop)
+    }
+
+    /// The process that started all others.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn postmaster(&self) -> Result<u32> {
+        let text = fs::read_to_string(self.root.join("data/postmaster.pid"))?;
+        let process = text.lines().next().and_then(|line| line.parse().ok());
+        process.context("no process in postmaster.pid")
     }
 
     /// Stops it in order.

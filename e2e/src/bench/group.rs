@@ -21,7 +21,8 @@ use anyhow::{Context, Result};
 
 use super::scratch;
 
-const NAME: &str = "highwater-bench";
+/// Of the group.
+pub const NAME: &str = "highwater-bench";
 const SAMPLE: Duration = Duration::from_millis(20);
 /// Nothing is done for so long: longer than the delay of any request.
 const REST: Duration = Duration::from_millis(300);

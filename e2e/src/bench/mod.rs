@@ -5,3 +5,4 @@ pub mod group;
 pub mod scratch;
 pub mod store;
 pub mod verdict;
+pub mod weight;

@@ -67,6 +67,11 @@ impl Store {
         Ok(store)
     }
 
+    /// The server's process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A bucket with nothing in it.
     ///
     /// # Errors

@@ -1,15 +1,15 @@
 //! The bytes of the segment that is being filled, as far as they were read.
 
+use std::pin::pin;
+
 use bytes::Bytes;
+use futures::StreamExt as _;
 
 use crate::postgres::{
     Lsn, SegmentName, SegmentSize,
     session::Client,
     wal_reader::{self, WalReadError},
 };
-
-/// How much is read at once: bounds what a session's buffers grow to.
-const CHUNK: u64 = 1 << 20;
 
 /// The first bytes of one segment.
 #[derive(Debug)]
@@ -93,17 +93,11 @@ impl Buffer {
         to: Lsn,
     ) -> Result<(), WalReadError> {
         let wanted = to.bytes_since(self.name.start(size)).min(size.get());
-        while (self.bytes.len() as u64) < wanted {
-            let from = self.bytes.len() as u64;
-            // Up to a boundary of chunks, so that every read but a tail's begins with a page.
-            let length = (wanted - from).min(CHUNK - from % CHUNK);
-            let chunk = wal_reader::read(client, self.name, size, from, length).await?;
-            if chunk.is_empty() {
-                // The file ends before what is flushed: it is not the segment that was written.
-                return Err(WalReadError::Removed(self.name));
-            }
+        let range = self.bytes.len() as u64..wanted;
+        let mut chunks = pin!(wal_reader::read_range(client, self.name, size, range));
+        while let Some(chunk) = chunks.next().await {
             self.reserve(wanted, size);
-            self.bytes.extend_from_slice(&chunk);
+            self.bytes.extend_from_slice(&chunk?);
         }
         Ok(())
     }

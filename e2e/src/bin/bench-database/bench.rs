@@ -1,4 +1,4 @@
-//! Rounds: without shipping, with streaming, with SQL, one after the other, so that what disturbs the machine disturbs all
+//! Rounds: without shipping, with streaming, with SQL, with `pg_receivewal`, one after the other, so that what disturbs the machine disturbs all
 //! alike; who begins changes from round to round.
 
 use std::{
@@ -14,12 +14,14 @@ use serde::Serialize;
 use crate::{
     cluster::Cluster,
     pgbench,
+    receiving::Receiving,
     report::{self, Backlog, Report, Run},
     scratch,
     ship::{SLOT, Transport},
-    shipping::Shipping,
+    shipping::{Cost, Shipping},
     store::{self, Store},
     verdict,
+    weight::Weight,
 };
 
 /// Of the maximum.
@@ -39,6 +41,12 @@ pub struct Args {
     /// A folder that every user may enter, with 4 GB to spare.
     #[arg(long, default_value = "/var/tmp/highwater-bench-database")]
     scratch: PathBuf,
+    /// Where the store keeps its objects: not on the database's disk, as a store is elsewhere.
+    #[arg(long, default_value = "/dev/shm/highwater-bench-database")]
+    objects: PathBuf,
+    /// What the database's container requests, in thousandths of a CPU.
+    #[arg(long, default_value_t = 1000)]
+    database_cpu: u64,
     /// How often each way is measured.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -64,13 +72,16 @@ pub enum Way {
     Without,
     /// It is shipped.
     Shipping(Transport),
+    /// `pg_receivewal` writes it to memory, and nothing else is done with it.
+    Receiving,
 }
 
 /// All of them.
-pub const WAYS: [Way; 3] = [
+pub const WAYS: [Way; 4] = [
     Way::Without,
     Way::Shipping(Transport::Streaming),
     Way::Shipping(Transport::Sql),
+    Way::Receiving,
 ];
 
 /// What a run works with.
@@ -85,6 +96,10 @@ pub struct Place {
     pub password: String,
     /// Files.
     pub scratch: PathBuf,
+    /// Where the store's objects are.
+    pub objects: PathBuf,
+    /// Of the database, of the store.
+    _weights: [Weight; 2],
     /// pgbench's.
     pub clients: u32,
 }
@@ -93,7 +108,8 @@ impl Place {
     fn prepare(args: &Args) -> Result<Self> {
         let scratch = args.scratch.clone();
         scratch::empty(&scratch)?;
-        let store = Store::start(&args.versitygw, &scratch.join("store"))?;
+        scratch::empty(&args.objects)?;
+        let store = Store::start(&args.versitygw, &args.objects)?;
         let credentials = scratch.join("credentials");
         scratch::empty(&credentials)?;
         scratch::write(&credentials.join("AWS_ACCESS_KEY_ID"), store::KEY_ID)?;
@@ -108,12 +124,20 @@ impl Place {
         let arguments = ["--auth-host=scram-sha-256", "--pwfile=password"];
         cluster.init(&arguments, settings)?;
         cluster.start()?;
+        let weights = [
+            Weight::new("highwater-bench-database", args.database_cpu)?,
+            Weight::new("highwater-bench-store", 0)?,
+        ];
+        weights[0].take(cluster.postmaster()?)?;
+        weights[1].take(store.process())?;
         Ok(Self {
             cluster,
             store,
             credentials,
             password,
             scratch,
+            objects: args.objects.clone(),
+            _weights: weights,
             clients: args.clients,
         })
     }
@@ -168,6 +192,7 @@ pub fn run(args: &Args) -> Result<bool> {
     };
     place.cluster.stop()?;
     scratch::remove(&place.scratch)?;
+    scratch::remove(&args.objects)?;
     let verdicts = report::verdicts(&report)?;
     println!("{}", report::table(&report)?);
     println!("{}", verdict::text(&verdicts));
@@ -203,17 +228,16 @@ fn round(place: &Place, args: &Args, number: u32, rate: f64) -> Result<Vec<Run>>
 }
 
 fn one(place: &Place, way: Way, seconds: u32, rate: f64) -> Result<Run> {
-    let shipping = match way {
+    let reader = match way {
         Way::Without => None,
-        Way::Shipping(transport) => Some(Shipping::start(place, transport)?),
+        Way::Shipping(transport) => Some(Reader::Shipping(Shipping::start(place, transport)?)),
+        Way::Receiving => Some(Reader::Receiving(Receiving::start(place)?)),
     };
-    let before = shipping.as_ref().map(Shipping::cpu).transpose()?;
+    let before = reader.as_ref().map(Reader::cpu).transpose()?;
     let from = place.flushed()?;
     let load = pgbench::run(place, seconds, Some(rate))?;
     let to = place.flushed()?;
-    let mut cost = shipping
-        .map(|shipping| shipping.end(from, to))
-        .transpose()?;
+    let mut cost = reader.map(|reader| reader.end(from, to)).transpose()?;
     if let (Some(cost), Some(before)) = (&mut cost, before) {
         // To start costs once.
         cost.cpu_seconds -= before;
@@ -225,6 +249,28 @@ fn one(place: &Place, way: Way, seconds: u32, rate: f64) -> Result<Run> {
         wal_megabytes: megabytes(from, to),
         cost,
     })
+}
+
+/// Who takes WAL from the database.
+enum Reader<'a> {
+    Shipping(Shipping<'a>),
+    Receiving(Receiving<'a>),
+}
+
+impl Reader<'_> {
+    fn cpu(&self) -> Result<f64> {
+        match self {
+            Self::Shipping(shipping) => shipping.cpu(),
+            Self::Receiving(receiving) => receiving.cpu(),
+        }
+    }
+
+    fn end(self, from: Lsn, to: Lsn) -> Result<Cost> {
+        match self {
+            Self::Shipping(shipping) => shipping.end(from, to),
+            Self::Receiving(receiving) => receiving.end(to),
+        }
+    }
 }
 
 /// Memory and speed where WAL that does not compress waits, and nothing slows the process down.

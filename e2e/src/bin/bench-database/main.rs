@@ -2,6 +2,7 @@
 
 mod bench;
 mod pgbench;
+mod receiving;
 mod report;
 mod ship;
 mod shipping;
@@ -9,7 +10,7 @@ mod shipping;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use highwater_e2e::bench::{cluster, group, scratch, store, verdict};
+use highwater_e2e::bench::{cluster, group, scratch, store, verdict, weight};
 
 /// The cost of shipping WAL to the database that it is of.
 #[derive(Parser)]

@@ -75,6 +75,7 @@ pub const fn name(way: Way) -> &'static str {
         Way::Without => "without",
         Way::Shipping(Transport::Streaming) => "streaming",
         Way::Shipping(Transport::Sql) => "sql",
+        Way::Receiving => "pg_receivewal",
     }
 }
 
@@ -130,19 +131,19 @@ fn greatest(figures: &[f64]) -> f64 {
 /// Nothing was measured.
 pub fn verdicts(report: &Report) -> Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
-    for way in WAYS.into_iter().filter(|way| *way != Way::Without) {
-        let ratios = report.ratios(way, |run| run.transactions_per_second);
+    let shipping = WAYS.into_iter().filter(|way| match way {
+        Way::Without | Way::Receiving => false,
+        Way::Shipping(_) => true,
+    });
+    for way in shipping {
+        let throughput = |run: &Run| run.transactions_per_second;
+        let latency = |run: &Run| run.p95_milliseconds;
+        let limit = (THROUGHPUT, false);
+        verdicts.push(ratio(report, way, ("throughput", throughput), limit)?);
         verdicts.push(ratio(
+            report,
             way,
-            "throughput to without",
-            &ratios,
-            (THROUGHPUT, false),
-        )?);
-        let ratios = report.ratios(way, |run| run.p95_milliseconds);
-        verdicts.push(ratio(
-            way,
-            "p95 latency to without",
-            &ratios,
+            ("p95 latency", latency),
             (LATENCY, true),
         )?);
         let peak = greatest(&report.peaks(way));
@@ -159,20 +160,28 @@ pub fn verdicts(report: &Report) -> Result<Vec<Verdict>> {
     Ok(verdicts)
 }
 
-fn ratio(way: Way, what: &str, ratios: &[f64], (limit, at_most): (f64, bool)) -> Result<Verdict> {
-    let value = median(ratios).context("nothing was measured")?;
-    let [least, most] = interval(ratios).context("nothing was measured")?;
+fn ratio(
+    report: &Report,
+    way: Way,
+    (what, figure): (&str, Figure),
+    (limit, at_most): (f64, bool),
+) -> Result<Verdict> {
+    let ratios = report.ratios(way, figure);
+    let value = median(&ratios).context("nothing was measured")?;
+    let [least, most] = interval(&ratios).context("nothing was measured")?;
+    let receiving = median(&report.ratios(Way::Receiving, figure));
+    let receiving = receiving.context("pg_receivewal was not measured")?;
     let (holds, word) = match at_most {
         true => (value <= limit, "most"),
         false => (value >= limit, "least"),
     };
     Ok(Verdict {
-        name: format!("{}: {what}", name(way)),
+        name: format!("{}: {what} to without", name(way)),
         value,
         limit,
         holds,
         how: format!(
-            "at {word} {limit}; median of {} rounds, 95 in 100 between {least:.3} and {most:.3}",
+            "at {word} {limit}; median of {} rounds, 95 in 100 between {least:.3} and {most:.3}; pg_receivewal {receiving:.3}",
             ratios.len()
         ),
     })
@@ -212,7 +221,7 @@ pub fn table(report: &Report) -> Result<String> {
         }));
         let of_shipping = |figure: f64, digits| match way {
             Way::Without => String::new(),
-            Way::Shipping(_) => format!("{figure:.digits$}"),
+            Way::Shipping(_) | Way::Receiving => format!("{figure:.digits$}"),
         };
         table.add_row([
             name(way).to_owned(),
@@ -273,6 +282,7 @@ mod tests {
                 run(WAYS[0], 100.0 / slow, 10.0 * slow),
                 run(WAYS[1], 100.0 * rate / slow, 10.0 * p95 * slow),
                 run(WAYS[2], 100.0 / slow, 10.0 * slow),
+                run(WAYS[3], 100.0 / slow, 20.0 * slow),
             ]
         };
         Report {

@@ -89,6 +89,8 @@ impl Order {
                 "bucket": self.bucket,
                 "endpoint": format!("http://127.0.0.1:{}", self.store_port),
                 "allowHttp": true,
+                // Without TLS it would hash each body once more.
+                "signPayload": false,
             },
         }))?;
         let mounted = MountedSecrets {

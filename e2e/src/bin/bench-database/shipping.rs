@@ -1,6 +1,10 @@
 //! The shipping process from the outside: started, measured, ended, and its archive looked at.
 
-use std::{fs, path::PathBuf, process::Child};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus},
+};
 
 use anyhow::{Context, Result, ensure};
 use highwater::postgres::{Lsn, TimelineId};
@@ -8,10 +12,14 @@ use serde::Serialize;
 
 use crate::{
     bench::Place,
-    group::{Group, Program},
+    group::{Group, NAME, Program},
     scratch,
     ship::{Order, READY, SLOT, Transport},
+    weight::Weight,
 };
+
+/// What the agent's container requests, in thousandths of a CPU.
+pub const AGENT_CPU: u64 = 20;
 
 /// What a run took of the machine.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -27,6 +35,7 @@ pub struct Shipping<'a> {
     place: &'a Place,
     order: Order,
     group: Group,
+    _weight: Weight,
     child: Child,
     log: PathBuf,
 }
@@ -52,16 +61,19 @@ impl<'a> Shipping<'a> {
         scratch::write(&log, "")?;
         let bench = std::env::current_exe()?.display().to_string();
         let group = Group::new()?;
+        let weight = Weight::new(NAME, AGENT_CPU)?;
         let child = group.spawn(&Program {
             line: vec![bench, "ship".into(), file.display().to_string()],
             directory: place.scratch.clone(),
             log: log.clone(),
             ..Program::default()
         })?;
+        weight.take(child.id())?;
         let mut shipping = Self {
             place,
             order,
             group,
+            _weight: weight,
             child,
             log,
         };
@@ -84,15 +96,6 @@ impl<'a> Shipping<'a> {
         Ok(self.group.cpu()? / 1000.0)
     }
 
-    /// The most memory that it has had, as the kernel counts it.
-    fn peak(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().next());
-        let kibibytes: f64 = kibibytes.context("no VmHWM")?.parse()?;
-        Ok(kibibytes / 1024.0)
-    }
-
     /// Ends it in order. The archive must hold all WAL from `from` to `to`: what ships nothing costs nothing.
     ///
     /// # Errors
@@ -100,12 +103,10 @@ impl<'a> Shipping<'a> {
     pub fn end(mut self, from: Lsn, to: Lsn) -> Result<Cost> {
         self.is_ready()?;
         let cost = Cost {
-            peak_mebibytes: self.peak()?,
+            peak_mebibytes: peak(&self.child)?,
             cpu_seconds: self.cpu()?,
         };
-        let pid = self.child.id().to_string();
-        scratch::output(std::process::Command::new("kill").args(["-TERM", &pid]))?;
-        let status = self.child.wait()?;
+        let status = end_by("-TERM", &mut self.child)?;
         let said = || fs::read_to_string(&self.log).unwrap_or_default();
         ensure!(status.success(), "the shipping process failed: {}", said());
         let missing = self.missing(from, to)?;
@@ -128,4 +129,26 @@ impl<'a> Shipping<'a> {
         let contents = runtime.block_on(lineage.contents())?;
         Ok(contents.first_missing(TimelineId::FIRST, from, to))
     }
+}
+
+/// The most memory that a process has had, in MiB, as the kernel counts it.
+///
+/// # Errors
+/// It has ended.
+pub fn peak(child: &Child) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next());
+    let kibibytes: f64 = kibibytes.context("no VmHWM")?.parse()?;
+    Ok(kibibytes / 1024.0)
+}
+
+/// Ends a process in order, and waits for it.
+///
+/// # Errors
+/// It has ended already.
+pub fn end_by(signal: &str, child: &mut Child) -> Result<ExitStatus> {
+    let pid = child.id().to_string();
+    scratch::output(Command::new("kill").args([signal, &pid]))?;
+    Ok(child.wait()?)
 }
