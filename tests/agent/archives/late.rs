@@ -67,7 +67,7 @@ async fn what_is_archived_elsewhere_is_told_after_a_backup_too() {
     gate.open(&database).await;
     rest(&database);
     let client = database.client().await;
-    let ask = "SELECT last_archived_wal LIKE '%.backup' FROM pg_stat_archiver";
+    let ask = "SELECT coalesce(last_archived_wal, '') LIKE '%.backup' FROM pg_stat_archiver";
     let told = async {
         while !client
             .query_typed_one(ask, &[])
