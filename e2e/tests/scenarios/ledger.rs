@@ -71,7 +71,11 @@ async fn to_before_the_delete(
     let (target, last) = story::between_commits(writer, &client).await?;
     story::commits(writer, 200).await?;
     client
-        .batch_execute("CREATE TABLE gone AS TABLE ledger; DELETE FROM ledger WHERE n % 2 = 0")
+        // In one statement: of two, the second also deletes what was committed in between.
+        .batch_execute(
+            "CREATE TABLE gone (LIKE ledger); WITH deleted AS \
+             (DELETE FROM ledger WHERE n % 2 = 0 RETURNING *) INSERT INTO gone SELECT * FROM deleted",
+        )
         .await?;
     let time = format!("{{time: \"{target}\"}}");
     let from = ("before-delete", "orders");
@@ -83,7 +87,7 @@ async fn to_before_the_delete(
     let said = integrity::checksums(&restored, &deployment.images.postgres).await?;
     println!("{}", said.trim().replace('\n', ", "));
     client
-        .batch_execute("INSERT INTO ledger SELECT * FROM gone WHERE n % 2 = 0; DROP TABLE gone")
+        .batch_execute("INSERT INTO ledger SELECT * FROM gone; DROP TABLE gone")
         .await?;
     Ok(())
 }
