@@ -7,6 +7,7 @@ use highwater_e2e::harness::{
     Database, Deployment, Faults, Kubectl, Watching, Writer, condition, has, said, story, until,
 };
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 use super::{failover, setup::scenario_alone};
 
@@ -16,6 +17,8 @@ const CEILING: Duration = Duration::from_secs(15);
 const LATE: Duration = Duration::from_secs(9);
 /// When the driver cuts, in milliseconds after it was asked: too late for everybody, and nobody can stop it.
 const TOO_LATE: u64 = 30_000;
+/// The agent's.
+const SESSIONS: &str = "FROM pg_stat_activity WHERE application_name = 'highwater'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backup_mode_ends_by_itself_and_a_lost_session_costs_an_attempt() {
@@ -83,8 +86,8 @@ async fn terminated(orders: &Database) -> Result<()> {
     let (mut watching, name) = in_backup_mode(orders, "terminated").await?;
     drop(faults);
     let client = orders.connect().await?;
-    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'highwater'";
-    let ended: i64 = client.query_one(ended, &[]).await?.get(0);
+    let ended = format!("SELECT count(pg_terminate_backend(pid)) {SESSIONS}");
+    let ended: i64 = client.query_one(&ended, &[]).await?.get(0);
     ensure!(ended >= 2, "{ended} sessions of the agent");
     second_attempt(&mut watching, &name, "SessionLost").await?;
     only_snapshots_that_count(&orders.kubectl, &orders.namespace, 2).await
@@ -93,16 +96,32 @@ async fn terminated(orders: &Database) -> Result<()> {
 /// Nobody cuts, and no controller is there: the agent itself leaves backup mode, at the ceiling and not before.
 async fn too_long(orders: &Database) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, &orders.namespace);
+    let client = orders.connect().await?;
+    // They were terminated. The one that ships is back at once, the one that looks after slots when its turn comes.
+    let back = format!("SELECT count(*) >= 2 {SESSIONS}");
+    failover::until_async("the agent's sessions that stay", &client, &back).await?;
     let faults = cut_too_late(namespace)?;
     let begin = Instant::now();
     let (mut watching, name) = in_backup_mode(orders, "too-long").await?;
     scale_controller(kubectl, 0)?;
-    let client = orders.connect().await?;
-    let sessions = async || -> Result<i64> {
-        let ask = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'highwater'";
-        Ok(client.query_one(ask, &[]).await?.get(0))
-    };
-    let open = sessions().await?;
+    let ended = ends_by_itself(&client, &mut watching, &name, begin).await;
+    drop(faults);
+    // Whoever comes next needs one, however this ended.
+    scale_controller(kubectl, 2)?;
+    ended?;
+    second_attempt(&mut watching, &name, "BackupModeTooLong").await?;
+    only_snapshots_that_count(kubectl, namespace, 3).await
+}
+
+/// At the ceiling, by what the agent says and by its sessions.
+async fn ends_by_itself(
+    client: &Client,
+    watching: &mut Watching,
+    name: &str,
+    begin: Instant,
+) -> Result<()> {
+    let ask = format!("SELECT count(*) {SESSIONS}");
+    let open: i64 = client.query_one(&ask, &[]).await?.get(0);
     let ended = watching
         .wait("the end of backup mode", CEILING + LATE, |backup| {
             backup["metadata"]["name"] == *name && has(backup, "Session", "False")
@@ -118,16 +137,10 @@ async fn too_long(orders: &Database) -> Result<()> {
         took >= CEILING,
         "backup mode ended after {took:?}, before the ceiling"
     );
-    // Another one, which looks after slots, comes and goes.
-    let fewer = format!(
-        "SELECT count(*) < {open} FROM pg_stat_activity WHERE application_name = 'highwater'"
-    );
-    failover::until_async("a session of the agent less", &client, &fewer).await?;
+    let fewer = format!("SELECT count(*) < {open} {SESSIONS}");
+    failover::until_async("a session of the agent less", client, &fewer).await?;
     println!("backup mode ended by itself after {took:.1?}, the ceiling is {CEILING:?}");
-    drop(faults);
-    scale_controller(kubectl, 2)?;
-    second_attempt(&mut watching, &name, "BackupModeTooLong").await?;
-    only_snapshots_that_count(kubectl, namespace, 3).await
+    Ok(())
 }
 
 fn cut_too_late(namespace: &str) -> Result<Faults> {
