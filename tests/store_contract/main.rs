@@ -30,7 +30,7 @@ mod stock;
 mod suite;
 mod tls;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use highwater::{
     api::PgArchiveSpec,
@@ -46,6 +46,16 @@ fn directory_spec() -> PgArchiveSpec {
         "directory": { "persistentVolumeClaim": "archive" },
     }))
     .unwrap()
+}
+
+/// As the product opens a directory.
+fn directory_store(folder: &Path) -> Arc<dyn ObjectStore> {
+    let mounted = MountedSecrets {
+        credentials: None,
+        ca_file: None,
+        directory: folder.to_owned(),
+    };
+    store::open(&directory_spec(), &mounted).unwrap()
 }
 
 fn archive(store: Arc<dyn ObjectStore>) -> Archive {
@@ -69,12 +79,7 @@ async fn memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn directory() {
     let place = tempfile::tempdir().unwrap();
-    let mounted = MountedSecrets {
-        credentials: None,
-        ca_file: None,
-        directory: place.path().to_owned(),
-    };
-    let store = store::open(&directory_spec(), &mounted).unwrap();
+    let store = directory_store(place.path());
     let kind = Kind {
         metadata: false,
         ..FULL

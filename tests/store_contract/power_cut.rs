@@ -10,11 +10,10 @@ use std::{
 };
 
 use futures::TryStreamExt as _;
-use highwater::archive::{MountedSecrets, store};
 use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem};
 
 use crate::{
-    archive, directory_spec,
+    archive, directory_store,
     suite::{identity, lineage_id, push},
 };
 
@@ -75,15 +74,6 @@ async fn objects(store: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
     objects
 }
 
-fn opened(folder: &Path) -> Arc<dyn ObjectStore> {
-    let mounted = MountedSecrets {
-        credentials: None,
-        ca_file: None,
-        directory: folder.to_owned(),
-    };
-    store::open(&directory_spec(), &mounted).unwrap()
-}
-
 /// Objects that were acknowledged and are not there, or not the same, after power cuts right after each of some pushes.
 async fn lost(open: fn(&Path) -> Arc<dyn ObjectStore>) -> Vec<String> {
     let place = tempfile::tempdir().unwrap();
@@ -97,7 +87,7 @@ async fn lost(open: fn(&Path) -> Arc<dyn ObjectStore>) -> Vec<String> {
         let after = disk.after_a_power_cut(&place.path().join(number.to_string()));
         let (before, found) = (
             objects(&*store).await,
-            objects(&*opened(&after.folder)).await,
+            objects(&*directory_store(&after.folder)).await,
         );
         assert!(before.len() > 2 * number as usize, "{:?}", before.keys());
         let missing = before
@@ -110,7 +100,7 @@ async fn lost(open: fn(&Path) -> Arc<dyn ObjectStore>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_directory_acknowledged_survives() {
-    assert_eq!(lost(opened).await, Vec::<String>::new());
+    assert_eq!(lost(directory_store).await, Vec::<String>::new());
 }
 
 /// The control: without fsync it does not.

@@ -67,21 +67,19 @@ impl Sender {
         bytes: Bytes,
         on_damage: OnDamage,
     ) -> Result<Option<Damage>, Error> {
-        let Known {
-            bytes,
-            entry,
-            damage,
-            carry,
-        } = self.known(route, name, bytes).await?;
-        if let Some(damage) = damage {
+        let known = self.known(route, name, bytes).await?;
+        if let Some(damage) = known.damage {
             match on_damage {
                 OnDamage::Refuse => return Err(Error::Damaged(damage)),
                 OnDamage::Archive => tracing::error!(segment = %name, "{damage}"),
             }
         }
-        route.lineage.push_segment(name, bytes, &entry).await?;
-        self.carry = Some((name.end(route.size), carry));
-        Ok(damage)
+        let lineage = &route.lineage;
+        lineage
+            .push_segment(name, known.bytes, &known.entry)
+            .await?;
+        self.carry = Some((name.end(route.size), known.carry));
+        Ok(known.damage)
     }
 
     /// What is known of a whole segment, and what is wrong with it.
@@ -125,18 +123,13 @@ impl Sender {
         name: SegmentName,
         bytes: Bytes,
     ) -> Result<(SegmentEncoded, IndexEntry), Error> {
-        let Known {
-            bytes,
-            entry,
-            damage,
-            carry,
-        } = self.known(route, name, bytes).await?;
-        if let Some(damage) = damage {
+        let known = self.known(route, name, bytes).await?;
+        if let Some(damage) = known.damage {
             return Err(Error::Damaged(damage));
         }
-        self.carry = Some((name.end(route.size), carry));
-        let lineage = &route.lineage;
-        let encoded = lineage.encode_segment(name, bytes, &entry).await?;
+        self.carry = Some((name.end(route.size), known.carry));
+        let (lineage, entry) = (&route.lineage, known.entry);
+        let encoded = lineage.encode_segment(name, known.bytes, &entry).await?;
         Ok((encoded, entry))
     }
 

@@ -1,5 +1,5 @@
-//! Rounds: without shipping, with streaming, with SQL, with `pg_receivewal`, one after the other, so that what disturbs the machine disturbs all
-//! alike; who begins changes from round to round.
+//! Rounds: without shipping, with streaming, with SQL, with `pg_receivewal`, one after the other, so that what disturbs
+//! the machine disturbs all alike; who begins changes from round to round.
 
 use std::{
     net::TcpListener,
@@ -18,9 +18,10 @@ use crate::{
     report::{self, Backlog, Report, Run},
     scratch,
     ship::{SLOT, Transport},
-    shipping::{Cost, Shipping},
+    shipping::Shipping,
     store::{self, Store},
     verdict,
+    watched::Cost,
     weight::Weight,
 };
 

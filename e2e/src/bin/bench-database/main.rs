@@ -6,6 +6,7 @@ mod receiving;
 mod report;
 mod ship;
 mod shipping;
+mod watched;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -1,24 +1,21 @@
 //! What any client of the replication protocol costs the database: PostgreSQL's own, which receives and writes, no more.
 
-use std::{path::PathBuf, process::Child};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use highwater::postgres::Lsn;
 
 use crate::{
     bench::Place,
-    group::{Group, NAME, Program},
+    group::Program,
     scratch,
-    shipping::{AGENT_CPU, Cost, end_by, peak},
-    weight::Weight,
+    watched::{Cost, Watched},
 };
 
-/// `pg_receivewal` at work, with the agent's weight. Its files lie where the store's do.
+/// `pg_receivewal` at work. Its files lie where the store's do.
 pub struct Receiving<'a> {
     place: &'a Place,
-    group: Group,
-    _weight: Weight,
-    child: Child,
+    process: Watched,
     files: PathBuf,
 }
 
@@ -32,24 +29,19 @@ impl<'a> Receiving<'a> {
         scratch::empty(&files)?;
         let (program, port) = (place.cluster.program("pg_receivewal"), place.cluster.port);
         let connection = format!("host=127.0.0.1 port={port} user=postgres");
-        let group = Group::new()?;
-        let weight = Weight::new(NAME, AGENT_CPU)?;
         let mut line = vec![program.display().to_string(), "-D".into()];
         line.push(files.display().to_string());
         line.extend(["--no-sync", "-w", "-s", "1", "-d"].map(str::to_owned));
         line.push(connection);
-        let child = group.spawn(&Program {
+        let process = Watched::start(&Program {
             line,
             environment: [("PGPASSWORD".to_owned(), place.password.clone())].into(),
             directory: place.scratch.clone(),
             log: place.scratch.join("log"),
         })?;
-        weight.take(child.id())?;
         let receiving = Self {
             place,
-            group,
-            _weight: weight,
-            child,
+            process,
             files,
         };
         scratch::until("pg_receivewal to begin", || receiving.has(None))?;
@@ -70,21 +62,17 @@ impl<'a> Receiving<'a> {
     /// # Errors
     /// The file system's.
     pub fn cpu(&self) -> Result<f64> {
-        Ok(self.group.cpu()? / 1000.0)
+        self.process.cpu()
     }
 
     /// Ends it, once it has written everything before `to`.
     ///
     /// # Errors
     /// It failed, or does not get there.
-    pub fn end(mut self, to: Lsn) -> Result<Cost> {
+    pub fn end(self, to: Lsn) -> Result<Cost> {
         scratch::until("pg_receivewal to write all", || self.has(Some(to)))?;
-        let cost = Cost {
-            peak_mebibytes: peak(&self.child)?,
-            cpu_seconds: self.cpu()?,
-        };
         // PostgreSQL 15's knows no other signal.
-        let status = end_by("-INT", &mut self.child)?;
+        let (cost, status) = self.process.end("-INT")?;
         ensure!(status.success(), "pg_receivewal failed: {status}");
         scratch::remove(&self.files)?;
         Ok(cost)

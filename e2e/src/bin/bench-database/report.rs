@@ -11,8 +11,8 @@ use crate::{
     bench::{WAYS, Way},
     scratch,
     ship::Transport,
-    shipping::Cost,
     verdict::{Verdict, median},
+    watched::Cost,
 };
 
 /// Of the transactions per second without shipping.
