@@ -13,6 +13,7 @@ use highwater::{
     archive::{Archive, MountedSecrets, store},
     postgres::TimelineId,
 };
+use object_store::ObjectStoreExt as _;
 
 #[path = "store_contract/program.rs"]
 mod program;
@@ -95,6 +96,8 @@ async fn the_program_brings_its_root_certificates() {
         .await
         .unwrap();
 
+    keeps_to_a_limit(&spec, &mounted).await;
+
     // Its roots are there, and none of them has signed this certificate.
     let unknown = fetch(root.path(), &spec, None);
     let error = text(&unknown.stderr);
@@ -110,6 +113,25 @@ async fn the_program_brings_its_root_certificates() {
     assert!(trusted.status.success(), "{}", text(&trusted.stderr));
     let fetched = fs::read_to_string(root.path().join("fetched")).unwrap();
     assert_eq!(fetched, HISTORY);
+}
+
+/// Uploads that keep to a limit have a client of their own, which trusts the same certificates and no others.
+async fn keeps_to_a_limit(spec: &PgArchiveSpec, mounted: &MountedSecrets) {
+    let mut limited = spec.clone();
+    let limits = serde_json::json!({"uploadBytesPerSecond": "4Mi"});
+    limited.limits = Some(serde_json::from_value(limits).unwrap());
+    let key = object_store::path::Path::from("limited");
+    let put = async |mounted: &MountedSecrets| {
+        let store = store::open(&limited, mounted).unwrap();
+        store.put(&key, vec![1; 100_000].into()).await
+    };
+    put(mounted).await.unwrap();
+    let strangers = MountedSecrets {
+        ca_file: None,
+        ..mounted.clone()
+    };
+    let refused = format!("{:?}", put(&strangers).await.unwrap_err());
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
 }
 
 const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n";

@@ -64,6 +64,7 @@ pub async fn run(shared: Arc<Shared>) {
                 let since = Instant::now();
                 let end = protect(&shared, &config, &mut wanted).await;
                 shared.link.send_replace(None);
+                shared.holding.send_replace(None);
                 shared.metrics.connected.set(0);
                 if since.elapsed() > LONGEST {
                     pause.reset();
@@ -185,10 +186,19 @@ async fn serve(
     let known = shared.reporter.read().wal;
     let archived = restart.or_else(|| known?.archived_through);
     let (progress, metrics) = (shared.progress.subscribe(), &shared.metrics);
+    let holding = held.is_some().then(|| answering.member.uid.clone());
+    shared.holding.send_replace(holding);
     tokio::select! {
         served = serve_one(shared, config, wanted, &answering, held.is_some()) => served,
         () = lag::follow(&answering.client, archived, progress, metrics) => Ok(()),
+        () = dropped(shared), if held.is_some() => Ok(()),
     }
+}
+
+/// Until somebody has dropped the slot. It is made again by who begins anew.
+async fn dropped(shared: &Shared) {
+    // Whoever tells it is as old as this.
+    let _ = shared.holding.subscribe().wait_for(Option::is_none).await;
 }
 
 async fn serve_one(
@@ -260,16 +270,37 @@ async fn held(shared: &Shared, answering: &Answering) -> Result<Option<Slot>, En
 async fn hold(shared: &Shared, answering: &Answering) -> Result<Slot, End> {
     let session = |error: QueryError| End::Session(error.into());
     let (client, name) = (&answering.client, &shared.slot);
+    let note = match slot::find(client, name).await.map_err(session)? {
+        Some(held) if held.wal_status != slot::WalStatus::Lost => return Ok(held),
+        Some(_) => {
+            slot::drop(client, name).await.map_err(session)?;
+            Some(slot_lost(name))
+        }
+        None => had_slot(shared, answering).then(|| slot_dropped(name, &answering.member.pod)),
+    };
     let held = slot::create(client, name).await.map_err(session)?;
-    if held.wal_status != slot::WalStatus::Lost {
-        return Ok(held);
+    if let Some(note) = note {
+        tracing::error!("{note}");
+        shared.metrics.error("SlotLost");
+        shared.events.warning(&shared.about, "SlotLost", note).await;
     }
-    let note = slot_lost(name);
-    tracing::error!("{note}");
-    shared.metrics.error("SlotLost");
-    shared.events.warning(&shared.about, "SlotLost", note).await;
-    slot::drop(client, name).await.map_err(session)?;
-    slot::create(client, name).await.map_err(session)
+    Ok(held)
+}
+
+/// Whether we held a slot on this server before, by what status says.
+fn had_slot(shared: &Shared, answering: &Answering) -> bool {
+    let known = shared.reporter.read();
+    let primary = known.primary.map(|primary| primary.pod);
+    let identifier = known.database.map(|database| database.system_identifier);
+    known.wal.is_some_and(|wal| wal.slot.is_some())
+        && primary.as_ref() == Some(&answering.member.pod)
+        && identifier == Some(answering.facts.system_identifier)
+}
+
+fn slot_dropped(name: &str, pod: &str) -> String {
+    format!(
+        "replication slot {name} on {pod} was dropped, not by Highwater, and is made again: WAL that was not archived by then may be missing from the archive. If a manager of the database drops slots that it does not know, name this one in its settings"
+    )
 }
 
 fn slot_lost(name: &str) -> String {

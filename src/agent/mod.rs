@@ -196,6 +196,7 @@ fn spawn(
         clock,
         wanted,
         link: channel::Sender::new(None),
+        holding: channel::Sender::new(None),
         progress: channel::Sender::new(Progress::default()),
         demand: channel::Sender::new(Demand::default()),
         audit: tokio::sync::Notify::new(),

@@ -60,6 +60,8 @@ pub struct Shared {
     pub wanted: watch::Receiver<Wanted>,
     /// The database that WAL is shipped from, while there is one.
     pub link: watch::Sender<Option<Arc<Link>>>,
+    /// The UID of the pod whose slot we rely on. Nobody's: there is none, or it was seen to be gone.
+    pub holding: watch::Sender<Option<String>>,
     /// How far shipping is.
     pub progress: watch::Sender<Progress>,
     /// What somebody waits for.

@@ -3,11 +3,12 @@
 
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use highwater::{
+    agent::wal::Source,
     archive::Lineage,
     postgres::{
         Lsn, TimelineId,
@@ -19,7 +20,7 @@ use highwater::{
 
 use crate::{
     database::{Database, PASSWORD},
-    killed::{Random, compare, number, seed},
+    killed::{self, Random, compare, number, seed},
     process::peak_memory,
     proxy::Proxy,
     running::{LIMIT, PARALLEL, Running, SLOT, archive_behind, begin, flushed, lineage_id, write},
@@ -32,6 +33,7 @@ const DELAY: Duration = Duration::from_millis(30);
 const LONG_DELAY: Duration = Duration::from_millis(150);
 /// Longer than a segment takes to be read and compressed on a busy machine: or none overtakes another.
 const UNEVEN: Duration = Duration::from_millis(200);
+const WAYS: [&str; 2] = ["sql", "streaming"];
 const ORDER: &str = "HIGHWATER_SHIP_BACKLOG";
 /// What an agent may take for segments of 16 MiB, the pages of its program's file apart: those of a test are many, and can be
 /// read again.
@@ -46,7 +48,8 @@ async fn drain(database: &Database, lineage: &Lineage, megabytes: u32, parallel:
     let from = flushed(database).await;
     write(database, megabytes).await;
     let to = flushed(database).await;
-    let mut shipper = Running::start_parallel(parallel, database, lineage, NEVER).await;
+    let by = Source::Sql;
+    let mut shipper = Running::start_parallel(by, parallel, database, lineage, NEVER).await;
     let begin = Instant::now();
     shipper.ship(to).await;
     let segments = to.bytes_since(from) / database.segment_size.get();
@@ -142,14 +145,17 @@ async fn killed_with_several_on_their_way_nothing_counts_that_is_not_there() {
     let proxy = Proxy::uneven(server.port(), UNEVEN);
     let direct = || archive_behind(server.port(), serde_json::json!({}));
     let lineage = begin(&direct(), &facts(&database).await).await;
+    database.allow_replication().await;
     slot::create(&database.client().await, SLOT).await.unwrap();
     let owed = flushed(&database).await;
-    let (mut holes, mut round) = (0, 0);
+    let (mut holes, mut round) = ([0, 0], 0);
     // Some kills must leave a later segment without an earlier one, or nothing is shown.
-    while round < kills || (holes == 0 && round < 5 * kills) {
+    while round < kills || (holes.contains(&0) && round < 5 * kills) {
+        let way = usize::from(round % 2 == 1);
         round += 1;
         write(&database, 6).await;
-        let mut child = ship(&database, proxy.port(), PARALLEL, Lsn::new(u64::MAX));
+        let all = Lsn::new(u64::MAX);
+        let mut child = ship(WAYS[way], &database, proxy.port(), PARALLEL, all);
         let (begin, before) = (Instant::now(), whole(&server).len());
         while whole(&server).len() == before {
             assert!(begin.elapsed() < LIMIT, "nothing is put");
@@ -162,11 +168,12 @@ async fn killed_with_several_on_their_way_nothing_counts_that_is_not_there() {
         let counted = direct().lineage(lineage_id()).contents().await.unwrap();
         let ranges = counted.ranges(TimelineId::FIRST);
         assert!(ranges.len() <= 1, "what is on its way counts: {ranges:?}");
-        holes += usize::from(whole(&server).len() > counted.segments.len());
+        holes[way] += usize::from(whole(&server).len() > counted.segments.len());
     }
-    println!("{holes} of {round} kills left a segment before an earlier one");
-    assert!(holes > 0);
-    let mut shipper = Running::start_parallel(PARALLEL, &database, &lineage, NEVER).await;
+    println!("{holes:?} of {round} kills left a segment before an earlier one, {WAYS:?}");
+    assert!(!holes.contains(&0));
+    let by = Source::Sql;
+    let mut shipper = Running::start_parallel(by, PARALLEL, &database, &lineage, NEVER).await;
     let end = flushed(&database).await;
     shipper.ship(end).await;
     shipper.end().await.unwrap();
@@ -181,11 +188,18 @@ async fn killed_with_several_on_their_way_nothing_counts_that_is_not_there() {
 /// Whatever waits, and however many may be on their way: also where nothing compresses.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_whatever_the_backlog() {
+    for way in WAYS {
+        memory_is_bounded(way).await;
+    }
+}
+
+async fn memory_is_bounded(way: &str) {
     let (database, server) = (
         Database::start(16, "wal_keep_size = '4GB'\nmax_wal_size = '4GB'"),
         Server::start(),
     );
     let proxy = Proxy::start(server.port(), DELAY);
+    database.allow_replication().await;
     let lineage = lineage_behind(&proxy, &database).await;
     write(&database, 16).await;
     for _ in 0..4 {
@@ -194,7 +208,7 @@ async fn memory_is_bounded_whatever_the_backlog() {
             .await;
     }
     let end = flushed(&database).await;
-    let child = ship(&database, proxy.port(), 32, end);
+    let child = ship(way, &database, proxy.port(), 32, end);
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let peak = said.lines().find_map(|line| line.split_once("peak: "));
@@ -205,13 +219,16 @@ async fn memory_is_bounded_whatever_the_backlog() {
         .parse()
         .unwrap();
     let segments = lineage.contents().await.unwrap().segments.len();
-    println!("{segments} segments, at most {} MiB resident", peak >> 20);
+    println!(
+        "{way}: {segments} segments, at most {} MiB resident",
+        peak >> 20
+    );
     assert!(segments >= 15, "{segments}");
     assert!(peak <= MOST_MEMORY, "{peak}");
 }
 
 /// This program again, as a shipper of what waits up to `end`.
-fn ship(database: &Database, store: u16, parallel: usize, end: Lsn) -> std::process::Child {
+fn ship(way: &str, database: &Database, store: u16, parallel: usize, end: Lsn) -> Child {
     let port = database.login("postgres", None).port;
     Command::new(std::env::current_exe().unwrap())
         .args([
@@ -220,7 +237,7 @@ fn ship(database: &Database, store: u16, parallel: usize, end: Lsn) -> std::proc
             "--ignored",
             "--nocapture",
         ])
-        .env(ORDER, format!("{port} {store} {parallel} {end}"))
+        .env(ORDER, format!("{way} {port} {store} {parallel} {end}"))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -232,7 +249,7 @@ fn ship(database: &Database, store: u16, parallel: usize, end: Lsn) -> std::proc
 async fn ships_a_backlog() {
     let order = std::env::var(ORDER).unwrap();
     let words: Vec<&str> = order.split(' ').collect();
-    let [port, store, parallel, end] = words[..] else {
+    let [way, port, store, parallel, end] = words[..] else {
         panic!("{order}")
     };
     let lineage =
@@ -240,9 +257,13 @@ async fn ships_a_backlog() {
     let options = Database::options(port.parse().unwrap(), "postgres", Some(PASSWORD));
     let client = connect(&options).await.unwrap();
     let facts = server::facts(&client).await.unwrap();
-    drop(client);
-    let mut shipper =
-        Running::start_there(parallel.parse().unwrap(), facts, &options, &lineage, NEVER).await;
+    let source = match way {
+        "sql" => Source::Sql,
+        _ => Source::streaming(killed::server(&options, client, &facts), false),
+    };
+    let parallel = parallel.parse().unwrap();
+    let started = Running::start_there(source, parallel, facts, &options, &lineage, NEVER);
+    let mut shipper = started.await;
     let end: Lsn = end.parse().unwrap();
     shipper.demand.send_modify(|demand| demand.lsn = Some(end));
     let shipped = shipper

@@ -272,7 +272,8 @@ async fn ships_until_it_is_killed() {
     }
 }
 
-fn server(
+/// For streams from the server that answered.
+pub fn server(
     options: &ConnectOptions,
     client: highwater::postgres::session::Client,
     facts: &server::ServerFacts,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use highwater::{
-    agent::wal::lag,
+    agent::wal::{Source, lag},
     postgres::{server, slot},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     database::Database,
     killed::{Busy, compare, number},
     proxy::Proxy,
-    running::{PARALLEL, Running, SLOT, archive_behind, begin, flushed},
+    running::{PARALLEL, Running, SLOT, archive_behind, begin, flushed, server_of},
     server::Server,
 };
 
@@ -29,11 +29,22 @@ const LONG: u64 = 60;
 const RATE: u64 = 1000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_the_bucket_under_load_loses_nothing() {
+async fn by_sql_an_outage_of_the_bucket_under_load_loses_nothing() {
+    loses_nothing(async |_| Source::Sql).await;
+}
+
+/// The server sends on and on, and ends a stream whose client does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_streaming_an_outage_of_the_bucket_under_load_loses_nothing() {
+    loses_nothing(async |database| Source::streaming(server_of(database).await, false)).await;
+}
+
+async fn loses_nothing(source: impl AsyncFn(&Database) -> Source) {
     let seconds = number("HIGHWATER_OUTAGE_SECONDS").unwrap_or(10);
     let patience = PATIENCE + Duration::from_secs(seconds);
     let settings = "wal_keep_size = '64GB'\nmax_wal_size = '256MB'";
     let (database, server) = (Arc::new(Database::start(1, settings)), Server::start());
+    database.allow_replication().await;
     database.pgbench(&["-i", "-q", "-s", "2"]);
     let proxy = Proxy::start(server.port(), DELAY);
     let facts = server::facts(&database.client().await).await.unwrap();
@@ -43,8 +54,8 @@ async fn an_outage_of_the_bucket_under_load_loses_nothing() {
         .unwrap()
         .restart_lsn;
     let owed = flushed(&database).await;
-    let mut shipper =
-        Running::start_parallel(PARALLEL, &database, &lineage, Duration::from_secs(1)).await;
+    let (source, tails) = (source(&database).await, Duration::from_secs(1));
+    let mut shipper = Running::start_parallel(source, PARALLEL, &database, &lineage, tails).await;
     shipper.ship(owed).await;
     // As the agent does it.
     let (client, metrics) = (database.client().await, shipper.metrics.clone());

@@ -197,8 +197,9 @@ impl Running {
         running(tokio::spawn(async move { shipper.run(|| {}).await }))
     }
 
-    /// By SQL, with so many segments on their way at once. An archive that does not answer is tried again and again.
+    /// With so many segments on their way at once. An archive that does not answer is tried again and again.
     pub async fn start_parallel(
+        source: Source,
         parallel: usize,
         database: &Database,
         lineage: &Lineage,
@@ -206,11 +207,12 @@ impl Running {
     ) -> Self {
         let facts = server::facts(&database.client().await).await.unwrap();
         let options = database.login("postgres", Some(PASSWORD));
-        Self::start_there(parallel, facts, &options, lineage, interval).await
+        Self::start_there(source, parallel, facts, &options, lineage, interval).await
     }
 
     /// As [`Self::start_parallel`], for who knows how the server is reached only.
     pub async fn start_there(
+        source: Source,
         parallel: usize,
         facts: ServerFacts,
         options: &ConnectOptions,
@@ -218,7 +220,7 @@ impl Running {
         interval: Duration,
     ) -> Self {
         let (mut shipper, running) = Self::open(
-            Source::Sql,
+            source,
             facts,
             Vec::new(),
             options,

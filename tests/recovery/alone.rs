@@ -8,10 +8,10 @@ use highwater::postgres::SegmentName;
 use crate::{
     calls::wait_for,
     cluster::{self, Running},
-    faults::delete,
+    faults::{Volume, delete},
     fixture,
     proxy::Fault,
-    store::{BUCKET, Stored, middle},
+    store::{BUCKET, Stored, middle, segment_of},
 };
 
 const HIGHWATER: &str = env!("CARGO_BIN_EXE_highwater");
@@ -164,4 +164,71 @@ async fn connections_reset() {
 #[tokio::test]
 async fn another_segments_content() {
     broken("a-hash", false, Fault::OtherContent, 202).await;
+}
+
+#[tokio::test]
+async fn access_denied() {
+    broken("a-403", true, Fault::Denied, 200).await;
+}
+
+#[tokio::test]
+async fn no_answer() {
+    broken("a-silence", true, Fault::Silence, 200).await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_id() {
+    broken("a-key", true, Fault::OtherKeyId, 200).await;
+}
+
+#[tokio::test]
+async fn no_such_bucket() {
+    let stored = by_hand("a-bucket", "").await;
+    let segment = middle().await;
+    let data = stored.server.data();
+    let (here, away) = (data.join(BUCKET), data.join("renamed"));
+    let renamed = (here.clone(), away.clone());
+    let rename = Box::new(move || fs::rename(renamed.0, renamed.1).unwrap());
+    let needle = segment.to_string();
+    stored
+        .proxy
+        .break_at(&needle, true, Fault::None, Some(rename));
+    ends(&stored, segment, 200).await;
+    fs::rename(away, here).unwrap();
+    recovers(&stored).await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve() {
+    let stored = by_hand("a-dns", "").await;
+    let segment = middle().await;
+    let file = config(&stored);
+    let here = format!("127.0.0.1:{}", stored.proxy.port);
+    let change = Box::new(move || {
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace(&here, "no-such-store.invalid:9000")).unwrap();
+    });
+    let needle = segment.to_string();
+    stored
+        .proxy
+        .break_at(&needle, true, Fault::Reset, Some(change));
+    ends(&stored, segment, 200).await;
+    stored.proxy.mend();
+    recovers(&stored).await;
+}
+
+#[tokio::test]
+async fn a_full_disk() {
+    let mut stored = by_hand("a-disk", "").await;
+    // Smaller than what is replayed.
+    let volume = Volume::for_wal(&mut stored.restore, "4m");
+    configure(&stored, 60);
+    // Four of a megabyte fit, and each waits there for its checkpoint.
+    let mut full = segment_of(fixture().await.start);
+    for _ in 0..4 {
+        full = full.next(cluster::SIZE);
+    }
+    ends(&stored, full, 204).await;
+    volume.with_size("remount,size=64m");
+    recovers(&stored).await;
 }

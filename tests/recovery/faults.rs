@@ -180,7 +180,7 @@ impl Volume {
         volume
     }
 
-    fn with_size(&self, options: &str) {
+    pub fn with_size(&self, options: &str) {
         as_root("mount", &["-t", "tmpfs", "-o", options, "tmpfs"], &self.0);
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     http::Message,
     program::fetch_config,
     proxy::{Fault, Proxy},
-    server::{self, BUCKET, KEY_ID, SECRET},
+    server::{self, BUCKET, KEY_ID, SECRET, Server},
     servers, tls,
 };
 
@@ -43,6 +43,7 @@ async fn a_sessions_token_goes_with_every_request() {
 }
 
 const MISSING: &str = "/no/such/file";
+const WRONG: &str = "another-secret";
 
 /// Fetches a history file with no Secret, and these variables.
 fn fetch(
@@ -53,7 +54,8 @@ fn fetch(
 ) -> Output {
     let progress = place.join("progress.json");
     // A token service of Python takes its time at first; what cannot work has none.
-    let deadline = if variables.iter().any(|(_, value)| *value == MISSING) {
+    let hopeless = |(_, value): &(&str, &str)| [MISSING, WRONG].contains(value);
+    let deadline = if variables.iter().any(hopeless) {
         2
     } else {
         60
@@ -71,6 +73,15 @@ fn fetch(
         .envs(variables.iter().copied())
         .output()
         .unwrap()
+}
+
+/// Puts what is fetched.
+async fn with_history(spec: &PgArchiveSpec) {
+    let archive = Archive::new(server::open(spec, KEY_ID, SECRET), spec, "shop-orders").unwrap();
+    let lineage = archive.lineage("0123456789".parse().unwrap());
+    let timeline = TimelineId::new(2).unwrap();
+    let pushed = lineage.push_history(timeline, HISTORY.into());
+    pushed.await.unwrap();
 }
 
 fn fetched(place: &Path, output: &Output) {
@@ -94,13 +105,7 @@ async fn web_identity_for_s3() {
     let server = servers::moto();
     let proxy = Proxy::start(server.port).await;
     let spec = server::spec(proxy.port, BUCKET);
-    let archive = Archive::new(server::open(&spec, KEY_ID, SECRET), &spec, "shop-orders").unwrap();
-    let lineage = archive.lineage("0123456789".parse().unwrap());
-    let timeline = TimelineId::new(2).unwrap();
-    lineage
-        .push_history(timeline, HISTORY.into())
-        .await
-        .unwrap();
+    with_history(&spec).await;
     proxy.seen();
 
     let (ca, file) = (place.path().join("ca.crt"), token(place.path()));
@@ -127,6 +132,55 @@ async fn web_identity_for_s3() {
     let output = fetch(place.path(), &spec, ca.to_str(), &variables);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(200), "no end of the log: {said}");
+}
+
+/// Keys of the environment, as people have them for other programs: a real server checks the signature.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_the_environment_for_s3() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let spec = server.spec(BUCKET);
+    with_history(&spec).await;
+    let keys = |secret| {
+        let id = ("AWS_ACCESS_KEY_ID", KEY_ID);
+        [id, ("AWS_SECRET_ACCESS_KEY", secret)]
+    };
+    let output = fetch(place.path(), &spec, None, &keys(SECRET));
+    fetched(place.path(), &output);
+    let output = fetch(place.path(), &spec, None, &keys(WRONG));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(200), "no end of the log: {said}");
+    assert!(!said.contains(KEY_ID), "{said}");
+}
+
+/// What a cluster's agent on the node hands out to the pod, by the pod's token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pod_identity_for_s3() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let spec = server.spec(BUCKET);
+    with_history(&spec).await;
+    let node = Proxy::start(server::free_port()).await;
+    let handed_out = json!({
+        "AccessKeyId": KEY_ID, "SecretAccessKey": SECRET, "Token": "", "Expiration": "2126-11-20T12:00:00Z",
+    });
+    let answer = Message::new("HTTP/1.1 200 OK", &handed_out.to_string());
+    node.once("GET", "/v1/credentials", Fault::Canned(answer));
+    let (file, here) = (
+        token(place.path()),
+        format!("http://127.0.0.1:{}", node.port),
+    );
+    let service = format!("{here}/v1/credentials");
+    let variables = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", service.as_str()),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file.as_str()),
+    ];
+    let output = fetch(place.path(), &spec, None, &variables);
+    fetched(place.path(), &output);
+    assert!(node.all_met());
+    let asked = node.seen();
+    let by = asked.last().unwrap().header("authorization");
+    assert_eq!(by, Some("a-token-of-the-cluster"));
 }
 
 fn object() -> Fault {

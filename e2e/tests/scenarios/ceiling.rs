@@ -9,7 +9,7 @@ use highwater_e2e::harness::{
 };
 use serde_json::{Value, json};
 
-use super::{archives, setup::scenario};
+use super::{archives, failover, setup::scenario};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Bytes of the database's volume: as much WAL does not fit into it.
@@ -33,6 +33,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let writer = Writer::start(&orders.address()?).await?;
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
+    made_again(&orders).await?;
     let archive = kubectl
         .get(namespace, "pga", "main")?
         .context("no archive")?;
@@ -64,6 +65,22 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     println!("behind the gap: rows 1 to {found}, {least} are owed");
     writer.stop().await?;
     Ok(())
+}
+
+/// Somebody drops the slot, and no segment is full that would have to be let go of: it is made again, and that is said.
+async fn made_again(orders: &Database) -> Result<()> {
+    let client = orders.connect().await?;
+    let slot = "FROM pg_replication_slots WHERE slot_name LIKE 'highwater%'";
+    let dropped = format!("SELECT pg_drop_replication_slot(slot_name) {slot}");
+    let dropped = client.query(&dropped, &[]).await?.len();
+    ensure!(dropped == 1, "{dropped} slots");
+    let again = format!("SELECT count(*) = 1 {slot} AND restart_lsn IS NOT NULL");
+    failover::until_async("the slot to be made again", &client, &again).await?;
+    told(orders, &["SlotLost"]).await?;
+    // It begins at the last checkpoint, and holds what is archived too until the next segment is.
+    archives::archived(orders, &client).await?;
+    let moved = format!("SELECT pg_current_wal_lsn() - restart_lsn < 16777216 {slot}");
+    failover::until_async("the slot to be moved", &client, &moved).await
 }
 
 /// Writes to half of the ceiling, over it, and until PostgreSQL has removed what the slot held.
@@ -133,10 +150,17 @@ async fn closed(orders: &Database) -> Result<()> {
     Watching::one(kubectl, namespace, "pgx", "orders")?
         .wait("the gap on record, and behind a backup", LIMIT, closed)
         .await?;
-    until("the events", LIMIT, || {
-        let events = kubectl.list(namespace, "events.events.k8s.io")?;
-        let told = |reason: &str| events.iter().any(|event| event["reason"] == reason);
-        Ok((told("SlotCeilingReached") && told("WalGap")).then_some(()))
+    told(orders, &["SlotCeilingReached", "WalGap"]).await
+}
+
+/// Each of these reasons in an event.
+async fn told(orders: &Database, reasons: &[&str]) -> Result<()> {
+    until(&format!("events {reasons:?}"), LIMIT, || {
+        let events = orders
+            .kubectl
+            .list(&orders.namespace, "events.events.k8s.io")?;
+        let told = |reason: &&str| events.iter().any(|event| event["reason"] == **reason);
+        Ok(reasons.iter().all(told).then_some(()))
     })
     .await
 }

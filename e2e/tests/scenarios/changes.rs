@@ -1,10 +1,13 @@
-//! What changes under a protected database: its password, its pod and that one's address; and an agent that cannot run.
+//! What changes under a protected database: its password, its pod and that one's address; and an agent that ends in order,
+//! with all WAL archived, and cannot run again.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use highwater::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 use highwater_e2e::harness::{
-    Database, Deployment, PASSWORD, Watching, Writer, condition, measure, said, story, until,
+    Database, Deployment, PASSWORD, Watching, Writer, bucket, condition, measure, said, story,
+    until,
 };
 use serde_json::{Value, json};
 
@@ -71,6 +74,46 @@ fn login(orders: &Database, password: &str) -> Result<()> {
     Ok(())
 }
 
+/// The end of WAL that nothing archives by itself: the tail interval is too long, and the segment is not full.
+async fn unshipped(orders: &Database) -> Result<Lsn> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let policy = json!({"spec": {"wal": {"tailInterval": "1h"}}});
+    kubectl.patch(namespace, ("pgp", "gold"), &policy)?;
+    let client = orders.connect().await?;
+    let begin = Instant::now();
+    loop {
+        let ask = "SELECT pg_current_wal_flush_lsn()::text";
+        let end: String = client.query_one(ask, &[]).await?.get(0);
+        let end: Lsn = end.parse()?;
+        // Longer than the interval was before, and than the kubelet and a watch take.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        if !is_archived(orders, end)? {
+            return Ok(end);
+        }
+        ensure!(begin.elapsed() < LIMIT, "tails are shipped all the time");
+    }
+}
+
+/// Whether the bucket has a segment, or a tail of one, that reaches to `end`.
+fn is_archived(orders: &Database, end: Lsn) -> Result<bool> {
+    let protection = orders.kubectl.get(&orders.namespace, "pgx", "orders")?;
+    let status = &protection.context("no protection")?["status"];
+    let name = |field: &str| status[field].as_str().context("status lacks a name");
+    let folder = format!("{}/{}", name("archiveName")?, name("lineage")?);
+    let size = SegmentSize::new(16 << 20)?;
+    let segment = SegmentName::containing(TimelineId::FIRST, end, size);
+    let tails = format!("tail/00000001/{segment}/");
+    let reaches = |key: &String| {
+        let to = key.strip_prefix(&tails)?.split(['-', '.']).nth(1)?;
+        Some(u64::from_str_radix(to, 16).ok()? >= size.offset(end))
+    };
+    let objects = bucket::objects(&orders.kubectl, &folder)?;
+    let is_whole = |key: &String| key.starts_with(&format!("wal/00000001/{segment}."));
+    Ok(objects
+        .keys()
+        .any(|key| is_whole(key) || reaches(key) == Some(true)))
+}
+
 /// The namespace has no room for the agent's pod.
 async fn cannot_run(deployment: &Deployment, orders: &Database) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
@@ -86,8 +129,13 @@ async fn cannot_run(deployment: &Deployment, orders: &Database) -> Result<()> {
         .wait("the quota counts", LIMIT, counts)
         .await?;
     let agent = failover::agent(orders)?;
+    let unshipped = unshipped(orders).await?;
     let begin = Instant::now();
     kubectl.run(&["-n", namespace, "delete", "pod", &agent])?;
+    ensure!(
+        is_archived(orders, unshipped)?,
+        "the agent ended without the tail up to {unshipped}"
+    );
     let about = ("pgx", "orders");
     let told = condition(kubectl, namespace, about, ("Active", "False"), TOLD).await?;
     let took = begin.elapsed();
@@ -113,5 +161,6 @@ async fn cannot_run(deployment: &Deployment, orders: &Database) -> Result<()> {
     })
     .await?;
     condition(kubectl, namespace, about, ("Active", "True"), LIMIT).await?;
-    Ok(())
+    let policy = json!({"spec": {"wal": {"tailInterval": "5s"}}});
+    kubectl.patch(namespace, ("pgp", "gold"), &policy)
 }

@@ -105,6 +105,8 @@ async fn look(
     // While nothing is shipped, the position is of an earlier time, and perhaps of another timeline.
     let shipping = shared.link.borrow().is_some();
     let archived = shared.progress.borrow().durable.filter(|_| shipping);
+    // From before the look: a slot that is made meanwhile may not be seen.
+    let relied_on = shared.holding.borrow().clone();
     let looks = config.members.iter().map(|member| {
         let session = sessions.remove(&member.uid).filter(|s| !s.is_closed());
         let one = one(shared, config, member, session, archived, size);
@@ -120,6 +122,15 @@ async fn look(
             }
             Err(_) => tracing::debug!(pod = member.pod, "no answer about the replication slot"),
         }
+    }
+    if looked
+        .iter()
+        .any(|it| !it.holds && relied_on.as_ref() == Some(&it.uid))
+    {
+        // Whoever ships notices at the next whole segment, or never while the archive is away: it begins anew.
+        shared
+            .holding
+            .send_if_modified(|holding| holding.take().is_some());
     }
     told(shared, config, &looked).await;
     *sessions = looked

@@ -354,6 +354,22 @@ fn an_agent_that_does_not_run_is_told_within_two_minutes() {
     );
 }
 
+/// An alert waits for the figure 0: no figure says nothing.
+#[test]
+fn an_agent_that_cannot_be_deployed_counts_as_one_that_does_not_run() {
+    let counted = |observed: &Observed| report::running(observed, &next(observed, 1001), at(1001));
+    assert_eq!(counted(&observed()), Some(false));
+    let mut refused = observed();
+    refused.policy = None;
+    assert_eq!(counted(&refused), Some(false));
+    assert_eq!(counted(&running()), Some(true));
+    let mut deleted = running();
+    deleted.protection.metadata.deletion_timestamp = Some(Time(at(1000)));
+    assert_eq!(counted(&deleted), Some(true));
+    deleted.agent = AgentSeen::default();
+    assert_eq!(counted(&deleted), None);
+}
+
 #[test]
 fn a_deleted_protection_is_released_when_its_agent_is_gone() {
     let mut observed = running();

@@ -35,7 +35,7 @@ pub async fn report(
     ctx: &Context,
 ) -> Result<(), RequestError> {
     let protection = &observed.protection;
-    tell_metrics(observed, step, ctx);
+    tell_metrics(observed, step, now, ctx);
     let before = owned(protection);
     let after = status(observed, judgement, step, outcome, now);
     // After its finalizer is gone the object may be gone too.
@@ -52,15 +52,21 @@ pub async fn report(
     Ok(())
 }
 
-fn tell_metrics(observed: &Observed, step: &Step, ctx: &Context) {
+fn tell_metrics(observed: &Observed, step: &Step, now: Timestamp, ctx: &Context) {
     let protection = &observed.protection;
     let (namespace, name) = (
         protection.namespace().unwrap_or_default(),
         protection.name_any(),
     );
-    let deployed = observed.agent.deployment.is_some() && *step != Step::Release;
-    let running = deployed.then_some(observed.agent.running);
+    let running = running(observed, step, now);
     ctx.metrics.agent(&namespace, &name, running);
+}
+
+/// Whether the agent runs; `None` where there is to be none. One that cannot even be deployed does not run.
+pub(super) fn running(observed: &Observed, step: &Step, now: Timestamp) -> Option<bool> {
+    let leaving = leaving_since(observed, now).is_some();
+    let wanted = !leaving || observed.agent.deployment.is_some() && *step != Step::Release;
+    wanted.then_some(observed.agent.running)
 }
 
 /// What of the status is the controller's.

@@ -22,26 +22,52 @@ enum How {
     Daemon,
 }
 
+/// How what is stored is compressed.
+#[derive(Clone, Copy)]
+enum Compression {
+    /// With this level.
+    Zstd(i32),
+    Lz4,
+}
+
+impl Compression {
+    fn name(self) -> String {
+        match self {
+            Self::Zstd(level) => format!("zstd {level}"),
+            Self::Lz4 => "lz4".into(),
+        }
+    }
+
+    fn spec(self) -> Value {
+        match self {
+            Self::Zstd(level) => json!({"algorithm": "zstd", "level": level}),
+            Self::Lz4 => json!({"algorithm": "lz4"}),
+        }
+    }
+}
+
 struct Highwater {
     program: PathBuf,
     how: How,
-    level: i32,
+    compression: Compression,
 }
 
 pub fn all(programs: &Programs) -> Vec<Box<dyn Tool>> {
-    let with = |(how, level)| -> Box<dyn Tool> {
+    let with = |(how, compression)| -> Box<dyn Tool> {
         Box::new(Highwater {
             program: programs.highwater.clone(),
             how,
-            level,
+            compression,
         })
     };
     [
-        (How::Calls, 1),
-        (How::Calls, 3),
-        (How::Daemon, -1),
-        (How::Daemon, 1),
-        (How::Daemon, 3),
+        (How::Calls, Compression::Zstd(1)),
+        (How::Calls, Compression::Zstd(3)),
+        (How::Daemon, Compression::Zstd(-1)),
+        (How::Daemon, Compression::Zstd(-5)),
+        (How::Daemon, Compression::Zstd(1)),
+        (How::Daemon, Compression::Zstd(3)),
+        (How::Daemon, Compression::Lz4),
     ]
     .map(with)
     .into()
@@ -63,7 +89,7 @@ impl Highwater {
                 // As with TLS, and as the fastest peer.
                 "signPayload": false,
             },
-            "compression": {"algorithm": "zstd", "level": self.level},
+            "compression": self.compression.spec(),
         })
     }
 
@@ -111,7 +137,7 @@ impl Tool for Highwater {
         };
         (
             "Highwater".into(),
-            format!("{how} x{UPLOADS}, zstd {}", self.level),
+            format!("{how} x{UPLOADS}, {}", self.compression.name()),
         )
     }
 
@@ -124,7 +150,7 @@ impl Tool for Highwater {
             How::Calls => "alone",
             How::Daemon => "prefetch",
         };
-        Some(format!("{how}, zstd {}", self.level))
+        Some(format!("{how}, {}", self.compression.name()))
     }
 
     fn prepare(&self, site: &Site) -> Result<()> {
