@@ -186,12 +186,14 @@ async fn serve(
     let known = shared.reporter.read().wal;
     let archived = restart.or_else(|| known?.archived_through);
     let (progress, metrics) = (shared.progress.subscribe(), &shared.metrics);
-    let holding = held.is_some().then(|| answering.member.uid.clone());
+    // With archive_command a slot is what is left of another transport, and goes.
+    let relies = config.transport != Transport::ArchiveCommand;
+    let holding = relies.then(|| answering.member.uid.clone());
     shared.holding.send_replace(holding);
     tokio::select! {
         served = serve_one(shared, config, wanted, &answering, held.is_some()) => served,
         () = lag::follow(&answering.client, archived, progress, metrics) => Ok(()),
-        () = dropped(shared), if held.is_some() => Ok(()),
+        () = dropped(shared), if relies => Ok(()),
     }
 }
 

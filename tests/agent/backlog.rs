@@ -257,10 +257,7 @@ async fn ships_a_backlog() {
     let options = Database::options(port.parse().unwrap(), "postgres", Some(PASSWORD));
     let client = connect(&options).await.unwrap();
     let facts = server::facts(&client).await.unwrap();
-    let source = match way {
-        "sql" => Source::Sql,
-        _ => Source::streaming(killed::server(&options, client, &facts), false),
-    };
+    let source = killed::source(way, &options, client, &facts);
     let parallel = parallel.parse().unwrap();
     let started = Running::start_there(source, parallel, facts, &options, &lineage, NEVER);
     let mut shipper = started.await;

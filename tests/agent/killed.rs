@@ -262,18 +262,27 @@ async fn ships_until_it_is_killed() {
         let Ok(facts) = server::facts(&client).await else {
             continue;
         };
-        let source = match transport {
-            "sql" => Source::Sql,
-            _ => Source::streaming(server(&options, client, &facts), transport == "synchronous"),
-        };
+        let source = source(transport, &options, client, &facts);
         let shipper = Running::start_all(source, facts, Vec::new(), &options, &lineage, tails);
         let ended = shipper.await.task.await.unwrap();
         eprintln!("{ended:?}");
     }
 }
 
-/// For streams from the server that answered.
-pub fn server(
+/// From the server that answered, by `sql`, `streaming`, or `synchronous`.
+pub fn source(
+    transport: &str,
+    options: &ConnectOptions,
+    client: highwater::postgres::session::Client,
+    facts: &server::ServerFacts,
+) -> Source {
+    match transport {
+        "sql" => Source::Sql,
+        _ => Source::streaming(server(options, client, facts), transport == "synchronous"),
+    }
+}
+
+fn server(
     options: &ConnectOptions,
     client: highwater::postgres::session::Client,
     facts: &server::ServerFacts,

@@ -185,16 +185,9 @@ async fn an_unknown_key_id() {
 async fn no_such_bucket() {
     let stored = by_hand("a-bucket", "").await;
     let segment = middle().await;
-    let data = stored.server.data();
-    let (here, away) = (data.join(BUCKET), data.join("renamed"));
-    let renamed = (here.clone(), away.clone());
-    let rename = Box::new(move || fs::rename(renamed.0, renamed.1).unwrap());
-    let needle = segment.to_string();
-    stored
-        .proxy
-        .break_at(&needle, true, Fault::None, Some(rename));
+    let bring_back = stored.lose_bucket_at(segment);
     ends(&stored, segment, 200).await;
-    fs::rename(away, here).unwrap();
+    bring_back();
     recovers(&stored).await;
 }
 
@@ -206,6 +199,7 @@ async fn a_name_that_does_not_resolve() {
     let here = format!("127.0.0.1:{}", stored.proxy.port);
     let change = Box::new(move || {
         let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&here));
         fs::write(&file, text.replace(&here, "no-such-store.invalid:9000")).unwrap();
     });
     let needle = segment.to_string();

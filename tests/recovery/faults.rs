@@ -13,7 +13,7 @@ use object_store::ObjectStoreExt;
 use crate::{
     Restore, cluster, fixture,
     proxy::Fault,
-    store::{BUCKET, Stored, middle, segment_of},
+    store::{Stored, middle, segment_of},
 };
 
 /// From a segment in the middle on.
@@ -118,18 +118,9 @@ pub async fn delete(stored: &Stored, needle: &str) {
 async fn no_such_bucket() {
     let stored = Stored::new("f-bucket").await;
     let segment = middle().await;
-    let (here, away) = (
-        stored.server.data().join(BUCKET),
-        stored.server.data().join("renamed"),
-    );
-    let renamed = (here.clone(), away.clone());
-    let rename = Box::new(move || fs::rename(renamed.0, renamed.1).unwrap());
-    let needle = segment.to_string();
-    stored
-        .proxy
-        .break_at(&needle, true, Fault::None, Some(rename));
+    let bring_back = stored.lose_bucket_at(segment);
     stored.fails("ArchiveUnavailable", segment).await;
-    fs::rename(away, here).unwrap();
+    bring_back();
     stored.recovers().await;
 }
 

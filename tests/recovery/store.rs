@@ -13,7 +13,10 @@ use highwater::{
 };
 use serde_json::json;
 
-use crate::{Restore, cluster, fixture, proxy::Proxy};
+use crate::{
+    Restore, cluster, fixture,
+    proxy::{Fault, Proxy},
+};
 
 #[path = "../store_contract/server.rs"]
 #[allow(dead_code, reason = "the contract's tests use more of it")]
@@ -72,6 +75,18 @@ impl Stored {
 
     pub fn lineage(&self) -> Lineage {
         lineage(&self.server, &self.restore.job.fetch.archive)
+    }
+
+    /// When `segment` is asked for the bucket goes. What is returned brings it back.
+    pub fn lose_bucket_at(&self, segment: SegmentName) -> impl FnOnce() {
+        let data = self.server.data();
+        let (here, away) = (data.join(BUCKET), data.join("renamed"));
+        let renamed = (here.clone(), away.clone());
+        let rename = Box::new(move || fs::rename(renamed.0, renamed.1).unwrap());
+        let needle = segment.to_string();
+        self.proxy
+            .break_at(&needle, true, Fault::None, Some(rename));
+        move || fs::rename(away, here).unwrap()
     }
 
     /// Recovery ends loudly, for `reason`, when `segment` or one shortly before it is asked for.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Kubectl, crash};
+use super::{Database, Kubectl, crash};
 
 const NAMESPACE: &str = "object-store";
 
@@ -26,6 +26,19 @@ pub fn folder(kubectl: &Kubectl) -> Result<PathBuf> {
         folder.display()
     );
     Ok(folder)
+}
+
+/// The folder of the lineage that the WAL of `database` goes to.
+///
+/// # Errors
+/// It is not protected, or has no lineage yet.
+pub fn lineage(database: &Database) -> Result<String> {
+    let protection = database
+        .kubectl
+        .get(&database.namespace, "pgx", &database.name)?;
+    let status = &protection.context("no protection")?["status"];
+    let name = |field: &str| status[field].as_str().context("status names no lineage");
+    Ok(format!("{}/{}", name("archiveName")?, name("lineage")?))
 }
 
 /// Every object whose key begins with `prefix`, a folder: its size and when it was written.

@@ -96,18 +96,14 @@ async fn unshipped(orders: &Database) -> Result<Lsn> {
 
 /// Whether the bucket has a segment, or a tail of one, that reaches to `end`.
 fn is_archived(orders: &Database, end: Lsn) -> Result<bool> {
-    let protection = orders.kubectl.get(&orders.namespace, "pgx", "orders")?;
-    let status = &protection.context("no protection")?["status"];
-    let name = |field: &str| status[field].as_str().context("status lacks a name");
-    let folder = format!("{}/{}", name("archiveName")?, name("lineage")?);
-    let size = SegmentSize::new(16 << 20)?;
+    let size = SegmentSize::DEFAULT;
     let segment = SegmentName::containing(TimelineId::FIRST, end, size);
     let tails = format!("tail/00000001/{segment}/");
     let reaches = |key: &String| {
         let to = key.strip_prefix(&tails)?.split(['-', '.']).nth(1)?;
         Some(u64::from_str_radix(to, 16).ok()? >= size.offset(end))
     };
-    let objects = bucket::objects(&orders.kubectl, &folder)?;
+    let objects = bucket::objects(&orders.kubectl, &bucket::lineage(orders)?)?;
     let is_whole = |key: &String| key.starts_with(&format!("wal/00000001/{segment}."));
     Ok(objects
         .keys()

@@ -67,11 +67,7 @@ fn encrypt_to(orders: &Database, key: &Identity) -> Result<()> {
 
 /// Writes until an object is there that `key` opens; all are encrypted.
 async fn follows(orders: &Database, writer: &Writer, key: &Identity) -> Result<()> {
-    let kubectl = &orders.kubectl;
-    let protection = kubectl.get(&orders.namespace, "pgx", "orders")?;
-    let status = &protection.context("no protection")?["status"];
-    let name = |field: &str| status[field].as_str().context("status names no lineage");
-    let folder = format!("{}/{}", name("archiveName")?, name("lineage")?);
+    let folder = bucket::lineage(orders)?;
     story::commits(writer, 200).await?;
     let opened = until("WAL is encrypted to the new key", story::LIMIT, || {
         let opened = opened(orders, &folder, key)?;
