@@ -22,6 +22,8 @@ mod kills;
 mod lease;
 #[path = "scenarios/ledger.rs"]
 mod ledger;
+#[path = "scenarios/matrix/mod.rs"]
+mod matrix;
 #[path = "scenarios/members.rs"]
 mod members;
 #[path = "scenarios/progress.rs"]

@@ -93,6 +93,8 @@ pub struct Config {
     pub slots: Limits,
     /// The longest time in backup mode.
     pub backup_mode: Duration,
+    /// The longest time that backup mode may take to begin: a checkpoint.
+    pub backup: Duration,
     /// How a backup's checkpoint is done.
     pub checkpoint: Checkpoint,
 }
@@ -178,6 +180,7 @@ fn settings(
             standbys: standbys(&policy.spec.wal),
         },
         backup_mode: policy.spec.deadlines.backup_mode.get(),
+        backup: policy.spec.deadlines.backup.get(),
         checkpoint: policy.spec.checkpoint,
     })
 }

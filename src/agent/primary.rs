@@ -10,7 +10,8 @@ use crate::{
         privileges::{self, MissingGrant},
         server::{self, ServerFacts},
         session::{
-            Client, ConnectError, ConnectOptions, Credentials, QueryError, Secret, Source, connect,
+            APPLICATION, Client, ConnectError, ConnectOptions, Credentials, QueryError, Secret,
+            Source, connect,
         },
     },
 };
@@ -61,6 +62,20 @@ impl Login {
         connect(&self.options(address)).await
     }
 
+    /// The same under a name of its own in `pg_stat_activity`.
+    ///
+    /// # Errors
+    /// As any connection.
+    pub async fn connect_as(
+        &self,
+        application: &'static str,
+        address: &str,
+    ) -> Result<Client, ConnectError> {
+        let mut options = self.options(address);
+        options.application = application;
+        connect(&options).await
+    }
+
     /// For a session with the server at `address`.
     pub fn options(&self, address: &str) -> ConnectOptions {
         ConnectOptions {
@@ -68,6 +83,7 @@ impl Login {
             port: self.port,
             database: self.database.clone(),
             credentials: self.credentials.clone(),
+            application: APPLICATION,
             timeout: CONNECT,
         }
     }

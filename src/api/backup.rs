@@ -13,6 +13,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ReleaseAt;
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SystemIdentifier, TimelineId},
@@ -143,6 +144,9 @@ pub struct Attempt {
     pub pod_uid: String,
     /// The pod's IP address.
     pub address: String,
+    /// When backup mode may end, as the policy said when the attempt began.
+    #[serde(default)]
+    pub release_at: ReleaseAt,
 }
 
 /// One volume of a backup and its snapshot.

@@ -55,6 +55,21 @@ pub struct SnapshotPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class_name: Option<String>,
+    /// When backup mode may end: at the `Cut` of every snapshot (default), or when every snapshot is `Ready`. `Ready` is for
+    /// drivers that name a creation time before they have cut; on many clouds it keeps the database in backup mode for the
+    /// whole upload, and `deadlines.cut` and `deadlines.backupMode` must allow for that.
+    #[serde(default)]
+    pub release_at: ReleaseAt,
+}
+
+/// What ends backup mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReleaseAt {
+    /// Every VolumeSnapshotContent has a creation time.
+    #[default]
+    Cut,
+    /// Every VolumeSnapshot is ready to use.
+    Ready,
 }
 
 /// How the checkpoint at the start of a backup is done.

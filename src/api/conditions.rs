@@ -14,6 +14,8 @@ pub const CLOCK_IN_STEP: &str = "ClockInStep";
 pub const ACTIVE: &str = "Active";
 /// PgProtection, written by the agent: it is connected to the primary.
 pub const CONNECTED: &str = "Connected";
+/// `WalArchiving` is `False`, and nothing is wrong: the next checkpoint has PostgreSQL's archiver go on.
+pub const WAITS_FOR_CHECKPOINT: &str = "WaitsForCheckpoint";
 /// PgProtection, written by the agent: WAL reaches the archive.
 pub const WAL_ARCHIVING: &str = "WalArchiving";
 /// PgProtection, written by the agent: its replication slots hold back less than half of what they may.

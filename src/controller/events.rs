@@ -21,7 +21,7 @@ use crate::{
 const LONGEST_NOTE: usize = 1024;
 
 /// Reasons of a condition that is `False` because an admin wants it so.
-const EXPECTED: [&str; 1] = ["Unprotected"];
+const EXPECTED: [&str; 2] = ["Unprotected", "ProtectionEnded"];
 
 /// Publishes events. A failure to publish is logged and nothing else: it must not mask what the event is about.
 #[derive(Clone)]

@@ -3,9 +3,11 @@
 //! The types hold what Highwater reads and the little that it writes, and drop the rest. So objects that others made are
 //! never sent back whole: they are patched (merge), or applied field by field.
 
+mod class;
 mod reading;
 mod types;
 
+pub use class::{NoClass, class_for};
 pub use reading::{Cut, Reading, bound, content_name, is_content_of, reading};
 pub use types::*;
 

@@ -223,6 +223,7 @@ fn source(manifest: Manifest) -> Source {
         data_directory: manifest.data_directory.into(),
         major: manifest.major_version,
         system_identifier: manifest.system_identifier,
+        stop_lsn: manifest.stop_lsn,
         user: manifest.user,
         database: manifest.database,
         settings: manifest.settings,

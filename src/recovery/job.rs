@@ -9,6 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     controldata::ControlData,
+    cut::{self, CutError},
     directory::{DataDirectory, DirectoryError, Texts},
     fetch::{FetchConfig, FetchFailure, FetchProgress},
     files::{self, Owner},
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{RestorePlan, RestoreProgress},
-    postgres::{Lsn, SystemIdentifier},
+    postgres::{ControlFile, Lsn, SystemIdentifier},
 };
 
 /// What is recovered, and from what.
@@ -52,6 +53,8 @@ pub struct Source {
     pub major: i32,
     /// The identifier that initdb gave the cluster.
     pub system_identifier: SystemIdentifier,
+    /// What `pg_backup_stop` returned.
+    pub stop_lsn: Lsn,
     /// The user that the agent connected as.
     pub user: String,
     /// The database that the agent connected to.
@@ -66,6 +69,9 @@ pub enum JobError {
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The snapshot.
+    #[error(transparent)]
+    Cut(#[from] CutError),
     /// PostgreSQL's programs.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -124,6 +130,7 @@ impl JobError {
     pub fn reason(&self) -> &str {
         match self {
             Self::Directory(error) => error.reason(),
+            Self::Cut(error) => error.reason(),
             Self::Program(ProgramError::NotFound { .. }) => "PostgresNotFound",
             Self::Program(_) | Self::Promoted(_) | Self::Exited { .. } | Self::NotShutDown(_) => {
                 "PostgresFailed"
@@ -276,6 +283,12 @@ async fn prepare(
     let step = Some(marker.step);
     let control = match stage(step, None, &job.fetch.plan) {
         Stage::Prepare => {
+            let control = directory.control()?;
+            // Of another cluster that says nothing, and is told below.
+            let ours = |it: &ControlFile| it.system_identifier == job.source.system_identifier;
+            if let Some(control) = control.filter(ours) {
+                cut::within(&control, &job.texts.backup_label, job.source.stop_lsn)?;
+            }
             directory.prepare(&job.texts, &job.source.mounts, marker)?;
             programs.control_data(&directory.path).await?
         }

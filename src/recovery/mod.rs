@@ -6,6 +6,7 @@
 
 mod archive;
 mod controldata;
+mod cut;
 mod directory;
 pub mod fetch;
 mod files;

@@ -1,6 +1,9 @@
 //! Facts, slots, reading WAL, backup mode.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use highwater::postgres::{
     BackupFrom, BackupLabel, ClusterState, ControlFile, Lsn, SegmentName, TablespaceMap,
@@ -11,7 +14,7 @@ use highwater::postgres::{
     wal_reader::{self, WalReadError},
 };
 
-use crate::database::{Database, programs::major, run};
+use crate::database::{Database, PASSWORD, programs::major, run};
 
 #[tokio::test]
 async fn facts_are_those_of_the_control_file() {
@@ -185,6 +188,58 @@ async fn timeouts_do_not_end_backup_mode_but_a_lost_session_does() {
             .is_session_lost()
     );
     database.boot();
+}
+
+/// With the kernel's own patience a session whose client's node is lost would stay in backup mode for hours, and one that
+/// waits for a checkpoint for as long as that takes.
+#[tokio::test]
+async fn the_server_sees_that_its_client_is_gone() {
+    let database = Database::start(16, "");
+    let client = database.client().await;
+    for (setting, expected) in [
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "25000"),
+        ("client_connection_check_interval", "5s"),
+    ] {
+        let row = client.query_one(&format!("SHOW {setting}"), &[]).await;
+        assert_eq!(row.unwrap().get::<_, &str>(0), expected, "{setting}");
+    }
+    let calls = ["ours", "control"].map(|name| {
+        let mut options = database.login("postgres", Some(PASSWORD));
+        options.application = name;
+        tokio::spawn(async move {
+            let session = connect(&options).await.unwrap();
+            if name == "control" {
+                let unset = "SET client_connection_check_interval = 0";
+                session.batch_execute(unset).await.unwrap();
+            }
+            session.batch_execute("SELECT pg_sleep(600)").await.unwrap();
+        })
+    });
+    let count = async |name: &str| -> i64 {
+        let ask = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND query LIKE '%pg_sleep%'";
+        client.query_one(ask, &[&name]).await.unwrap().get(0)
+    };
+    let until = async |name: &str, wanted: i64| {
+        let begin = Instant::now();
+        while count(name).await != wanted {
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "{name}: not {wanted}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    for name in ["ours", "control"] {
+        until(name, 1).await;
+    }
+    for call in calls {
+        call.abort();
+    }
+    until("ours", 0).await;
+    assert_eq!(count("control").await, 1);
 }
 
 #[tokio::test]

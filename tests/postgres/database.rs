@@ -12,7 +12,7 @@ use std::{
 
 use highwater::postgres::{
     SegmentName, SegmentSize,
-    session::{Client, ConnectOptions, Credentials, Source, connect},
+    session::{APPLICATION, Client, ConnectOptions, Credentials, Source, connect},
 };
 use tempfile::TempDir;
 
@@ -255,6 +255,7 @@ impl Database {
                 user: Source::value(user),
                 password: password.map(Source::value),
             },
+            application: APPLICATION,
             timeout: Duration::from_secs(10),
         }
     }

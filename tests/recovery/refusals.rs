@@ -3,7 +3,7 @@
 use std::fs;
 
 use highwater::{
-    postgres::SystemIdentifier,
+    postgres::{Lsn, SystemIdentifier},
     recovery::{ArchiveError, base, job::JobError},
 };
 use serde_json::json;
@@ -47,6 +47,20 @@ async fn another_clusters_volumes_are_refused() {
     assert!(!restore.pgdata().join("postmaster.opts").exists());
     // It is only the identifier: with the right one the same directory is recovered.
     restore.job.source.system_identifier = right;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await.0, 5000);
+}
+
+/// A driver that cut after it said so, as pg_control shows by a checkpoint behind the backup's end.
+#[tokio::test]
+async fn a_snapshot_that_was_cut_at_another_time_is_refused() {
+    let end = fixture().await.end;
+    let mut restore = Restore::new("late", end, json!(null)).await;
+    let right = std::mem::replace(&mut restore.job.source.stop_lsn, Lsn::new(1));
+    let error = restore.run().await.unwrap_err();
+    assert_eq!(error.reason(), "CutOutsideBackupMode", "{error}");
+    assert!(!restore.pgdata().join("recovery.signal").exists());
+    restore.job.source.stop_lsn = right;
     restore.run().await.unwrap();
     assert_eq!(restore.rows().await.0, 5000);
 }

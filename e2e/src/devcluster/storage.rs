@@ -123,8 +123,9 @@ fn start_sidecars(names: &Names) -> Result<()> {
     let snapshotter = flags(&[
         format!("csi-address={}", endpoint(names, DRIVER).display()),
         kubeconfig.clone(),
-        "timeout=60s".into(),
-        "retry-interval-max=5s".into(),
+        // Short, so that a cut may take longer than the sidecar waits for an answer.
+        "timeout=5s".into(),
+        "retry-interval-max=20s".into(),
         // A cut that ends after the deletion of its content began is only looked at then: 15 minutes by default.
         "resync-period=10s".into(),
         "kube-api-qps=50".into(),

@@ -1,33 +1,53 @@
 //! The fault switches of the test CSI driver.
 
-use std::{fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::kubeconfig;
 
-/// One fault, until this is dropped. The file is one for the whole cluster, so only one at a time.
-pub struct Faults(PathBuf);
+/// Those that are set, in the order in which they were: the driver takes the first that matches.
+static SET: Mutex<BTreeMap<u64, Value>> = Mutex::new(BTreeMap::new());
+
+/// One fault, until this is dropped. Those of other scenarios stay beside it, so each says which volumes it is for.
+pub struct Faults(u64);
 
 impl Faults {
-    /// Sets `fault`, as `e2e/csi-driver/README.md` has them; it says which volumes or snapshots it is for.
+    /// Sets `fault`, as `e2e/csi-driver/README.md` has them.
     ///
     /// # Errors
     /// This is not the dev cluster, or the file cannot be written.
     pub fn set(fault: &Value) -> Result<Self> {
-        let file = kubeconfig()?.with_file_name("csi-faults.json");
-        let control = json!({ "faults": [fault] }).to_string();
-        // The driver reads it at each request: it must never see half of it.
-        let whole = file.with_extension("new");
-        fs::write(&whole, control)?;
-        fs::rename(&whole, &file).context("failed to set the faults")?;
-        Ok(Self(file))
+        let mut set = lock();
+        let number = set.last_key_value().map_or(0, |(last, _)| last + 1);
+        set.insert(number, fault.clone());
+        write(&set)?;
+        Ok(Self(number))
     }
 }
 
 impl Drop for Faults {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let mut set = lock();
+        set.remove(&self.0);
+        let _ = write(&set);
     }
+}
+
+fn lock() -> MutexGuard<'static, BTreeMap<u64, Value>> {
+    SET.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(set: &BTreeMap<u64, Value>) -> Result<()> {
+    let file = kubeconfig()?.with_file_name("csi-faults.json");
+    let faults: Vec<&Value> = set.values().collect();
+    // The driver reads it at each request: it must never see half of it.
+    let whole = file.with_extension("new");
+    fs::write(&whole, json!({ "faults": faults }).to_string())?;
+    fs::rename(&whole, &file).context("failed to set the faults")
 }

@@ -173,7 +173,7 @@ impl Fixture {
         )
         .await?;
         let status = json!({
-            "conditions": [condition("Active"), condition("Connected")],
+            "conditions": [condition("Active"), condition("Connected"), condition("WalArchiving")],
             "members": [{"pod": "orders-0", "uid": uid, "address": address}],
             "primary": {"pod": "orders-0", "timeline": 1},
             "database": {"systemIdentifier": "7391000000000000001", "majorVersion": 15, "segmentSize": 16_777_216,

@@ -117,10 +117,7 @@ const DOORS: [Door; 21] = [
         "no-class",
         "Active",
         "NoSnapshotClass",
-        &[
-            "data-plain-0",
-            "name one in the policy's spec.snapshot.className",
-        ],
+        &["data-plain-0", "install one"],
     ),
     (
         "PgProtection",

@@ -1,5 +1,7 @@
 //! One deployment of Highwater for all scenarios of a run.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use highwater_e2e::harness::{Deployment, Kubectl, publish, secrets};
 use tokio::sync::{OnceCell, RwLock};
@@ -36,7 +38,7 @@ async fn run(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<(
         Ok(deployment) => deployment,
         Err(error) => panic!("failed to deploy Highwater: {error:#}"),
     };
-    let namespace = format!("e2e-{name}");
+    let (namespace, begin) = (format!("e2e-{name}"), Instant::now());
     let told = async {
         deployment.namespace(&namespace)?;
         story(deployment.clone(), namespace.clone()).await?;
@@ -46,4 +48,5 @@ async fn run(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<(
         println!("{}", deployment.kubectl.dump(&namespace));
         panic!("scenario {name}: {error:#}");
     }
+    println!("scenario {name}: {:.0} s", begin.elapsed().as_secs_f64());
 }

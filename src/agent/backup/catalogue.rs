@@ -104,7 +104,8 @@ pub async fn covered(shared: &Shared, part: &Part) -> Result<(Lsn, Lsn), Trouble
     }
 }
 
-/// Writes the manifest: all that a restore needs when the Kubernetes cluster is gone.
+/// Writes the manifest: all that a restore needs when the Kubernetes cluster is gone. `known`: the server that was in backup
+/// mode, if this process saw it; it need not answer any more.
 ///
 /// # Errors
 /// Something of it is not known yet, or the archive does not take it.
@@ -112,6 +113,7 @@ pub async fn write(
     shared: &Shared,
     backup: &PgBackup,
     part: &Part,
+    known: Option<&Arc<Link>>,
 ) -> Result<CatalogEntry, Trouble> {
     let taken = taken(part)?;
     let lineage = lineage(shared, taken.lineage)?;
@@ -122,11 +124,12 @@ pub async fn write(
         Err(ReadError::NotFound { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    // The facts of the server whose WAL is shipped: the same cluster.
-    let link = shared
-        .link
-        .borrow()
-        .clone()
+    // The facts of the server that was in backup mode. After a restart of ours, of the one whose WAL is shipped: the same
+    // cluster.
+    let linked = || shared.link.borrow().clone();
+    let link = known
+        .cloned()
+        .or_else(linked)
         .filter(|link| link.id == *taken.lineage);
     let Some(link) = link else {
         return Err(Trouble::said(

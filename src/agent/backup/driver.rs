@@ -10,7 +10,7 @@ use super::{
     plan::{Held, Step, Void, plan},
     session::{Opened, PING, Session, StartError},
     status::void_message,
-    work::{Backup, connected_message, demand, open, urgency},
+    work::{Backup, connected_message, demand, ends_backup_mode, open, urgency},
 };
 use crate::{
     agent::{
@@ -92,6 +92,7 @@ impl Driver {
                 Ok(_) => {
                     backup.dirty = false;
                     backup.settled();
+                    backup.tell(&self.shared);
                 }
                 Err(error) if error.is_not_found() => backup.dirty = false,
                 Err(error) => {
@@ -107,11 +108,11 @@ impl Driver {
         (holder == uid).then(|| session.held())
     }
 
-    fn ceiling(&self) -> Duration {
+    /// How long backup mode may last, while anybody wants a backup.
+    fn ceiling(&self) -> Option<Duration> {
         match &*self.shared.wanted.borrow() {
-            Wanted::Protect(config) => config.backup_mode,
-            // Nobody wants a backup any more.
-            Wanted::Nothing(_) | Wanted::Unprotect(_) => Duration::ZERO,
+            Wanted::Protect(config) => Some(config.backup_mode),
+            Wanted::Nothing(_) | Wanted::Unprotect(_) => None,
         }
     }
 
@@ -121,12 +122,14 @@ impl Driver {
         let mut steps: Vec<_> = self
             .backups
             .iter()
-            .filter(|(_, backup)| backup.is_due())
             .map(|(uid, backup)| {
                 let step = plan(&backup.observed(), self.held_for(uid), ceiling);
-                (uid.clone(), step)
+                (uid, backup, step)
             })
-            .filter(|(uid, step)| self.can(uid, *step))
+            .filter(|(uid, backup, step)| {
+                (backup.is_due() || ends_backup_mode(*step)) && self.can(uid, *step)
+            })
+            .map(|(uid, _, step)| (uid.clone(), step))
             .collect();
         if let Some((uid, _)) = self
             .held
@@ -201,7 +204,9 @@ impl Driver {
     fn fail(&mut self, uid: &str, attempt: u32, void: Void) {
         let (now, ceiling) = (self.shared.clock.now(), self.ceiling());
         self.release();
-        self.shared.metrics.error(void.reason());
+        if void != Void::NotWanted {
+            self.shared.metrics.error(void.reason());
+        }
         if let Some(backup) = self.backups.get_mut(uid) {
             let message = void_message(void, ceiling);
             tracing::warn!(
@@ -236,7 +241,6 @@ impl Driver {
             }
             return;
         };
-        backup.waits_for_link = None;
         match open(
             &self.shared,
             &mut self.objects,
@@ -250,11 +254,16 @@ impl Driver {
         {
             None => {}
             Some(Ok(opened)) => self.started(uid, &attempt, &link, opened),
+            // As where nobody is connected yet: it is back in a moment, and an attempt is not spent on it.
+            Some(Err(error)) if error.may_pass() && backup.waits_less_than(LINK) => {
+                tracing::info!(backup = backup.object.name_any(), %error, "waiting for the database");
+                backup.retry();
+            }
             Some(Err(error)) => self.not_started(uid, &attempt, &error),
         }
     }
 
-    fn started(&mut self, uid: &str, attempt: &Attempt, link: &Link, opened: Opened) {
+    fn started(&mut self, uid: &str, attempt: &Attempt, link: &Arc<Link>, opened: Opened) {
         let now = self.shared.clock.now();
         if let Some(backup) = self.backups.get_mut(uid) {
             tracing::info!(backup = backup.object.name_any(), attempt = attempt.number, start = %opened.started.start_lsn, "in backup mode");
@@ -266,6 +275,9 @@ impl Driver {
                 opened.checkpoint,
                 now,
             );
+            backup.server = Some(link.clone());
+            backup.waits_for_link = None;
+            backup.settled();
             backup.dirty = true;
             self.held = Some((uid.to_owned(), opened.session));
         }
@@ -359,7 +371,14 @@ impl Driver {
         let Some(backup) = self.backups.get_mut(uid) else {
             return;
         };
-        match catalogue::write(&self.shared, &backup.object, &backup.part).await {
+        match catalogue::write(
+            &self.shared,
+            &backup.object,
+            &backup.part,
+            backup.server.as_ref(),
+        )
+        .await
+        {
             Ok(entry) => {
                 tracing::info!(
                     backup = backup.object.name_any(),
@@ -442,7 +461,7 @@ impl Driver {
         let ceiling = self
             .held
             .iter()
-            .map(|(_, session)| session.since() + self.ceiling());
+            .filter_map(|(_, session)| Some(session.since() + self.ceiling()?));
         let far = Instant::now() + Duration::from_secs(3600);
         retries
             .chain(patience)

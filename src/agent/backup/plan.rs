@@ -89,6 +89,8 @@ pub enum Void {
     SessionLost,
     /// Backup mode reached its ceiling.
     BackupModeTooLong,
+    /// Nobody wants a backup any more: the protection ended, or its policy or archive is gone.
+    NotWanted,
 }
 
 impl Void {
@@ -97,6 +99,7 @@ impl Void {
         match self {
             Self::SessionLost => "SessionLost",
             Self::BackupModeTooLong => "BackupModeTooLong",
+            Self::NotWanted => "ProtectionEnded",
         }
     }
 }
@@ -140,8 +143,9 @@ pub fn read_back(status: &PgBackupStatus) -> Ours {
     }
 }
 
-/// One step at a time, in the order of the design: session, cut, stop, WAL, ready, catalogue.
-pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Duration) -> Step {
+/// One step at a time, in the order of the design: session, cut, stop, WAL, ready, catalogue. `ceiling` bounds backup
+/// mode; `None` where nobody wants a backup any more.
+pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Option<Duration>) -> Step {
     let attempt = match observed.attempt {
         Some(attempt) if !observed.over => attempt,
         Some(_) | None => return held.map_or(Step::Wait, |_| Step::Release),
@@ -169,18 +173,23 @@ pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Duration) -> Step 
     }
 }
 
-fn in_backup_mode(attempt: u32, cut: bool, held: Option<Held>, ceiling: Duration) -> Step {
+fn in_backup_mode(attempt: u32, cut: bool, held: Option<Held>, ceiling: Option<Duration>) -> Step {
     let Some(held) = held else {
         return Step::Fail(attempt, Void::SessionLost);
     };
     match held.state {
         HeldState::Lost => Step::Fail(attempt, Void::SessionLost),
+        // Nobody would take the label: the protection, its policy or its archive is gone.
+        HeldState::Ended if ceiling.is_none() => Step::Fail(attempt, Void::NotWanted),
         HeldState::Ended => Step::Keep,
         HeldState::Alive if cut => Step::Stop,
-        HeldState::Alive if held.open_for >= ceiling => {
-            Step::Fail(attempt, Void::BackupModeTooLong)
-        }
-        HeldState::Alive => Step::Hold,
+        HeldState::Alive => match ceiling {
+            None => Step::Fail(attempt, Void::NotWanted),
+            Some(ceiling) if held.open_for >= ceiling => {
+                Step::Fail(attempt, Void::BackupModeTooLong)
+            }
+            Some(_) => Step::Hold,
+        },
     }
 }
 
@@ -191,6 +200,7 @@ mod tests {
     use super::*;
 
     const CEILING: Duration = Duration::from_secs(900);
+    const BOUND: Option<Duration> = Some(CEILING);
     const STOP: Lsn = Lsn::new(0x0300_0138);
 
     fn accepted(attempt: u32) -> Observed {
@@ -381,8 +391,26 @@ mod tests {
                 Step::Wait,
             ),
         ] {
-            assert_eq!(plan(&observed, held, CEILING), expected, "{name}");
+            assert_eq!(plan(&observed, held, BOUND), expected, "{name}");
         }
+    }
+
+    /// Not the ceiling's fault, and not said to be.
+    #[test]
+    fn what_nobody_wants_any_more_ends_for_that_reason() {
+        let void = Step::Fail(1, Void::NotWanted);
+        assert_eq!(plan(&session(1), held(1), None), void);
+        let cut = Observed {
+            cut: true,
+            ..session(1)
+        };
+        assert_eq!(plan(&cut, held(1), None), Step::Stop);
+        let ended = held(1).map(|held| Held {
+            state: HeldState::Ended,
+            ..held
+        });
+        assert_eq!(plan(&cut, ended, None), void);
+        assert_eq!(plan(&stopped(1), None, None), Step::ShipWal(STOP));
     }
 
     prop_compose! {
@@ -425,7 +453,7 @@ mod tests {
             observed in any_observed(),
             held in prop::option::of(any_held()),
         ) {
-            if plan(&observed, held, CEILING) == Step::Stop {
+            if plan(&observed, held, BOUND) == Step::Stop {
                 prop_assert!(observed.cut && !observed.over);
                 prop_assert_eq!(observed.attempt, observed.ours.attempt);
                 prop_assert!(!observed.ours.failed);
@@ -444,7 +472,7 @@ mod tests {
             let own = held.filter(|h| Some(h.attempt) == observed.attempt);
             let lost = own.is_none_or(|h| h.state == HeldState::Lost);
             if in_backup_mode && lost && own == held {
-                let step = plan(&observed, held, CEILING);
+                let step = plan(&observed, held, BOUND);
                 prop_assert!(matches!(step, Step::Fail(_, Void::SessionLost)), "{step:?}");
             }
         }
@@ -454,20 +482,20 @@ mod tests {
         fn over_is_a_fixpoint(observed in any_observed(), held in prop::option::of(any_held())) {
             let over = Observed { over: true, ..observed };
             let expected = if held.is_some() { Step::Release } else { Step::Wait };
-            prop_assert_eq!(plan(&over, held, CEILING), expected);
+            prop_assert_eq!(plan(&over, held, BOUND), expected);
         }
 
         /// Backup mode is never held past its ceiling.
         #[test]
         fn backup_mode_ends(observed in any_observed(), held in any_held()) {
             let held = Held { open_for: CEILING, ..held };
-            prop_assert_ne!(plan(&observed, Some(held), CEILING), Step::Hold);
+            prop_assert_ne!(plan(&observed, Some(held), BOUND), Step::Hold);
         }
 
         /// Nothing is catalogued before stop, WAL and ready of this attempt.
         #[test]
         fn catalogues_only_what_is_whole(observed in any_observed(), held in prop::option::of(any_held())) {
-            if plan(&observed, held, CEILING) == Step::Catalogue {
+            if plan(&observed, held, BOUND) == Step::Catalogue {
                 let ours = &observed.ours;
                 prop_assert!(ours.stopped.is_some() && ours.wal_archived && observed.ready);
                 prop_assert_eq!(observed.attempt, ours.attempt);

@@ -20,6 +20,8 @@ use crate::{
 pub const PING: Duration = Duration::from_secs(3);
 /// How long a ping may take.
 const PING_ANSWER: Duration = Duration::from_secs(5);
+/// What the session is called in `pg_stat_activity`.
+pub const APPLICATION: &str = "highwater-backup";
 /// How long `pg_backup_stop` may take: it writes a record and switches the segment.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -36,6 +38,20 @@ impl StartError {
     fn new(reason: &'static str, message: impl ToString) -> Self {
         let message = message.to_string();
         Self { reason, message }
+    }
+
+    /// Whether the database may let us in a moment later.
+    pub fn may_pass(&self) -> bool {
+        ["DatabaseUnreachable", "DatabaseNotAccepting"].contains(&self.reason)
+    }
+
+    /// `pg_backup_start` did not return.
+    fn too_long(patience: Duration) -> Self {
+        let seconds = patience.as_secs();
+        let message = format!(
+            "the checkpoint that backup mode begins with was not done within {seconds} s (the policy's deadlines.backup): see whether the disk keeps up, or set checkpoint: fast in the policy"
+        );
+        Self::new("StartTooLong", message)
     }
 
     /// The agent has no connection to ship WAL over.
@@ -74,19 +90,22 @@ impl Session {
         attempt: &Attempt,
         label: &str,
         checkpoint: Checkpoint,
+        patience: Duration,
     ) -> Result<Opened, StartError> {
         let failed = |error: QueryError| StartError::new("StartFailed", Chain(&error));
         let client = login
-            .connect(&attempt.address)
+            .connect_as(APPLICATION, &attempt.address)
             .await
             .map_err(|error| StartError::new(error.reason(), Chain(&error)))?;
         let facts = server::facts(&client).await.map_err(failed)?;
         check(&facts, link, attempt)?;
         let asked = Instant::now();
         let fast = checkpoint == Checkpoint::Fast;
-        let started = backup_mode::start(&client, label, fast)
-            .await
-            .map_err(failed)?;
+        let started = backup_mode::start(&client, label, fast);
+        // The server ends the call when it sees that nobody waits for it any more.
+        let started = tokio::time::timeout(patience, started).await;
+        let started = started.map_err(|_| StartError::too_long(patience))?;
+        let started = started.map_err(failed)?;
         let since = Instant::now();
         let session = Self {
             attempt: attempt.number,

@@ -59,6 +59,11 @@ impl Part {
         read_back(&self.status())
     }
 
+    /// The conditions that are ours.
+    pub fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
     /// The session.
     pub const fn session(&self) -> Option<&Session> {
         self.session.as_ref()
@@ -159,15 +164,18 @@ impl Part {
 }
 
 /// The sentence that goes with a void attempt.
-pub fn void_message(void: Void, ceiling: Duration) -> String {
+pub fn void_message(void: Void, ceiling: Option<Duration>) -> String {
     match void {
         Void::SessionLost => {
             "the session in backup mode was lost: PostgreSQL has left backup mode, and what was cut is void".to_owned()
         }
         Void::BackupModeTooLong => format!(
             "the snapshots were not cut within {} s of backup mode (the policy's deadlines.backupMode)",
-            ceiling.as_secs()
+            ceiling.unwrap_or_default().as_secs()
         ),
+        Void::NotWanted => {
+            "the database is not protected any more, or its PgBackupPolicy or PgArchive is gone: backup mode was ended".to_owned()
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Resource, ResourceExt};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -27,6 +28,10 @@ pub struct Backup {
     pub object: Arc<PgBackup>,
     /// The agent's part: what is known here counts, not what the watch returns late.
     pub part: Part,
+    /// The conditions of which an event tells.
+    told: Vec<Condition>,
+    /// The server that is, or was, in backup mode, as it was then.
+    pub server: Option<Arc<Link>>,
     /// The part is not written yet.
     pub dirty: bool,
     /// After a failure, when to try again.
@@ -40,9 +45,12 @@ pub struct Backup {
 impl Backup {
     /// Nothing is known of it but what the API server has.
     pub fn new(object: &Arc<PgBackup>) -> Self {
+        let part = Part::read_back(object.status.as_ref(), object.metadata.generation);
         Self {
             object: object.clone(),
-            part: Part::read_back(object.status.as_ref(), object.metadata.generation),
+            told: part.conditions().to_vec(),
+            part,
+            server: None,
             dirty: false,
             pause: Pause::new(Duration::from_millis(300), Duration::from_secs(20)),
             not_before: None,
@@ -67,9 +75,24 @@ impl Backup {
         (current.is_some() && session.lineage != current).then_some(session.attempt)
     }
 
+    /// An event for each condition that has changed since the last.
+    pub fn tell(&mut self, shared: &Shared) {
+        let after = self.part.conditions().to_vec();
+        let before = std::mem::replace(&mut self.told, after.clone());
+        let (about, events) = (self.object.object_ref(&()), shared.events.clone());
+        // What ends backup mode must not wait for it.
+        tokio::spawn(async move { events.condition_changes(&about, &before, &after).await });
+    }
+
     /// The next step waits for a while.
     pub fn retry(&mut self) {
         self.not_before = Some(Instant::now() + self.pause.next());
+    }
+
+    /// Whether it has not waited so long for the database yet. It waits from now on at the latest.
+    pub fn waits_less_than(&mut self, patience: Duration) -> bool {
+        let since = self.waits_for_link.get_or_insert_with(Instant::now);
+        since.elapsed() < patience
     }
 
     /// The last step succeeded.
@@ -95,6 +118,19 @@ pub const fn urgency(step: Step) -> u8 {
         Step::Catalogue => 5,
         Step::Start(_) => 6,
         Step::Wait | Step::Hold => 7,
+    }
+}
+
+/// What no failure of another request may hold up.
+pub const fn ends_backup_mode(step: Step) -> bool {
+    match step {
+        Step::Release | Step::Stop | Step::Fail(..) => true,
+        Step::Keep
+        | Step::ShipWal(_)
+        | Step::Catalogue
+        | Step::Start(_)
+        | Step::Wait
+        | Step::Hold => false,
     }
 }
 
@@ -145,7 +181,7 @@ pub async fn open(
         })
     });
     tokio::select! {
-        opened = Session::open(&shared.login, link, attempt, &label, config.checkpoint) => Some(opened),
+        opened = Session::open(&shared.login, link, attempt, &label, config.checkpoint, config.backup) => Some(opened),
         _ = given_up => None,
         () = shared.stop.cancelled() => None,
     }

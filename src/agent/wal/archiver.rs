@@ -1,6 +1,7 @@
 //! What it means how PostgreSQL's own archiver is set, and how it goes. Pure.
 
 use crate::{
+    api::conditions,
     archive::LineageId,
     postgres::{
         SegmentName,
@@ -80,7 +81,7 @@ impl ArchiverTrouble {
             Self::Fails(_) => "ArchiveCommandFails",
             Self::Elsewhere(_) => "ArchivedElsewhere",
             Self::Stalled(_) => "ArchiverStalled",
-            Self::Unnoticed(_) => "WaitsForCheckpoint",
+            Self::Unnoticed(_) => conditions::WAITS_FOR_CHECKPOINT,
         }
     }
 

@@ -7,9 +7,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::{
-    api::{Attempt, PgBackup, PgBackupStatus, VolumeStatus, annotations, conditions},
+    api::{Attempt, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus, annotations, conditions},
     csi::{self, DeletionPolicy, Reading, VolumeSnapshot, VolumeSnapshotContent},
 };
+
+/// The longest text of another system that is shown.
+const LONGEST_TEXT: usize = 300;
 
 /// Decided, known to this process only.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,14 +173,39 @@ impl Running {
         self.seen.iter().filter(there).count()
     }
 
-    /// Whether every member is there and cut.
+    /// How many members are cut as the policy wants it: backup mode may end for them.
+    pub fn released(&self) -> usize {
+        match self.set.attempt().release_at {
+            ReleaseAt::Cut => self.count(|reading| reading.cut().is_some()),
+            ReleaseAt::Ready => self.count(|reading| matches!(reading, Reading::Ready(_))),
+        }
+    }
+
+    /// Whether every member is there, and cut as the policy wants it.
     pub fn all_cut(&self) -> bool {
-        self.count(|reading| reading.cut().is_some()) == self.set.members().len()
+        self.released() == self.set.members().len()
     }
 
     /// Whether every member is there and ready.
     pub fn all_ready(&self) -> bool {
         self.count(|reading| matches!(reading, Reading::Ready(_))) == self.set.members().len()
+    }
+
+    /// The first trouble that a member tells of, to be put behind a sentence; empty where there is none. It ends nothing,
+    /// but an admin wants to see it.
+    pub fn trouble(&self) -> String {
+        let of = |(member, seen): (&VolumeStatus, &Seen)| {
+            let Seen::There(there) = seen else {
+                return None;
+            };
+            let text = match &there.reading {
+                Reading::Failed { message } => Some(message),
+                Reading::Cut(cut) => cut.trouble.as_ref(),
+                Reading::Pending | Reading::Ready(_) => None,
+            };
+            text.map(|text| format!("; {}: {}", member.volume_snapshot, clip(text)))
+        };
+        self.members().find_map(of).unwrap_or_default()
     }
 
     /// When the first of its snapshots was made.
@@ -285,6 +313,18 @@ fn lost_content(
         let name = content.name_any();
         return Some(format!("VolumeSnapshotContent {name} is being deleted"));
     }
+    // The claim may be another one of the same name than the one that was written down.
+    let of = content.and_then(|content| content.spec.source.volume_handle.as_ref());
+    if let Some(of) = of.filter(|of| **of != member.volume_handle) {
+        let VolumeStatus {
+            claim,
+            volume_handle,
+            ..
+        } = member;
+        return Some(format!(
+            "the snapshot of claim {claim} is of volume {of}, not of {volume_handle}: the claim was made anew"
+        ));
+    }
     let recorded = member.content.as_ref()?;
     if content.map(ResourceExt::name_any).as_ref() != Some(recorded) {
         return Some(format!("VolumeSnapshotContent {recorded} is gone"));
@@ -314,6 +354,8 @@ pub struct AgentPart {
     pub archived: bool,
     /// The manifest is in the archive.
     pub catalogued: bool,
+    /// `pg_backup_stop` has returned, and the archive does not take what it gave yet.
+    pub keeping: bool,
 }
 
 /// The session in backup mode.
@@ -353,6 +395,7 @@ impl AgentPart {
                 },
                 (None, None) => Session::Awaited,
             },
+            keeping: started && waits(list, conditions::STOPPED),
             stopped_since: since(list, conditions::STOPPED).filter(|_| session.stop_lsn.is_some()),
             archived: conditions::is_true(list, conditions::WAL_ARCHIVED),
             catalogued: conditions::is_true(list, conditions::CATALOGUED)
@@ -361,11 +404,22 @@ impl AgentPart {
     }
 }
 
+/// Whether a condition is there, and neither `True` nor `False`.
+fn waits(list: &[Condition], type_: &str) -> bool {
+    conditions::find(list, type_)
+        .is_some_and(|it| it.status == conditions::Status::Unknown.as_str())
+}
+
 /// Since when a condition is `True`.
 fn since(list: &[Condition], type_: &str) -> Option<Timestamp> {
     conditions::find(list, type_)
         .filter(|_| conditions::is_true(list, type_))
         .map(|condition| condition.last_transition_time.0)
+}
+
+/// A text of another system, as much of it as is shown.
+pub fn clip(text: &str) -> String {
+    text.chars().take(LONGEST_TEXT).collect()
 }
 
 fn sentence(condition: &Condition) -> String {

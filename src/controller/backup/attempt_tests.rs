@@ -21,7 +21,7 @@ type Change = fn(&mut Observed);
 fn a_replaced_snapshot_is_lost() {
     let time = || Some("2026-01-01T01:00:00Z".parse().map(Time).unwrap());
     assert!(matches!(first(&proved()), Seen::There(_)));
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 9] = [
         ("is gone", |o| drop(o.snapshots.remove(0))),
         ("was replaced by another one", |o| {
             o.snapshots[0].metadata.uid = Some("another".into());
@@ -43,6 +43,9 @@ fn a_replaced_snapshot_is_lost() {
             status.snapshot_handle = Some("another".into());
         }),
         ("has another snapshot", |o| o.contents[0].status = None),
+        ("the claim was made anew", |o| {
+            o.contents[0].spec.source.volume_handle = Some("another".into());
+        }),
         ("did not make", |o| {
             let status = o.backup.status.as_mut().unwrap();
             status.volumes[0].volume_snapshot_uid = None;

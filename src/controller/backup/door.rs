@@ -17,7 +17,10 @@ use super::{
     redact::redact,
     volumes,
 };
-use crate::api::{Attempt, DatabaseFacts, PgProtection, PgProtectionStatus, conditions, names};
+use crate::{
+    api::{Attempt, DatabaseFacts, PgProtection, PgProtectionStatus, conditions, names},
+    csi::NoClass,
+};
 
 /// Why an attempt cannot begin, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +42,10 @@ pub enum Rejection {
     ProtectionNotActive { name: String, why: String },
     #[error("the agent of PgProtection {name} is not connected to the database: {why}")]
     NotConnected { name: String, why: String },
+    #[error(
+        "no WAL of PgProtection {name} is archived, without which a backup does not restore: {why}"
+    )]
+    WalNotArchived { name: String, why: String },
     #[error("no member of StatefulSet {0} takes writes: look at the PgProtection's status")]
     NoPrimary(String),
     #[error(
@@ -57,25 +64,8 @@ pub enum Rejection {
         "PersistentVolumeClaim {claim} is bound to a volume without a CSI driver ({volume}): move the data to a StorageClass with a CSI driver that takes snapshots, or exclude the volume"
     )]
     VolumeNotCsi { claim: String, volume: String },
-    #[error("no VolumeSnapshotClass is of driver {driver}, which claim {claim} is on: install one")]
-    NoSnapshotClass { driver: String, claim: String },
-    #[error(
-        "several VolumeSnapshotClasses are of driver {driver} ({classes}): mark one as default with the annotation snapshot.storage.kubernetes.io/is-default-class, or name one in the PgBackupPolicy"
-    )]
-    SnapshotClassAmbiguous { driver: String, classes: String },
-    #[error(
-        "there is no VolumeSnapshotClass {0}: create it, or name another one in the PgBackupPolicy"
-    )]
-    SnapshotClassNotFound(String),
-    #[error(
-        "VolumeSnapshotClass {class} is of driver {of}, claim {claim} is on driver {driver}: name a class of that driver in the PgBackupPolicy, or none"
-    )]
-    SnapshotClassDriverMismatch {
-        class: String,
-        of: String,
-        claim: String,
-        driver: String,
-    },
+    #[error(transparent)]
+    NoClass(#[from] NoClass),
     #[error(
         "no container of pod {pod} mounts a snapshotted volume at {directory}, where the data directory is: put it on a volume with a claim, or do not exclude that volume"
     )]
@@ -100,16 +90,14 @@ impl Rejection {
             Self::Queued(_) => "Queued",
             Self::ProtectionNotActive { .. } => "ProtectionNotActive",
             Self::NotConnected { .. } => "NotConnected",
+            Self::WalNotArchived { .. } => "WalNotArchived",
             Self::NoPrimary(_) => "NoPrimary",
             Self::StatefulSetNotFound(_) => "StatefulSetNotFound",
             Self::PrimaryNotRunning(_) => "PrimaryNotRunning",
             Self::NoVolumes(_) => "NoVolumes",
             Self::ClaimNotBound(_) => "ClaimNotBound",
             Self::VolumeNotCsi { .. } => "VolumeNotCsi",
-            Self::NoSnapshotClass { .. } => "NoSnapshotClass",
-            Self::SnapshotClassAmbiguous { .. } => "SnapshotClassAmbiguous",
-            Self::SnapshotClassNotFound(_) => "SnapshotClassNotFound",
-            Self::SnapshotClassDriverMismatch { .. } => "SnapshotClassDriverMismatch",
+            Self::NoClass(none) => none.reason(),
             Self::DataDirectoryNotOnVolume { .. } => "DataDirectoryNotOnVolume",
             Self::TablespaceNotOnVolume { .. } => "TablespaceNotOnVolume",
             Self::SubPathExpression { .. } => "SubPathExpression",
@@ -138,10 +126,9 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
         .and_then(|source| Some((source, source.stateful_set.as_ref()?)))
         .ok_or_else(|| Rejection::StatefulSetNotFound(stateful_set.clone()))?;
     let pod = running(source, primary)?;
-    let named = observed.policy.as_ref().and_then(|policy| {
-        let snapshot = policy.spec.snapshot.as_ref()?;
-        snapshot.class_name.as_deref()
-    });
+    let policy = observed.policy.as_ref();
+    let policy = policy.and_then(|policy| policy.spec.snapshot.as_ref());
+    let named = policy.and_then(|snapshot| snapshot.class_name.as_deref());
     let mut members = volumes::members(protection, source, pod, named)?;
     volumes::mounts(protection, owner, pod, facts, &mut members)?;
     let backup = &observed.backup;
@@ -159,6 +146,9 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
         pod: pod.name_any(),
         pod_uid: pod.uid().unwrap_or_default(),
         address: primary.address.clone(),
+        release_at: policy
+            .map(|snapshot| snapshot.release_at)
+            .unwrap_or_default(),
     };
     Ok(Proposal {
         set: SnapshotSet::new(attempt, members),
@@ -198,6 +188,13 @@ fn connected<'a>(
     if !conditions::is_true(list, conditions::CONNECTED) {
         let why = why(conditions::find(list, conditions::CONNECTED));
         return Err(Rejection::NotConnected { name, why });
+    }
+    let archiving = conditions::find(list, conditions::WAL_ARCHIVING);
+    // The backup itself makes the checkpoint that PostgreSQL's archiver waits for.
+    let waits = archiving.is_some_and(|it| it.reason == conditions::WAITS_FOR_CHECKPOINT);
+    if !waits && !conditions::is_true(list, conditions::WAL_ARCHIVING) {
+        let why = why(archiving);
+        return Err(Rejection::WalNotArchived { name, why });
     }
     let none = || Rejection::NoPrimary(protection.spec.stateful_set.clone());
     let status = status.ok_or_else(none)?;

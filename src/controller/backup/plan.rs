@@ -46,13 +46,24 @@ pub enum Phase {
     Finished,
     /// No attempt runs.
     Waiting {
-        /// The last attempt, which is void: its number, and when it began.
-        last: Option<(u32, Timestamp)>,
+        /// The last attempt, which is void.
+        last: Option<Last>,
         /// The next one's pod and volumes, or why there is none yet.
         door: Result<Proposal, Rejection>,
     },
     /// An attempt runs.
     Running(Running),
+}
+
+/// An attempt that is void.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Last {
+    /// Its number.
+    pub number: u32,
+    /// When it began.
+    pub began: Timestamp,
+    /// Why it is void, or why none has followed it, as status has it.
+    pub why: String,
 }
 
 /// What the next attempt would consist of, if it began now.
@@ -118,6 +129,8 @@ pub enum Awaited {
     Cut,
     /// The agent: the end of backup mode.
     Stop,
+    /// The agent: what `pg_backup_stop` gave, in the archive.
+    Label,
     /// The agent: WAL up to the stop LSN in the archive.
     Wal,
     /// The CSI driver: every snapshot ready.
@@ -142,29 +155,48 @@ pub enum Setback {
     StoppedBeforeCut,
     /// `deadlines.cut`.
     #[error(
-        "not every snapshot was cut within {0}: look at the events of the VolumeSnapshots and at the driver's log"
+        "not every snapshot was cut within {within}{trouble}: look at the events of the VolumeSnapshots and at the driver's log"
     )]
-    CutTooLate(crate::api::DurationText),
+    CutTooLate {
+        /// The deadline.
+        within: crate::api::DurationText,
+        /// What the driver says.
+        trouble: String,
+    },
     /// The agent ends backup mode at `deadlines.backupMode`, but did not say so.
     #[error("the agent did not end backup mode within {0}: look at the agent's log")]
     AgentSilent(crate::api::DurationText),
     /// `deadlines.ready`.
-    #[error("{what} was still missing {within} after the cut")]
+    #[error("{what} was still missing {within} after the cut{trouble}")]
     NotReadyInTime {
         /// What was missing.
         what: &'static str,
         /// The deadline.
         within: crate::api::DurationText,
+        /// What the driver says.
+        trouble: String,
     },
     /// `deadlines.backup`, while a snapshot, or a session, was awaited.
     #[error(
-        "the backup was not cut within {within} of its creation; the last attempt waited for {what}"
+        "the backup was not cut within {within} of its creation; the last attempt waited for {what}{trouble}"
     )]
     BackupTooLate {
         /// What was missing.
         what: &'static str,
         /// The deadline.
         within: crate::api::DurationText,
+        /// What the driver says.
+        trouble: String,
+    },
+    /// `deadlines.backup`, between two attempts.
+    #[error(
+        "the backup was not cut within {within} of its creation; it waited for its next attempt, and said last: {why}"
+    )]
+    AttemptsFailed {
+        /// The deadline.
+        within: crate::api::DurationText,
+        /// What `Accepted` said last.
+        why: String,
     },
     /// `deadlines.backup`, before an attempt could begin; or what will never change.
     #[error("{0}")]
@@ -178,10 +210,10 @@ impl Setback {
             Self::SessionLost(_) => "SessionLost",
             Self::SnapshotLost(_) => "SnapshotLost",
             Self::StoppedBeforeCut => "StoppedBeforeCut",
-            Self::CutTooLate(_) => "CutDeadlineExceeded",
+            Self::CutTooLate { .. } => "CutDeadlineExceeded",
             Self::AgentSilent(_) => "AgentSilent",
             Self::NotReadyInTime { .. } => "ReadyDeadlineExceeded",
-            Self::BackupTooLate { .. } => "BackupDeadlineExceeded",
+            Self::BackupTooLate { .. } | Self::AttemptsFailed { .. } => "BackupDeadlineExceeded",
             Self::Rejected(rejection) => rejection.reason(),
         }
     }
@@ -195,6 +227,7 @@ impl Awaited {
             Self::Session => "backup mode",
             Self::Cut => "the cut of every snapshot",
             Self::Stop => "the end of backup mode",
+            Self::Label => "the backup label in the archive",
             Self::Wal => "the WAL up to the stop LSN in the archive",
             Self::Ready => "the readiness of every snapshot",
             Self::Catalogue => "the manifest in the archive",
@@ -232,7 +265,7 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
             until: Timestamp::MAX,
         },
         Phase::Waiting { .. } | Phase::Running(_) if !state.finalizer => Step::AddFinalizer,
-        Phase::Waiting { last, door } => plan_waiting(state, *last, door, now),
+        Phase::Waiting { last, door } => plan_waiting(state, last.as_ref(), door, now),
         Phase::Running(running) => {
             if !running.agent.catalogued {
                 make_deletable = running.contents_not(DeletionPolicy::Delete);
@@ -252,20 +285,20 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
 
 fn plan_waiting(
     state: &State,
-    last: Option<(u32, Timestamp)>,
+    last: Option<&Last>,
     door: &Result<Proposal, Rejection>,
     now: Timestamp,
 ) -> Step {
-    let turn = last.map(|(number, began)| after(began, pause(number)));
+    let turn = last.map(|last| after(last.began, pause(last.number)));
     let overdue = now >= state.deadline();
     match (door, turn) {
         (Err(rejection), _) if overdue || rejection.is_final() => {
             Step::Fail(Setback::Rejected(rejection.clone()))
         }
         (Err(rejection), _) => Step::Hold(rejection.clone()),
-        (Ok(_), _) if overdue => Step::Fail(Setback::BackupTooLate {
-            what: Awaited::Turn.noun(),
+        (Ok(_), _) if overdue => Step::Fail(Setback::AttemptsFailed {
             within: state.deadlines.backup,
+            why: last.map_or_else(|| "there was none".to_owned(), |last| last.why.clone()),
         }),
         (Ok(_), Some(turn)) if now < turn => Step::Await {
             what: Awaited::Turn,
@@ -300,7 +333,7 @@ fn plan_running(state: &State, running: &Running, now: Timestamp) -> Step {
                 what: Awaited::Session,
                 until,
             },
-            _ => too_late(state, Awaited::Session),
+            _ => too_late(state, running, Awaited::Session),
         },
         // `Cut` was written while this attempt's session was open: it was taken back.
         (Session::Awaited, Some(_)) => give_up(
@@ -308,6 +341,17 @@ fn plan_running(state: &State, running: &Running, now: Timestamp) -> Step {
             Setback::SessionLost("the agent withdrew it".to_owned()),
             now,
         ),
+        // Backup mode has ended: only the archive keeps the agent from saying so, as it may keep it from shipping WAL later.
+        (Session::Open { since }, Some(cut)) if running.agent.keeping => {
+            let until = after(cut.max(*since), state.deadlines.ready.get());
+            match now < until {
+                true => Step::Await {
+                    what: Awaited::Label,
+                    until,
+                },
+                false => give_up(state, not_ready(state, running, Awaited::Label), now),
+            }
+        }
         (Session::Open { since }, cut) if cut.is_some() || running.all_cut() => {
             let until = after(*since, state.deadlines.backup_mode.get() + GRACE);
             if now < until {
@@ -337,14 +381,15 @@ fn first_lost(running: &Running) -> Option<String> {
 /// The session is open and not every cut was read.
 fn plan_cut(state: &State, running: &Running, now: Timestamp) -> Step {
     if now >= state.deadline() {
-        return too_late(state, Awaited::Cut);
+        return too_late(state, running, Awaited::Cut);
     }
     let until = match running.first_made_at() {
         Some(made) => after(made, state.deadlines.cut.get()).min(state.deadline()),
         None => state.deadline(),
     };
     if now >= until {
-        return give_up(state, Setback::CutTooLate(state.deadlines.cut), now);
+        let (within, trouble) = (state.deadlines.cut, running.trouble());
+        return give_up(state, Setback::CutTooLate { within, trouble }, now);
     }
     if running.seen.contains(&Seen::Missing) {
         return Step::CreateSnapshots(running.set.clone());
@@ -362,9 +407,7 @@ fn plan_finish(state: &State, running: &Running, cut: Timestamp, now: Timestamp)
         if now < until {
             return Step::Await { what, until };
         }
-        let within = state.deadlines.ready;
-        let what = what.noun();
-        give_up(state, Setback::NotReadyInTime { what, within }, now)
+        give_up(state, not_ready(state, running, what), now)
     };
     if !running.agent.archived {
         return wait(Awaited::Wal);
@@ -385,10 +428,19 @@ fn plan_finish(state: &State, running: &Running, cut: Timestamp, now: Timestamp)
     }
 }
 
-fn too_late(state: &State, what: Awaited) -> Step {
+fn not_ready(state: &State, running: &Running, what: Awaited) -> Setback {
+    Setback::NotReadyInTime {
+        what: what.noun(),
+        within: state.deadlines.ready,
+        trouble: running.trouble(),
+    }
+}
+
+fn too_late(state: &State, running: &Running, what: Awaited) -> Step {
     Step::Fail(Setback::BackupTooLate {
         what: what.noun(),
         within: state.deadlines.backup,
+        trouble: running.trouble(),
     })
 }
 

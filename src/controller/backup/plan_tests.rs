@@ -49,3 +49,80 @@ fn a_stop_before_the_cut_was_written_down_voids_the_attempt() {
         "{step:?}"
     );
 }
+
+/// Backup mode has ended, and a bucket that is away is neither the agent's silence nor the backup's end.
+#[test]
+fn a_label_that_the_archive_does_not_take_yet_is_waited_for() {
+    let mut keeping = proved();
+    without(
+        &mut keeping,
+        &[conditions::STOPPED, conditions::WAL_ARCHIVED],
+    );
+    let silent = keeping.clone();
+    let status = keeping.backup.status.as_mut().unwrap();
+    conditions::upsert(
+        &mut status.conditions,
+        conditions::STOPPED,
+        conditions::Status::Unknown,
+        "ArchiveUnavailable",
+        "failed to put the backup label",
+        None,
+        "2026-01-01T00:02:10Z".parse().unwrap(),
+    );
+    let deadlines = &keeping.policy.as_ref().unwrap().spec.deadlines;
+    let cut: Timestamp = "2026-01-01T00:02:00Z".parse().unwrap();
+    let ceiling = after(cut, deadlines.backup_mode.get() + GRACE).to_string();
+    let ready = after(cut, deadlines.ready.get()).to_string();
+    let step = step_at(&silent, &ceiling);
+    assert!(
+        matches!(step, Step::Abandon(Setback::AgentSilent(_))),
+        "{step:?}"
+    );
+    let step = step_at(&keeping, &ceiling);
+    assert!(
+        matches!(
+            step,
+            Step::Await {
+                what: Awaited::Label,
+                ..
+            }
+        ),
+        "{step:?}"
+    );
+    let step = step_at(&keeping, &ready);
+    assert!(
+        matches!(step, Step::Fail(Setback::NotReadyInTime { .. })),
+        "{step:?}"
+    );
+}
+
+/// For a driver that names a creation time before it has cut.
+#[test]
+fn backup_mode_may_end_at_readiness_alone() {
+    let mut open = proved();
+    without(
+        &mut open,
+        &[
+            conditions::CUT,
+            conditions::STOPPED,
+            conditions::WAL_ARCHIVED,
+            conditions::READY,
+            conditions::CATALOGUED,
+        ],
+    );
+    for content in &mut open.contents {
+        content.status.as_mut().unwrap().ready_to_use = Some(false);
+    }
+    let awaited = |observed: &Observed| match step_at(observed, "2026-01-01T00:03:00Z") {
+        Step::Await { what, .. } => what,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(awaited(&open), Awaited::Stop);
+    let status = open.backup.status.as_mut().unwrap();
+    status.attempt.as_mut().unwrap().release_at = crate::api::ReleaseAt::Ready;
+    assert_eq!(awaited(&open), Awaited::Cut);
+    for content in &mut open.contents {
+        content.status.as_mut().unwrap().ready_to_use = Some(true);
+    }
+    assert_eq!(awaited(&open), Awaited::Stop);
+}

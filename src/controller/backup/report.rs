@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::{
     Error,
     act::Acted,
-    attempt::{Running, Seen, Session},
+    attempt::{Running, Seen, Session, clip},
     observe::Observed,
     plan::{Phase, Plan, Setback, State, Step},
 };
 use crate::{
     api::{
-        Attempt, PgBackup, PgBackupStatus, VolumeStatus,
+        Attempt, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus,
         conditions::{ACCEPTED, COMPLETED, CUT, READY, Status, owned, upsert},
         managers,
     },
@@ -22,9 +22,6 @@ use crate::{
     csi::{DeletionPolicy, Reading},
     kubernetes::apply_status_unchanged,
 };
-
-/// The longest text of another system that is shown.
-const LONGEST_TEXT: usize = 300;
 
 /// The fields that the controller owns; an apply holds all of them, or those it leaves out are removed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -197,14 +194,14 @@ fn ran(writer: &mut Writer, running: &Running, outcome: &Result<Acted, Error>) {
     let open = matches!(running.agent.session, Session::Open { .. });
     let cut = running.cut_since.is_some() || (open && running.all_cut());
     if running.cut_since.is_none() {
-        let count = running.count(|reading| reading.cut().is_some());
-        let message = format!("{count} of {whole} volumes cut{}", trouble(running));
+        let (count, what) = (running.released(), released(running));
+        let message = format!("{count} of {whole} volumes {what}{}", running.trouble());
         match outcome {
             _ if cut => writer.set(
                 CUT,
                 Status::True,
                 "Cut",
-                format!("{whole} of {whole} volumes cut"),
+                format!("{whole} of {whole} volumes {what}"),
             ),
             Err(error) => writer.set(
                 CUT,
@@ -221,31 +218,19 @@ fn ran(writer: &mut Writer, running: &Running, outcome: &Result<Acted, Error>) {
     match (cut, running.all_ready()) {
         (true, true) => writer.set(READY, Status::True, "Ready", message),
         (true, false) => {
-            let message = format!("{message}{}", trouble(running));
+            let message = format!("{message}{}", running.trouble());
             writer.set(READY, Status::Unknown, "WaitingForDriver", message);
         }
         (false, _) => writer.set(READY, Status::Unknown, "WaitingForCut", ""),
     }
 }
 
-/// The first trouble that a member tells of. It ends nothing, but an admin wants to see it.
-fn trouble(running: &Running) -> String {
-    let of = |(member, seen): (&VolumeStatus, &Seen)| {
-        let Seen::There(there) = seen else {
-            return None;
-        };
-        let text = match &there.reading {
-            Reading::Failed { message } => Some(message),
-            Reading::Cut(cut) => cut.trouble.as_ref(),
-            Reading::Pending | Reading::Ready(_) => None,
-        };
-        text.map(|text| format!("; {}: {}", member.volume_snapshot, clip(text)))
-    };
-    running.members().find_map(of).unwrap_or_default()
-}
-
-fn clip(text: &str) -> String {
-    text.chars().take(LONGEST_TEXT).collect()
+/// What backup mode lasts until, of one volume.
+fn released(running: &Running) -> &'static str {
+    match running.set.attempt().release_at {
+        ReleaseAt::Cut => "cut",
+        ReleaseAt::Ready => "cut and ready, as snapshot.releaseAt wants it",
+    }
 }
 
 /// The volumes with what is there of each. What is written down is never taken back: see `Seen::Lost`.

@@ -6,10 +6,10 @@ use super::{
     attempt::Running,
     door::door,
     observe::{Observed, is_finished},
-    plan::{Phase, State},
+    plan::{Last, Phase, State},
     sweep::{Keep, sweep},
 };
-use crate::api::{annotations, conditions};
+use crate::api::{PgBackupStatus, annotations, conditions};
 
 /// Parses one observation.
 pub fn validate(observed: &Observed, now: Timestamp) -> State {
@@ -46,6 +46,17 @@ pub fn validate(observed: &Observed, now: Timestamp) -> State {
     }
 }
 
+/// The last attempt, none of which runs.
+fn last(status: &PgBackupStatus) -> Option<Last> {
+    let attempt = status.attempt.as_ref()?;
+    let accepted = conditions::find(&status.conditions, conditions::ACCEPTED);
+    Some(Last {
+        number: attempt.number,
+        began: attempt.started_at.0,
+        why: accepted.map(|it| it.message.clone()).unwrap_or_default(),
+    })
+}
+
 fn phase(observed: &Observed, now: Timestamp) -> Phase {
     let backup = &observed.backup;
     if backup.metadata.deletion_timestamp.is_some() {
@@ -59,12 +70,9 @@ fn phase(observed: &Observed, now: Timestamp) -> Phase {
     if let Some(running) = Running::read(backup, &observed.snapshots, &observed.contents) {
         return Phase::Running(running);
     }
-    let last = backup
-        .status
-        .as_ref()
-        .and_then(|status| status.attempt.as_ref())
-        .map(|attempt| (attempt.number, attempt.started_at.0));
-    let next = last.map_or(1, |(number, _)| number.saturating_add(1));
+    let last = backup.status.as_ref().and_then(last);
+    let number = last.as_ref().map(|last| last.number);
+    let next = number.map_or(1, |number| number.saturating_add(1));
     Phase::Waiting {
         last,
         door: door(observed, next, now),

@@ -11,7 +11,7 @@ use kube::{ResourceExt, api::DynamicObject};
 use super::{door::Rejection, observe::Source};
 use crate::{
     api::{DatabaseFacts, Mount, PgProtection, VolumeStatus, annotations},
-    csi::VolumeSnapshotClass,
+    csi::class_for,
 };
 
 /// Names of the claims that `pod` mounts, by the volume's name in the pod. Too many is safe, one too few is not.
@@ -94,7 +94,7 @@ fn member(
             .clone()
             .unwrap_or_else(|| "Filesystem".into()),
         volume_snapshot: String::new(),
-        class_name: class(&source.classes, named, &csi.driver, name)?,
+        class_name: class_for(&source.classes, named, &csi.driver, name)?.name_any(),
         volume_snapshot_uid: None,
         content: None,
         handle: None,
@@ -111,48 +111,6 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
         .as_ref()
         .and_then(|status| status.phase.as_deref());
     phase == Some("Bound") && claim.metadata.deletion_timestamp.is_none()
-}
-
-/// The class for a claim of `driver`: the one that the policy names, the driver's default, or its only one.
-fn class(
-    classes: &[VolumeSnapshotClass],
-    named: Option<&str>,
-    driver: &str,
-    claim: &str,
-) -> Result<String, Rejection> {
-    if let Some(name) = named {
-        let class = classes.iter().find(|class| class.name_any() == name);
-        let class = class.ok_or_else(|| Rejection::SnapshotClassNotFound(name.to_owned()))?;
-        if class.driver != driver {
-            return Err(Rejection::SnapshotClassDriverMismatch {
-                class: name.to_owned(),
-                of: class.driver.clone(),
-                claim: claim.to_owned(),
-                driver: driver.to_owned(),
-            });
-        }
-        return Ok(name.to_owned());
-    }
-    let of_driver = || classes.iter().filter(|class| class.driver == driver);
-    let mut choice: Vec<_> = of_driver().filter(|class| class.is_default()).collect();
-    if choice.is_empty() {
-        choice = of_driver().collect();
-    }
-    match choice.as_slice() {
-        [class] => Ok(class.name_any()),
-        [] => Err(Rejection::NoSnapshotClass {
-            driver: driver.to_owned(),
-            claim: claim.to_owned(),
-        }),
-        several => {
-            let mut names: Vec<_> = several.iter().map(|class| class.name_any()).collect();
-            names.sort();
-            Err(Rejection::SnapshotClassAmbiguous {
-                driver: driver.to_owned(),
-                classes: names.join(", "),
-            })
-        }
-    }
 }
 
 /// Notes where PostgreSQL's container mounts each member, and checks that data directory and tablespaces lie on one.

@@ -21,48 +21,6 @@ fn quantities_are_read_in_bytes() {
     }
 }
 
-fn class_of(name: &str, driver: &str, default: bool) -> VolumeSnapshotClass {
-    let mut class = VolumeSnapshotClass {
-        driver: driver.into(),
-        ..VolumeSnapshotClass::default()
-    };
-    class.metadata.name = Some(name.into());
-    let mark = (
-        crate::csi::DEFAULT_CLASS_ANNOTATION.to_owned(),
-        default.to_string(),
-    );
-    class.metadata.annotations = Some([mark].into());
-    class
-}
-
-#[test]
-fn the_class_is_the_policys_or_the_drivers() {
-    let classes = [
-        class_of("gold", "fast.example", true),
-        class_of("iron", "fast.example", false),
-        class_of("lone", "slow.example", false),
-        class_of("left", "twin.example", true),
-        class_of("right", "twin.example", true),
-    ];
-    for (named, driver, expected) in [
-        (None, "fast.example", Ok("gold")),
-        (None, "slow.example", Ok("lone")),
-        (None, "none.example", Err("NoSnapshotClass")),
-        (None, "twin.example", Err("SnapshotClassAmbiguous")),
-        (Some("iron"), "fast.example", Ok("iron")),
-        (
-            Some("iron"),
-            "slow.example",
-            Err("SnapshotClassDriverMismatch"),
-        ),
-        (Some("tin"), "fast.example", Err("SnapshotClassNotFound")),
-    ] {
-        let found = class(&classes, named, driver, "data-0");
-        let found = found.as_deref().map_err(Rejection::reason);
-        assert_eq!(found, expected, "{named:?} {driver}");
-    }
-}
-
 type Change = fn(&mut Observed);
 
 /// The claims of an attempt, or why there is none.
@@ -73,6 +31,16 @@ fn claims_of(change: Change) -> Result<Vec<String>, &'static str> {
     let proposal = door(&observed, 1, now).map_err(|rejection| rejection.reason())?;
     let members = proposal.set.members().iter();
     Ok(members.map(|member| member.claim.clone()).collect())
+}
+
+#[test]
+fn without_its_wal_no_backup_begins() {
+    let refused = claims_of(|observed| {
+        let protection = observed.protection.as_mut().unwrap();
+        let status = protection.status.as_mut().unwrap();
+        status.conditions.retain(|it| it.type_ != "WalArchiving");
+    });
+    assert_eq!(refused, Err("WalNotArchived"));
 }
 
 fn pod(observed: &mut Observed) -> &mut PodSpec {

@@ -43,7 +43,7 @@ pub struct Observed {
     /// The volumes with claims, and what drives them; one entry for each claim that is bound.
     pub volumes: Vec<Volume>,
     /// The cluster's snapshot classes.
-    pub classes: Vec<SnapshotClass>,
+    pub classes: Vec<VolumeSnapshotClass>,
     /// The agent.
     pub agent: AgentSeen,
     /// The protection's backups.
@@ -57,17 +57,6 @@ pub struct Volume {
     pub claim: String,
     /// The CSI driver; none: the volume is not CSI's.
     pub driver: Option<String>,
-}
-
-/// A VolumeSnapshotClass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotClass {
-    /// Its name.
-    pub name: String,
-    /// Its driver.
-    pub driver: String,
-    /// Whether it is marked as the driver's default.
-    pub default: bool,
 }
 
 /// What is there of the agent.
@@ -247,15 +236,10 @@ async fn volumes(
     Ok(volumes)
 }
 
-async fn snapshot_classes(ctx: &Context) -> Result<Vec<SnapshotClass>, RequestError> {
+async fn snapshot_classes(ctx: &Context) -> Result<Vec<VolumeSnapshotClass>, RequestError> {
     let api: Api<VolumeSnapshotClass> = Api::all(ctx.client.clone());
     let list = request(api.list(&ListParams::default())).await?;
-    let class = |class: &VolumeSnapshotClass| SnapshotClass {
-        name: class.metadata.name.clone().unwrap_or_default(),
-        driver: class.driver.clone(),
-        default: class.is_default(),
-    };
-    Ok(list.items.iter().map(class).collect())
+    Ok(list.items)
 }
 
 async fn agent_seen(

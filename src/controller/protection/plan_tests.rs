@@ -354,6 +354,33 @@ fn an_agent_that_does_not_run_is_told_within_two_minutes() {
     );
 }
 
+/// A backup of a database that is there no more says nothing of the one that is.
+#[test]
+fn the_last_backup_is_one_of_this_lineage() {
+    let mut observed = running();
+    let backup = |name: &str, lineage: &str, second| BackupSeen {
+        name: name.into(),
+        lineage: Some(lineage.parse().unwrap()),
+        completed: Some(at(second)),
+        failed: false,
+    };
+    observed.backups = vec![backup("ours", LINEAGE, 1), backup("old", "0000000000", 2)];
+    let last = |observed: &Observed| {
+        let status = report::status(
+            observed,
+            &judge(observed),
+            &next(observed, 3),
+            &Ok(()),
+            at(3),
+        );
+        status.last_backup.unwrap().name
+    };
+    assert_eq!(last(&observed), "old", "no lineage is known yet");
+    let status = observed.protection.status.as_mut().unwrap();
+    status.lineage = Some(LINEAGE.parse().unwrap());
+    assert_eq!(last(&observed), "ours");
+}
+
 /// An alert waits for the figure 0: no figure says nothing.
 #[test]
 fn an_agent_that_cannot_be_deployed_counts_as_one_that_does_not_run() {

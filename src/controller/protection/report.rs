@@ -16,6 +16,7 @@ use crate::{
         conditions::{self, ACTIVE, Status},
         managers,
     },
+    archive::LineageId,
     controller::{Class, Context, PassError, context::Chain},
     kubernetes::{RequestError, apply_status},
 };
@@ -95,7 +96,9 @@ pub(super) fn status(
     status.observed_generation = generation;
     status.archive_name = Some(judgement.archive_name.clone());
     status.members.clone_from(&observed.members);
-    status.last_backup = last_backup(&observed.backups);
+    let lineage = observed.protection.status.as_ref();
+    let lineage = lineage.and_then(|status| status.lineage.as_ref());
+    status.last_backup = last_backup(&observed.backups, lineage);
     if let (
         Step::TakeBackup {
             annotation: Some(value),
@@ -129,9 +132,11 @@ fn restart_clock(conditions: &mut Vec<Condition>, reason: &str) {
     }
 }
 
-fn last_backup(backups: &[BackupSeen]) -> Option<LastBackup> {
+/// The newest of the lineage that WAL goes to now: from another one, nothing of today can be restored.
+fn last_backup(backups: &[BackupSeen], lineage: Option<&LineageId>) -> Option<LastBackup> {
     backups
         .iter()
+        .filter(|backup| lineage.is_none() || backup.lineage.as_ref() == lineage)
         .filter_map(|backup| Some((backup.completed?, &backup.name)))
         .max()
         .map(|(at, name)| LastBackup {

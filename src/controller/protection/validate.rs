@@ -7,11 +7,12 @@ use super::{
     agent::{Agent, Objects},
     find::{self, Found},
     mounts,
-    observe::{Observed, SnapshotClass, Volume},
+    observe::{Observed, Volume},
 };
 use crate::{
     api::{PgProtectionSpec, names},
     controller::Image,
+    csi::{VolumeSnapshotClass, class_for},
     postgres::SegmentSize,
 };
 
@@ -194,41 +195,19 @@ fn volumes(observed: &Observed, found: &Found) -> Result<(), Rejection> {
 fn snapshot_class<'a>(
     volume: &Volume,
     named: Option<&str>,
-    classes: &'a [SnapshotClass],
-) -> Result<&'a SnapshotClass, Rejection> {
-    let none = |text: String| Rejection::new("NoSnapshotClass", text);
+    classes: &'a [VolumeSnapshotClass],
+) -> Result<&'a VolumeSnapshotClass, Rejection> {
     let Volume { claim, driver } = volume;
     let driver = driver.as_deref().ok_or_else(|| {
-        none(format!(
-            "the volume of claim {claim} is not a CSI driver's, so it cannot be snapshotted: move the database to a StorageClass whose driver makes snapshots"
-        ))
+        Rejection::new(
+            "VolumeNotCsi",
+            format!(
+                "the volume of claim {claim} is not a CSI driver's, so it cannot be snapshotted: move the database to a StorageClass whose driver makes snapshots"
+            ),
+        )
     })?;
-    if let Some(named) = named {
-        let class = classes.iter().find(|class| class.name == named);
-        return match class {
-            Some(class) if class.driver == driver => Ok(class),
-            Some(class) => Err(none(format!(
-                "VolumeSnapshotClass {named} is of driver {}, claim {claim} of {driver}: name a class of that driver in the policy's spec.snapshot.className",
-                class.driver
-            ))),
-            None => Err(none(format!(
-                "VolumeSnapshotClass {named} does not exist: create it, or name another in the policy's spec.snapshot.className"
-            ))),
-        };
-    }
-    let mut defaults = classes
-        .iter()
-        .filter(|class| class.driver == driver && class.default);
-    match (defaults.next(), defaults.next()) {
-        (Some(class), None) => Ok(class),
-        (None, _) => Err(none(format!(
-            "no VolumeSnapshotClass is the default of driver {driver}, which has claim {claim}: name one in the policy's spec.snapshot.className, or annotate one with snapshot.storage.kubernetes.io/is-default-class"
-        ))),
-        (Some(a), Some(b)) => Err(none(format!(
-            "VolumeSnapshotClasses {} and {} are both the default of driver {driver}: name one in the policy's spec.snapshot.className",
-            a.name, b.name
-        ))),
-    }
+    class_for(classes, named, driver, claim)
+        .map_err(|none| Rejection::new(none.reason(), none.to_string()))
 }
 
 #[cfg(test)]
@@ -236,51 +215,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_class_of_a_volume() {
-        let class = |name: &str, driver: &str, default| SnapshotClass {
-            name: name.into(),
-            driver: driver.into(),
-            default,
-        };
+    fn a_volume_that_cannot_be_snapshotted_is_told() {
         let volume = |driver: Option<&str>| Volume {
             claim: "data-orders-0".into(),
             driver: driver.map(Into::into),
         };
-        let one = [
-            class("a", "x", true),
-            class("b", "y", true),
-            class("c", "x", false),
-        ];
-        let two = [class("a", "x", true), class("b", "x", true)];
-        for (name, volume, named, classes, expected) in [
-            ("the default", volume(Some("x")), None, &one[..], Some("a")),
-            (
-                "the named one",
-                volume(Some("x")),
-                Some("c"),
-                &one,
-                Some("c"),
-            ),
-            (
-                "of another driver",
-                volume(Some("x")),
-                Some("b"),
-                &one,
-                None,
-            ),
-            (
-                "that is not there",
-                volume(Some("x")),
-                Some("z"),
-                &one,
-                None,
-            ),
-            ("two defaults", volume(Some("x")), None, &two, None),
-            ("no default", volume(Some("z")), None, &one, None),
-            ("not CSI", volume(None), None, &one, None),
-        ] {
-            let chosen = snapshot_class(&volume, named, classes).map(|class| class.name.as_str());
-            assert_eq!(chosen.ok(), expected, "{name}");
-        }
+        let reason = |driver| {
+            snapshot_class(&volume(driver), None, &[])
+                .unwrap_err()
+                .reason
+        };
+        assert_eq!(reason(None), "VolumeNotCsi");
+        assert_eq!(reason(Some("x")), "NoSnapshotClass");
     }
 }

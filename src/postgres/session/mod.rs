@@ -30,12 +30,20 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 
 /// Settings of a role or database that would end the session or a long call (backup mode lives as long as the session),
-/// and the search path, so that no other schema's functions are called.
+/// and the search path, so that no other schema's functions are called. The server looks for us as we look for it: with a
+/// kernel's own patience a session whose client's node is lost would stay in backup mode for hours, and a call that waits
+/// for a checkpoint would go on without anybody.
 const PREPARE: &str = "SELECT current_setting('server_version_num')::int4, \
     set_config('search_path', 'pg_catalog', false), \
+    set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), \
+    set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '25s', false), \
+    set_config('client_connection_check_interval', '5s', false), \
     (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings WHERE name IN \
      ('statement_timeout', 'lock_timeout', 'idle_session_timeout', \
       'idle_in_transaction_session_timeout', 'transaction_timeout'))";
+
+/// What sessions are called in `pg_stat_activity`, but those that have a name of their own.
+pub const APPLICATION: &str = "highwater";
 
 /// Where and as whom to connect.
 #[derive(Clone, Debug)]
@@ -48,6 +56,8 @@ pub struct ConnectOptions {
     pub database: String,
     /// User and password.
     pub credentials: Credentials,
+    /// What the session is called in `pg_stat_activity`.
+    pub application: &'static str,
     /// After this long without a session the try fails.
     pub timeout: Duration,
 }
@@ -139,7 +149,7 @@ impl<'a> Login<'a> {
         config
             .user(user.expose())
             .dbname(&options.database)
-            .application_name("highwater");
+            .application_name(options.application);
         if let Some(password) = &password {
             config.password(password.expose());
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::RestorePlan,
-    postgres::{TablespaceMap, TablespaceMapError},
+    postgres::{ControlFile, TablespaceMap, TablespaceMapError},
 };
 
 const CONTROL: &str = "global/pg_control";
@@ -144,6 +144,22 @@ impl DataDirectory {
             path: path.to_owned(),
             owner: run_as(ours, owner)?,
         })
+    }
+
+    /// What pg_control says, wherever it lies; `None` where it cannot be understood: PostgreSQL says what is wrong with it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn control(&self) -> Result<Option<ControlFile>, DirectoryError> {
+        let hidden = self.path.join(HIDDEN_CONTROL);
+        let path = match hidden.exists() {
+            true => hidden,
+            false => self.path.join(CONTROL),
+        };
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            bytes => Ok(ControlFile::parse(&bytes.map_err(io_error("read", &path))?).ok()),
+        }
     }
 
     /// Makes the directory right, from the beginning: to be called only if PostgreSQL was not started on it. May be

@@ -19,7 +19,7 @@ use highwater::{
     clock::{Clock, SystemClock},
     postgres::{
         server::{self, ServerFacts},
-        session::{Client, ConnectOptions, Credentials, Source as Secret, connect},
+        session::{APPLICATION, Client, ConnectOptions, Credentials, Source as Secret, connect},
         slot,
     },
     telemetry::{self, LogFormat},
@@ -75,6 +75,7 @@ impl Order {
                 user: Secret::value("postgres"),
                 password: Some(Secret::value(self.password.clone())),
             },
+            application: APPLICATION,
             timeout: Duration::from_secs(10),
         }
     }

@@ -44,7 +44,7 @@ pub fn base() -> Observed {
             "metadata": {"name": "orders", "namespace": "shop"},
             "spec": {"statefulSet": "orders", "policy": "gold"},
             "status": {
-                "conditions": [condition("Active"), condition("Connected")],
+                "conditions": [condition("Active"), condition("Connected"), condition("WalArchiving")],
                 "members": [{"pod": "orders-0", "uid": "pod-1", "address": "10.1.2.3"}],
                 "primary": {"pod": "orders-0", "timeline": 1},
                 "database": {"systemIdentifier": "7391000000000000001", "majorVersion": 15, "segmentSize": 16_777_216,
@@ -100,7 +100,7 @@ pub fn proved() -> Observed {
         })));
         observed.contents.push(object(json!({
             "metadata": {"name": content, "uid": format!("content-{uid}")},
-            "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": "h"},
+            "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": format!("h-{claim}")},
                 "volumeSnapshotRef": {"name": name, "namespace": "shop", "uid": uid}},
             "status": {"snapshotHandle": format!("handle-{claim}"), "creationTime": 1_767_225_680_000_000_000_u64,
                 "readyToUse": true},

@@ -33,9 +33,11 @@ impl World {
                 if n >= 128 {
                     point(snapshot, &name);
                 }
+                let claim = snapshot.spec.source.persistent_volume_claim_name.as_deref();
+                let handle = format!("h-{}", claim.unwrap());
                 self.contents.push(object(json!({
                     "metadata": {"name": name, "uid": format!("content-{uid}")},
-                    "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": "h"},
+                    "spec": {"driver": "cow.example", "deletionPolicy": "Retain", "source": {"volumeHandle": handle},
                         "volumeSnapshotRef": {"name": snapshot.name_any(), "namespace": "shop", "uid": uid}},
                 })));
             }
