@@ -1,6 +1,8 @@
 //! What can be recovered, from the bucket's side.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use object_store::path::Path;
 
 use super::{
     config::{Wanted, micro_time},
@@ -97,6 +99,9 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>) -> Result<(), Troub
         }
         false => lineage.contents_again().await?,
     };
+    if let Some(orphans) = &contents.orphans {
+        tell_of(orphans, shared);
+    }
     let window = window::window(&contents);
     let (status, reason, message) = judge(&window);
     shared.reporter.edit(|report| {
@@ -110,6 +115,23 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>) -> Result<(), Troub
         .condition(RECOVERABLE, status, reason, message);
     follow(shared);
     Ok(())
+}
+
+/// So many orphans are named in the log.
+const NAMED: usize = 3;
+
+/// Objects that no restore reads harm nothing, but somebody puts them where only agents should write.
+fn tell_of(orphans: &BTreeSet<Path>, shared: &Shared) {
+    let count = i64::try_from(orphans.len()).unwrap_or(i64::MAX);
+    let before = shared.metrics.orphans.set(count);
+    if count > before {
+        let some: Vec<_> = orphans.iter().take(NAMED).map(Path::as_ref).collect();
+        let some = some.join(", ");
+        tracing::warn!(
+            count,
+            "objects that no restore reads are in the archive, such as {some}; `highwater archive verify` names all"
+        );
+    }
 }
 
 /// What the window means. The message holds nothing that moves.

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub archived_bytes: Counter,
     /// Lineages begun because the database did not go on with the one that it was known by.
     pub lineages: Counter,
+    /// Objects in the archive's lineage that no restore reads.
+    pub orphans: Gauge,
     slot_held: Family<Pod, Gauge>,
     /// Seconds in backup mode; 0 outside.
     pub session_age: Gauge<f64, AtomicU64>,
@@ -116,6 +118,11 @@ impl Metrics {
             "highwater_lineages_begun",
             "Lineages begun because the database did not go on with the one that its protection knew",
             self.lineages.clone(),
+        );
+        r.register(
+            "highwater_archive_orphans",
+            "Objects among those of the lineage that no restore reads; counted when everything is listed, each hour",
+            self.orphans.clone(),
         );
         r.register(
             "highwater_slot_held_bytes",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use object_store::path::Path;
 
 use super::{ClockPair, Identity, IndexEntry, Manifest};
 use crate::postgres::{Lsn, SegmentName, TimelineHistory, TimelineId};
@@ -26,6 +27,8 @@ pub struct Contents {
     pub stored: BTreeMap<TimelineId, u64>,
     /// Whole segments that do not count yet, as WAL before them is still to come, each with the time when it was put.
     pub on_their_way: BTreeMap<SegmentName, Timestamp>,
+    /// Objects that no restore reads; `None` where not everything was listed.
+    pub orphans: Option<BTreeSet<Path>>,
 }
 
 /// A whole segment.

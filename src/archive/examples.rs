@@ -55,6 +55,7 @@ pub fn empty() -> Contents {
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),
+        orphans: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use object_store::path::Path;
 
-use super::{Encoding, LineageId};
+use super::{BACKUP_LABEL, Encoding, LineageId, MANIFEST, TABLESPACE_MAP, TOMBSTONE};
 use crate::postgres::{SegmentName, TimelineId};
 
 /// The version of everything below a lineage: layout, index, manifest. Written into the identity object.
@@ -134,7 +134,7 @@ impl Layout {
     }
 
     /// Where what `key` names lies: the only place where readers look for it.
-    pub(super) fn place(&self, key: &Key) -> Path {
+    fn place(&self, key: &Key) -> Path {
         match key {
             Key::Identity => self.identity(),
             Key::History(timeline) => self.history(*timeline),
@@ -148,8 +148,27 @@ impl Layout {
         }
     }
 
-    /// What lies at `key`; `None` for what is not of this format.
-    pub(super) fn parse(&self, key: &Path) -> Option<Key> {
+    /// What lies at `key`; `None` for what no reader looks for there.
+    pub(super) fn names(&self, key: &Path) -> Option<Key> {
+        let parsed = self.parse(key)?;
+        let known = match &parsed {
+            Key::BackupFile(_, file) => {
+                [BACKUP_LABEL, MANIFEST, TABLESPACE_MAP, TOMBSTONE].contains(&file.as_str())
+            }
+            Key::Identity
+            | Key::History(_)
+            | Key::BackupHistory(_)
+            | Key::Segment(..)
+            | Key::Entry(_)
+            | Key::Rollup(..)
+            | Key::Tail(..)
+            | Key::Clock(_) => true,
+        };
+        (known && self.place(&parsed) == *key).then_some(parsed)
+    }
+
+    /// What the key `key` says, wherever it lies; `None` for what is not of this format.
+    fn parse(&self, key: &Path) -> Option<Key> {
         let below = key.as_ref().strip_prefix(&self.root)?.strip_prefix('/')?;
         let mut parts = below.split('/');
         let kind = parts.next()?;
@@ -303,8 +322,7 @@ mod tests {
             "backups/nightly-0badcafe-1/manifest.json",
         ] {
             let key = layout.key(below);
-            let parsed = layout.parse(&key).unwrap();
-            assert_eq!(layout.place(&parsed), key);
+            assert!(layout.names(&key).is_some(), "{below}");
         }
         for below in [
             "wal/00000002/000000010000000000000042.zst",
@@ -313,10 +331,9 @@ mod tests {
             "clock/0000000a.json",
             "identity.json/more",
             "notes.txt",
+            "backups/nightly-0badcafe-1/notes.txt",
         ] {
-            let key = layout.key(below);
-            let placed = layout.parse(&key).map(|parsed| layout.place(&parsed));
-            assert_ne!(placed, Some(key));
+            assert_eq!(layout.names(&layout.key(below)), None, "{below}");
         }
     }
 }

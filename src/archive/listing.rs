@@ -32,6 +32,10 @@ pub(super) struct Listing {
     pub(super) manifests: BTreeMap<String, Path>,
     /// Whole segments that do not count yet, and when they were put.
     pub(super) on_their_way: BTreeMap<SegmentName, Timestamp>,
+    /// What no reader looks for, of what was listed.
+    pub(super) orphans: BTreeSet<Path>,
+    /// Whether everything was listed.
+    pub(super) complete: bool,
 }
 
 /// What a list says of a whole segment.
@@ -66,7 +70,7 @@ impl Listing {
             ..
         } in objects
         {
-            match layout.parse(&key) {
+            match layout.names(&key) {
                 Some(Key::Segment(name, encoding)) => {
                     let whole = listing.segments.entry(name).or_insert(Whole::NONE);
                     whole.encrypted &= encoding.encrypted;
@@ -94,7 +98,8 @@ impl Listing {
                 Some(Key::BackupFile(folder, file)) if file == TOMBSTONE => {
                     buried.insert(folder);
                 }
-                Some(Key::BackupFile(..) | Key::BackupHistory(_) | Key::Identity) | None => {}
+                Some(Key::BackupFile(..) | Key::BackupHistory(_) | Key::Identity) => {}
+                None => drop(listing.orphans.insert(key)),
             }
         }
         listing
@@ -136,7 +141,8 @@ impl Lineage {
         // Tails first: a segment that becomes whole is there before its tails go.
         let mut objects = self.list(&self.layout.all_tails()).await?;
         objects.extend(self.list(&self.layout.root()).await?);
-        let listing = Listing::sort(&self.layout, objects);
+        let mut listing = Listing::sort(&self.layout, objects);
+        listing.complete = true;
         Ok(listing.settled(BTreeMap::new(), size))
     }
 
@@ -212,6 +218,29 @@ mod tests {
         assert_eq!(again_from(&known, timeline(3), SIZE), segment(3, 0));
     }
 
+    /// An object where no reader looks is no segment, though its name is one's.
+    #[tokio::test]
+    async fn what_no_restore_reads_does_not_count() {
+        let spec = json!({"directory": {"persistentVolumeClaim": "wal"}});
+        let spec = serde_json::from_value(spec).unwrap();
+        let archive = Archive::new(Arc::new(InMemory::new()), &spec, "orders").unwrap();
+        let lineage = archive.lineage(identity().lineage);
+        lineage.create_identity(&identity()).await.unwrap();
+        let orphans = async || lineage.contents().await.unwrap().orphans.unwrap();
+        assert!(orphans().await.is_empty());
+        let elsewhere = lineage.layout.root().join("wal").join("00000002");
+        for key in [
+            lineage.layout.root().join("notes.txt"),
+            elsewhere.join(format!("{}.zst", segment(1, 7))),
+        ] {
+            let put = lineage.create(&key, "hash", b"stored".to_vec().into());
+            put.await.unwrap();
+        }
+        let contents = lineage.contents().await.unwrap();
+        assert_eq!(contents.segments.len(), 0);
+        assert_eq!(orphans().await.len(), 2);
+    }
+
     /// What is listed again is what a list of everything says, but for what changes behind the newest.
     #[tokio::test]
     async fn many_segments_are_not_listed_again() {
@@ -250,6 +279,7 @@ mod tests {
         assert!(has(&again, 1, 1501) && has(&again, 2, 1400));
         assert!(!has(&again, 1, 1490) && has(&again, 1, 3));
         assert_eq!(again.segments.len(), 1499 + 2 - 1);
+        assert_eq!(again.orphans, None);
         let full = lineage.contents().await.unwrap();
         assert!(!has(&full, 1, 3));
         assert_eq!(full.segments.len(), 1499);

@@ -60,6 +60,7 @@ impl Lineage {
             tails: BTreeMap::new(),
             clocks: clocks.into_values().collect(),
             stored: listing.stored(),
+            orphans: listing.complete.then_some(listing.orphans),
             on_their_way: listing.on_their_way,
             identity,
         };
@@ -108,6 +109,7 @@ impl Lineage {
             tails: listing.tails.iter().filter_map(tail).collect(),
             clocks: Vec::new(),
             stored: listing.stored(),
+            orphans: listing.complete.then_some(listing.orphans),
             on_their_way: listing.on_their_way,
             identity,
         })

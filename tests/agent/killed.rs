@@ -4,6 +4,7 @@
 //! `HIGHWATER_SEED` repeats a run, `HIGHWATER_KILLS` says how many (default 20, half by each transport).
 
 use std::{
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -25,9 +26,11 @@ use highwater::{
 
 use crate::{
     database::{Database, PASSWORD},
-    running::{Bucket, Running, archive_in, flushed, lineage_id, verified},
+    running::{Bucket, LIMIT, Running, archive_in, flushed, lineage_id, verified},
 };
 
+/// What a shipper says when it ships.
+const BEGUN: &str = "ships";
 const ORDER: &str = "HIGHWATER_SHIP";
 const TAILS: Duration = Duration::from_millis(100);
 /// Segments that those must archive that are killed, or nothing is told.
@@ -59,12 +62,13 @@ async fn a_killed_shipper_leaves_no_hole_and_no_false_byte() {
     let busy = Busy::start(database.clone());
     let archived =
         async || between(&lineage.contents().await.unwrap(), owed, Lsn::new(u64::MAX)).len();
-    let mut kill = 0;
-    // On a busy machine most die before they have begun.
-    while kill < kills || (kill < 10 * kills && archived().await < LEAST) {
-        kill += 1;
+    for kill in 0..kills {
         let transport = if kill % 2 == 0 { "sql" } else { "streaming" };
         let mut child = ship(&database, bucket.directory.path(), transport, TAILS);
+        // Also while it begins, but most while it ships.
+        if random.below(4) > 0 {
+            begun(&mut child).await;
+        }
         tokio::time::sleep(Duration::from_millis(random.below(900))).await;
         child.kill().unwrap();
         child.wait().unwrap();
@@ -236,10 +240,21 @@ pub fn ship(
     Command::new(std::env::current_exe().unwrap())
         .args(["killed::ships_until_it_is_killed", "--exact", "--ignored"])
         .env(ORDER, format!("{port} {transport} {tails} {directory}"))
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// Waits until the process ships.
+async fn begun(child: &mut std::process::Child) {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = tokio::task::spawn_blocking(move || {
+        let mut lines = lines.map_while(Result::ok);
+        lines.any(|line| line.ends_with(BEGUN))
+    });
+    let told = tokio::time::timeout(LIMIT, told).await;
+    assert!(told.unwrap().unwrap(), "the shipper ended before it began");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,7 +279,10 @@ async fn ships_until_it_is_killed() {
         };
         let source = source(transport, &options, client, &facts);
         let shipper = Running::start_all(source, facts, Vec::new(), &options, &lineage, tails);
-        let ended = shipper.await.task.await.unwrap();
+        let shipper = shipper.await;
+        // The test's own output is held back.
+        writeln!(std::io::stdout(), "{BEGUN}").unwrap();
+        let ended = shipper.task.await.unwrap();
         eprintln!("{ended:?}");
     }
 }

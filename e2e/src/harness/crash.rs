@@ -35,6 +35,23 @@ pub fn kill(kubectl: &Kubectl, namespace: &str, pod: &str, argument: &str) -> Re
     signal(process(kubectl, namespace, pod, argument)?, "KILL")
 }
 
+/// The most memory that a process has had, in bytes, as the kernel counts it; the pages of its program's file apart, as those
+/// of a development build are many and can be read again.
+///
+/// # Errors
+/// It does not run.
+pub fn peak_memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} does not run"))?;
+    let bytes = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        let kibibytes: u64 = number.with_context(|| format!("no {name}"))?.parse()?;
+        Ok(kibibytes << 10)
+    };
+    Ok(bytes("VmHWM:")?.saturating_sub(bytes("RssFile:")?))
+}
+
 fn processes() -> Result<impl Iterator<Item = u32>> {
     let entries = fs::read_dir("/proc").context("failed to list processes")?;
     Ok(entries

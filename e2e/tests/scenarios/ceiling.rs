@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Watching, Writer, condition, said, story, until,
+    Database, Deployment, Kubectl, Watching, Writer, bucket, condition, crash, measure, said,
+    story, until,
 };
 use serde_json::{Value, json};
 
@@ -14,6 +15,8 @@ use super::{archives, failover, setup::scenario};
 const LIMIT: Duration = Duration::from_secs(180);
 /// Bytes of the database's volume: as much WAL does not fit into it.
 const CLAIM: i64 = 1 << 30;
+/// Bytes that an agent may take for segments of 16 MiB.
+const MEMORY: u64 = 64 << 20;
 const WRITTEN: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
 const KEPT: &str = "SELECT sum(size)::bigint FROM pg_ls_waldir()";
 
@@ -34,6 +37,9 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
     made_again(&orders).await?;
+    let nobody_reads = format!("{}/notes.txt", bucket::lineage(&orders)?);
+    let file = bucket::folder(kubectl)?.join(nobody_reads);
+    std::fs::write(file, "by hand").context("failed to put an object that no restore reads")?;
     let archive = kubectl
         .get(namespace, "pga", "main")?
         .context("no archive")?;
@@ -59,6 +65,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
     to(endpoint)?;
     closed(&orders).await?;
+    what_the_agent_took(&orders).await?;
     let least = writer.ledger.acknowledged();
     archives::archived(&orders, &orders.connect().await?).await?;
     let found = story::latest_holds(&orders, &writer.ledger, least).await?;
@@ -151,6 +158,25 @@ async fn closed(orders: &Database) -> Result<()> {
         .wait("the gap on record, and behind a backup", LIMIT, closed)
         .await?;
     told(orders, &["SlotCeilingReached", "WalGap"]).await
+}
+
+/// With a backlog behind it: memory within what an agent may take, and the object that no restore reads is counted.
+async fn what_the_agent_took(orders: &Database) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let agent = failover::agent(orders)?;
+    let peak = crash::peak_memory(crash::process(kubectl, namespace, &agent, "agent")?)?;
+    println!("the agent had {} MiB at its peak", peak >> 20);
+    ensure!(peak <= MEMORY, "the agent had {peak} bytes");
+    until(
+        "the object that no restore reads to be counted",
+        LIMIT,
+        || {
+            let told = measure::metrics(kubectl, namespace, measure::AGENTS)?.join("\n");
+            let counted = told.contains("\nhighwater_archive_orphans 1\n");
+            Ok(counted.then_some(()))
+        },
+    )
+    .await
 }
 
 /// Each of these reasons in an event.

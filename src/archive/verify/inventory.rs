@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use object_store::{ObjectMeta, path::Path};
 
 use super::super::{
-    BACKUP_LABEL, Encoding, Layout, MANIFEST, TABLESPACE_MAP, TOMBSTONE,
+    Encoding, Layout,
     layout::{Key, TailName},
     on_their_way::has_entry,
 };
@@ -69,8 +69,7 @@ impl Inventory {
     }
 
     fn add(&mut self, layout: &Layout, object: ObjectMeta) {
-        let key = layout.parse(&object.location);
-        let Some(key) = key.filter(|key| layout.place(key) == object.location) else {
+        let Some(key) = layout.names(&object.location) else {
             self.orphans.push(object.location);
             return;
         };
@@ -91,12 +90,9 @@ impl Inventory {
                 parts.push((name, encoding, object));
             }
             Key::Clock(timeline) => drop(self.clocks.insert(timeline, object)),
-            Key::BackupFile(folder, file) => match file.as_str() {
-                BACKUP_LABEL | MANIFEST | TABLESPACE_MAP | TOMBSTONE => {
-                    self.backups.entry(folder).or_default().insert(file, object);
-                }
-                _ => self.orphans.push(object.location),
-            },
+            Key::BackupFile(folder, file) => {
+                self.backups.entry(folder).or_default().insert(file, object);
+            }
         }
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),
+        orphans: None,
     }
 }
 

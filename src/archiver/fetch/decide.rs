@@ -135,6 +135,7 @@ mod tests {
             clocks: Vec::new(),
             stored: BTreeMap::new(),
             on_their_way: BTreeMap::new(),
+            orphans: None,
         }
     }
 
