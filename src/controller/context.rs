@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use kube::{
     Api, Client, Resource,
     core::NamespaceResourceScope,
     runtime::{
         controller::{Action, Error as ControllerError},
-        reflector::{Lookup, ObjectRef},
+        reflector::{Lookup, ObjectRef, Store},
         watcher,
     },
 };
@@ -80,6 +80,14 @@ impl Context {
             Scope::Namespace(namespace) => Api::namespaced(client, namespace),
         }
     }
+}
+
+/// Whether a watch has told of everything that is there once.
+pub fn is_ready<K>(store: &Store<K>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    matches!(store.wait_until_ready().now_or_never(), Some(Ok(())))
 }
 
 /// Whether trying again can help.

@@ -27,7 +27,7 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-pub use context::{Class, Context, Image, PassError, drive, error_policy};
+pub use context::{Class, Context, Image, PassError, drive, error_policy, is_ready};
 pub use events::Events;
 pub use scope::Scope;
 

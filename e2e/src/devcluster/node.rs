@@ -115,6 +115,7 @@ authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
 authorization: {{mode: AlwaysAllow}}
 resolvConf: ""
 localStorageCapacityIsolation: false
+maxPods: 200
 evictionHard: {{memory.available: 100Mi}}
 makeIPTablesUtilChains: false
 oomScoreAdj: 0

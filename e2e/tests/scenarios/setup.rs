@@ -48,5 +48,10 @@ async fn run(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<(
         println!("{}", deployment.kubectl.dump(&namespace));
         panic!("scenario {name}: {error:#}");
     }
+    // What it has left would only take memory and time from the others.
+    let gone = ["delete", "namespace", &namespace, "--wait=false"];
+    if let Err(error) = deployment.kubectl.run(&gone) {
+        panic!("scenario {name}: {error:#}");
+    }
     println!("scenario {name}: {:.0} s", begin.elapsed().as_secs_f64());
 }

@@ -29,6 +29,8 @@ const PARALLEL: usize = 8;
 pub struct Acted {
     /// VolumeSnapshots that this pass made, or found made.
     pub snapshots: Vec<VolumeSnapshot>,
+    /// The backup, with our finalizer.
+    pub backup: Option<PgBackup>,
 }
 
 /// Carries out the step. Steps that only write the status have no effect here.
@@ -36,8 +38,8 @@ pub async fn act(client: &Client, observed: &Observed, plan: &Plan) -> Result<Ac
     let backup = &observed.backup;
     let mut acted = Acted::default();
     match &plan.step {
-        Step::AddFinalizer => set_finalizer(client, backup, true).await?,
-        Step::Release => set_finalizer(client, backup, false).await?,
+        Step::AddFinalizer => acted.backup = set_finalizer(client, backup, true).await?,
+        Step::Release => drop(set_finalizer(client, backup, false).await?),
         Step::CreateSnapshots(set) => acted.snapshots = create(client, backup, set).await?,
         Step::Retain(contents) => {
             set_policies(client, backup, contents, DeletionPolicy::Retain).await?;
@@ -68,12 +70,18 @@ pub async fn tidy(client: &Client, observed: &Observed, plan: &Plan) -> Result<(
         .await
 }
 
-async fn set_finalizer(client: &Client, backup: &PgBackup, present: bool) -> Result<(), Error> {
+/// `None`: the backup is gone, and with it its finalizer.
+async fn set_finalizer(
+    client: &Client,
+    backup: &PgBackup,
+    present: bool,
+) -> Result<Option<PgBackup>, Error> {
     let api = api::<PgBackup>(client, backup);
     let patch = build::build_finalizer_patch(backup, present);
     match merge(&api, &backup.name_any(), &patch).await {
-        Err(error) if !present && error.is_not_found() => Ok(()),
+        Err(error) if !present && error.is_not_found() => Ok(None),
         other => other
+            .map(Some)
             .map_err(|error| write::<PgBackup>("set the finalizer of", &backup.name_any(), error)),
     }
 }
@@ -165,7 +173,7 @@ async fn set_policy(
     let patch = build::build_content_patch(backup, number, content, policy);
     match merge(&api, &content.name, &patch).await {
         Err(error) if error.is_not_found() => Ok(()),
-        other => other.map_err(|error| {
+        other => other.map(drop).map_err(|error| {
             write::<VolumeSnapshotContent>("set the deletion policy of", &content.name, error)
         }),
     }
@@ -206,14 +214,12 @@ where
     }
 }
 
-async fn merge<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<(), RequestError>
+async fn merge<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<K, RequestError>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let patch = Patch::Merge(patch);
-    request(api.patch(name, &PatchParams::default(), &patch))
-        .await
-        .map(|_| ())
+    request(api.patch(name, &PatchParams::default(), &patch)).await
 }
 
 fn write<K: Resource<DynamicType = ()>>(

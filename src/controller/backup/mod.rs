@@ -1,8 +1,9 @@
 //! The backup controller: one PgBackup from its creation to `Completed`, and its snapshots until they are gone.
 //!
 //! It never speaks to a database or a bucket: the agent does, and the two meet in the status (see [`crate::api`]). A
-//! pass reads everything anew ([`observe`]), parses it ([`validate`]), decides ([`plan`]), has at most one effect on the
-//! backup ([`act`]) and applies its part of the status if that changed ([`report`]).
+//! pass observes ([`observe`]), parses it ([`validate`]), decides ([`plan`]), has at most one effect on the
+//! backup ([`act`]) and applies its part of the status if that changed ([`report`]). Whether there is anything to do it
+//! sees by what the watches told ([`told`]), and reads what its plan must rest on ([`depth`]).
 //!
 //! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]); what begins is one attempt with
 //! names of its own ([`attempt`]); an attempt that is given up is void for ever, and the janitor ([`sweep`]) removes its
@@ -11,6 +12,7 @@
 mod act;
 mod attempt;
 mod build;
+mod depth;
 mod door;
 mod evidence;
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod properties;
 mod redact;
 mod report;
 mod sweep;
+mod told;
 mod validate;
 mod volumes;
 mod wake;
@@ -35,20 +38,22 @@ use kube::{
     runtime::{
         Config as RuntimeConfig, WatchStreamExt, applier,
         controller::Action,
-        reflector::{self, ObjectRef},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::{
+    depth::Depth,
     observe::{Observed, observe},
-    plan::{Awaited, Plan, Step, plan},
+    plan::{Awaited, Plan, State, Step, plan},
+    told::{Told, Written},
     wake::Wake,
 };
 use super::{Class, Context, PassError, drive, error_policy};
 use crate::{
-    api::{PgBackup, PgProtection, annotations, conditions},
+    api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
     kubernetes::RequestError,
 };
@@ -144,18 +149,14 @@ impl PassError for Error {
 /// What the passes over all backups share.
 struct Backups {
     ctx: Arc<Context>,
-    wake: Wake,
+    wake: Arc<Wake>,
+    told: Told,
     /// Held from asking who comes first to writing down who began.
     door: Mutex<()>,
 }
 
 /// Runs until its watches end.
 pub async fn run(ctx: Arc<Context>) {
-    let backups = Arc::new(Backups {
-        ctx: ctx.clone(),
-        wake: Wake::default(),
-        door: Mutex::new(()),
-    });
     let (reader, writer) = reflector::store();
     let own = watcher(ctx.watched::<PgBackup>(), watcher::Config::default())
         .default_backoff()
@@ -163,7 +164,15 @@ pub async fn run(ctx: Arc<Context>) {
         .reflect(writer)
         .applied_objects()
         .map_ok(|backup| ObjectRef::from_obj(&backup));
-    let queue = stream::select(own, related(&ctx, &backups));
+    let wake = Arc::new(Wake::default());
+    let (told, related) = related(&ctx, &wake, reader.clone());
+    let backups = Arc::new(Backups {
+        ctx: ctx.clone(),
+        wake,
+        told,
+        door: Mutex::new(()),
+    });
+    let queue = stream::select(own, related);
     let passes = applier(
         |backup, backups| Box::pin(reconcile(backup, backups)),
         |backup, error, backups: Arc<Backups>| error_policy(backup, error, backups.ctx.clone()),
@@ -175,55 +184,78 @@ pub async fn run(ctx: Arc<Context>) {
     drive("backup", ctx, passes).await;
 }
 
-/// The cache is only to know what exists: what a pass decides by it reads itself, and history must cost no memory.
+/// History must cost no memory: of what is finished nothing is written any more.
 fn slim(backup: &mut PgBackup) {
     backup.metadata.managed_fields = None;
-    if let Some(status) = &mut backup.status {
+    if observe::is_finished(backup)
+        && let Some(status) = &mut backup.status
+    {
         status.stateful_set = None;
     }
 }
 
 type Wakened = Result<ObjectRef<PgBackup>, watcher::Error>;
 
-/// The backups that events of snapshots, contents and protections are about.
-fn related(ctx: &Context, backups: &Arc<Backups>) -> impl Stream<Item = Wakened> + Send + use<> {
+/// What the watches tell, and the backups that events of snapshots, contents, protections and policies are about.
+fn related(
+    ctx: &Context,
+    wake: &Arc<Wake>,
+    backups: Store<PgBackup>,
+) -> (Told, impl Stream<Item = Wakened> + Send + use<>) {
     let ours = watcher::Config::default().labels(annotations::BACKUP_UID_LABEL);
     let everything = watcher::Config::default;
-    let snapshots = touched(ctx.watched::<VolumeSnapshot>(), ours, |it| {
+    let (snapshots, of_snapshots) = touched(ctx.watched::<VolumeSnapshot>(), ours, |it| {
         Wake::of_snapshot(&it)
     });
-    let (by_content, by_protection) = (backups.clone(), backups.clone());
+    let (by_content, by_protection) = (wake.clone(), wake.clone());
     let contents = Api::<VolumeSnapshotContent>::all(ctx.client.clone());
-    let contents = touched(contents, everything(), move |it| {
-        by_content.wake.of_content(&it)
-    });
-    let protections = touched(ctx.watched::<PgProtection>(), everything(), move |it| {
-        by_protection.wake.of_protection(&it)
-    });
-    stream::select(stream::select(snapshots, contents), protections)
+    let (contents, of_contents) =
+        touched(contents, everything(), move |it| by_content.of_content(&it));
+    let (protections, of_protections) =
+        touched(ctx.watched::<PgProtection>(), everything(), move |it| {
+            by_protection.of_protection(&it)
+        });
+    // A backup that waits for a policy looks again by itself.
+    let (policies, of_policies) = touched(ctx.watched::<PgBackupPolicy>(), everything(), |_| None);
+    let told = Told {
+        backups,
+        protections,
+        policies,
+        snapshots,
+        contents,
+        written: Written::default(),
+    };
+    let wakened = stream::select(of_snapshots, of_contents);
+    let others = stream::select(of_protections, of_policies);
+    (told, stream::select(wakened, others))
 }
 
 fn touched<K, I, F>(
     api: Api<K>,
     config: watcher::Config,
     about: F,
-) -> impl Stream<Item = Wakened> + Send + use<K, I, F>
+) -> (Store<K>, impl Stream<Item = Wakened> + Send + use<K, I, F>)
 where
     K: Resource<DynamicType = ()>
         + Clone
         + serde::de::DeserializeOwned
         + std::fmt::Debug
         + Send
+        + Sync
         + 'static,
     I: IntoIterator<Item = ObjectRef<PgBackup>>,
     I::IntoIter: Send,
     F: Fn(K) -> I + Send + 'static,
 {
-    watcher(api, config)
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, config)
         .default_backoff()
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .reflect(writer)
         .touched_objects()
         .map_ok(move |object| stream::iter(about(object).into_iter().map(Ok)))
-        .try_flatten()
+        .try_flatten();
+    (store, stream)
 }
 
 /// One pass over one backup.
@@ -254,30 +286,68 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
     let ctx = &backups.ctx;
     let now = ctx.clock.now();
     backups.wake.note(cached);
-    let Some(observed) = observe(&ctx.client, cached).await? else {
-        backups.wake.forget(cached);
+    let Some((observed, state, plan)) = backups.decide(cached, now).await? else {
+        backups.forget(cached);
         return Ok(Action::await_change());
     };
     backups.wake.note(&observed.backup);
-    let state = validate::validate(&observed, now);
-    let plan = plan(&state, now);
     let Some(_turn) = backups.turn(&observed, &plan).await? else {
         return Ok(Action::requeue(QUEUE_REST));
     };
     let outcome = act::act(&ctx.client, &observed, &plan).await;
     let own = report::own_status(&observed, &state, &plan, &outcome, now);
     if let Some(applied) = report::report(ctx, &observed, &own).await? {
-        backups.wake.note(&applied);
+        backups.wrote(cached, &observed, applied);
     }
-    outcome?;
+    if let Some(marked) = outcome?.backup {
+        backups.wrote(cached, &observed, marked);
+    }
     act::tidy(&ctx.client, &observed, &plan).await?;
     if plan.step == Step::Done || plan.step == Step::Release {
-        backups.wake.forget(&observed.backup);
+        backups.forget(&observed.backup);
     }
     Ok(requeue(&plan, now))
 }
 
 impl Backups {
+    /// The plan, with what it rests on. `None`: the backup is gone.
+    async fn decide(
+        &self,
+        cached: &PgBackup,
+        now: Timestamp,
+    ) -> Result<Option<(Observed, State, Plan)>, Error> {
+        let mut known = self.told.observe(cached);
+        let mut depth = match known {
+            Some(_) => Depth::Told,
+            None => Depth::Everything,
+        };
+        loop {
+            let observed = match known.take() {
+                Some(observed) => observed,
+                None => match observe(&self.ctx.client, &self.told, cached, depth).await? {
+                    Some(observed) => observed,
+                    None => return Ok(None),
+                },
+            };
+            let state = validate::validate(&observed, now);
+            let plan = plan(&state, now);
+            if plan.needs() <= depth {
+                return Ok(Some((observed, state, plan)));
+            }
+            depth = plan.needs();
+        }
+    }
+
+    fn wrote(&self, cached: &PgBackup, observed: &Observed, written: PgBackup) {
+        self.wake.note(&written);
+        self.told.written.note(cached, &observed.backup, written);
+    }
+
+    fn forget(&self, backup: &PgBackup) {
+        self.wake.forget(backup);
+        self.told.written.forget(backup);
+    }
+
     /// Who begins asks once more who comes first, with nobody else beginning meanwhile. `None`: another does.
     async fn turn(
         &self,

@@ -1,4 +1,4 @@
-//! Everything a pass knows, read from the API server and not from a cache; the PgBackup itself first.
+//! What a pass reads from the API server: the PgBackup itself first, and around it as much as its plan must rest on.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -16,7 +16,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Error, sweep, volumes};
+use super::{Error, depth::Depth, sweep, told::Told, volumes};
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     csi::{self, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
@@ -64,8 +64,13 @@ pub struct Source {
     pub classes: Vec<VolumeSnapshotClass>,
 }
 
-/// Reads what the PgBackup's stage needs. `None`: it is gone, or another one of that name.
-pub async fn observe(client: &Client, cached: &PgBackup) -> Result<Option<Observed>, Error> {
+/// Reads what the PgBackup's stage and `depth` need. `None`: it is gone, or another one of that name.
+pub async fn observe(
+    client: &Client,
+    told: &Told,
+    cached: &PgBackup,
+    depth: Depth,
+) -> Result<Option<Observed>, Error> {
     let namespace = cached.namespace().unwrap_or_default();
     let backups = Api::<PgBackup>::namespaced(client.clone(), &namespace);
     let Some(backup) = get(&backups, &cached.name_any()).await? else {
@@ -75,7 +80,7 @@ pub async fn observe(client: &Client, cached: &PgBackup) -> Result<Option<Observ
         return Ok(None);
     }
     let (mut observed, (snapshots, contents)) = tokio::try_join!(
-        observe_surroundings(client, &namespace, backup.clone()),
+        observe_surroundings((client, told), &namespace, backup.clone(), depth),
         observe_snapshots(client, &namespace, &backup),
     )?;
     observed.snapshots = snapshots;
@@ -85,9 +90,10 @@ pub async fn observe(client: &Client, cached: &PgBackup) -> Result<Option<Observ
 
 /// What the backup is to be judged by, without its snapshots.
 async fn observe_surroundings(
-    client: &Client,
+    (client, told): (&Client, &Told),
     namespace: &str,
     backup: PgBackup,
+    depth: Depth,
 ) -> Result<Observed, Error> {
     let mut observed = Observed {
         backup,
@@ -102,9 +108,22 @@ async fn observe_surroundings(
     if observed.backup.metadata.deletion_timestamp.is_some() {
         observed.scope_goes = scope_goes(client, namespace).await?;
     } else if !is_finished(&observed.backup) {
-        observe_policy(client, namespace, &mut observed).await?;
+        let known = match depth {
+            Depth::Told | Depth::Snapshots => {
+                told.surroundings(namespace, &observed.backup.spec.protection)
+            }
+            Depth::Everything => None,
+        };
+        match known {
+            Some(known) => (observed.protection, observed.policy) = known,
+            None => observe_policy(client, namespace, &mut observed).await?,
+        }
         if !is_accepted(&observed.backup) {
-            observed.ahead = ahead(client, &observed.backup).await?;
+            // Who begins asks once more: see `Backups::turn`.
+            observed.ahead = match told.ahead(&observed.backup) {
+                Some(ahead) => ahead,
+                None => ahead(client, &observed.backup).await?,
+            };
             observe_source(client, namespace, &mut observed).await?;
         }
     }
@@ -169,18 +188,20 @@ pub async fn ahead(client: &Client, backup: &PgBackup) -> Result<Option<String>,
     let list = request(backups.list(&ListParams::default()))
         .await
         .map_err(|error| read_error::<PgBackup>("", error))?;
-    Ok(first(&list.items, backup).map(ResourceExt::name_any))
+    Ok(first(list.items.iter(), backup).map(ResourceExt::name_any))
 }
 
 /// Pure part of [`ahead`].
-pub fn first<'a>(all: &'a [PgBackup], backup: &PgBackup) -> Option<&'a PgBackup> {
+pub fn first<'a>(
+    all: impl Iterator<Item = &'a PgBackup>,
+    backup: &PgBackup,
+) -> Option<&'a PgBackup> {
     let turn = |b: &PgBackup| {
         let created = b.metadata.creation_timestamp.as_ref().map(|time| time.0);
         (!is_accepted(b), created, b.name_any())
     };
     let mine = turn(backup);
-    all.iter()
-        .filter(|b| b.spec.protection == backup.spec.protection)
+    all.filter(|b| b.spec.protection == backup.spec.protection)
         .filter(|b| b.metadata.uid != backup.metadata.uid)
         .filter(|b| !is_finished(b) && b.metadata.deletion_timestamp.is_none())
         .min_by_key(|b| turn(b))

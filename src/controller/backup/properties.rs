@@ -14,6 +14,8 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         16 => Just(Action::Pass(None)),
         3 => (0..5u8).prop_map(|n| Action::Pass(Some(n))),
+        8 => (1..8u8).prop_map(Action::Watch),
+        8 => Just(Action::PassTold),
         2 => Just(Action::Read),
         2 => Just(Action::ActLate),
         7 => Just(Action::Start),
@@ -185,6 +187,30 @@ fn a_snapshot_that_was_made_anew_is_not_taken_for_the_one_that_was_cut() {
         world.settle();
         assert_eq!(world.violation.as_deref(), expected, "{mistake:?}");
         assert!(world.completed(), "{mistake:?}");
+        assert_eq!(world.number(), Some(attempt), "{mistake:?}");
+    }
+}
+
+/// The watch of snapshots is late: what it does not tell of yet is no loss, and its attempt goes on.
+#[test]
+fn a_watch_that_is_late_costs_no_attempt() {
+    for (mistake, attempt) in [(Mistake::No, 1), (Mistake::TrustWatches, 2)] {
+        let mut world = World::new(mistake);
+        let made = [
+            Action::Pass(None),
+            Action::Pass(None),
+            Action::Start,
+            Action::Pass(None),
+        ];
+        let told_of_the_backup_alone = [Action::Watch(1), Action::PassTold];
+        for action in made.into_iter().chain(told_of_the_backup_alone) {
+            world.step(action);
+        }
+        world.settle();
+        assert!(
+            world.completed() && world.violation.is_none(),
+            "{mistake:?}"
+        );
         assert_eq!(world.number(), Some(attempt), "{mistake:?}");
     }
 }

@@ -9,6 +9,7 @@ pub mod agent;
 mod find;
 #[cfg(test)]
 mod find_tests;
+mod memory;
 mod mounts;
 mod observe;
 mod plan;
@@ -22,9 +23,11 @@ use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{Stream, TryStreamExt, future};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::{
     ResourceExt,
@@ -37,7 +40,8 @@ use kube::{
     },
 };
 
-use super::{Class, Context, PassError, drive, error_policy};
+use self::{memory::Memory, observe::Observed};
+use super::{Class, Context, PassError, drive, error_policy, is_ready};
 use crate::{
     api::{PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     kubernetes::RequestError,
@@ -103,28 +107,74 @@ impl PassError for Error {
     }
 }
 
+/// What the passes over all protections share.
+struct Protections {
+    ctx: Arc<Context>,
+    memory: Arc<Memory>,
+    /// What [`observe::slim`] leaves of them.
+    backups: Store<PgBackup>,
+}
+
 /// One pass over one protection.
-async fn reconcile(protection: Arc<PgProtection>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let name = protection.name_any();
-    let namespace = protection.namespace().unwrap_or_default();
+async fn reconcile(
+    protection: Arc<PgProtection>,
+    protections: Arc<Protections>,
+) -> Result<Action, Error> {
+    let ctx = &protections.ctx;
     let now = ctx.clock.now();
-    let observed = observe::observe(&namespace, &name, &ctx)
-        .await
-        .map_err(|cause| Error::Observe {
-            name: name.clone(),
-            cause,
-        })?;
-    let Some(observed) = observed else {
+    let about = ObjectRef::from_obj(&*protection);
+    let changes = protections.memory.changes(&about);
+    let Some((observed, known_until)) = protections.observe(&protection, now).await? else {
+        protections.memory.forget(&about);
         return Ok(Action::await_change());
     };
     let judgement = validate::validate(&observed, &ctx.image);
     let step = plan::plan(&judgement, &observed, now);
-    let outcome = act::act(&step, &observed, &ctx).await;
-    report::report(&observed, &judgement, &step, &outcome, now, &ctx)
-        .await
-        .map_err(|cause| Error::Report { name, cause })?;
+    if known_until.is_some() && step.acts() {
+        // What is done rests on what was read for it.
+        protections.memory.changed(&about);
+        return Ok(Action::requeue(Duration::ZERO));
+    }
+    let outcome = act::act(&step, &observed, ctx).await;
+    let reported = report::report(&observed, &judgement, &step, &outcome, now, ctx).await;
+    reported.map_err(|cause| Error::Report {
+        name: protection.name_any(),
+        cause,
+    })?;
     outcome?;
-    Ok(step.requeue(now))
+    let rest = step.rest(now);
+    let until = known_until.unwrap_or_else(|| now + rest);
+    if known_until.is_none() && !step.acts() {
+        protections.memory.keep(&about, changes, observed, until);
+    }
+    let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    Ok(Action::requeue(rest.min(left)))
+}
+
+impl Protections {
+    /// What is known of `cached` if only a backup has called, and until when; or what is read. `None`: it is gone.
+    async fn observe(
+        &self,
+        cached: &PgProtection,
+        now: Timestamp,
+    ) -> Result<Option<(Observed, Option<Timestamp>)>, Error> {
+        let name = cached.name_any();
+        let namespace = cached.namespace().unwrap_or_default();
+        let told = is_ready(&self.backups)
+            .then(|| observe::backups_among(&self.backups, &namespace, &name));
+        let known = self.memory.recall(&ObjectRef::from_obj(cached), now);
+        if let (Some((known, until)), Some(backups)) = (known, &told) {
+            let observed = Observed {
+                protection: cached.clone(),
+                backups: backups.clone(),
+                ..known
+            };
+            return Ok(Some((observed, Some(until))));
+        }
+        let observed = observe::observe(&namespace, &name, told, &self.ctx).await;
+        let observed = observed.map_err(|cause| Error::Observe { name, cause })?;
+        Ok(observed.map(|observed| (observed, None)))
+    }
 }
 
 /// Runs until a watch ends.
@@ -136,13 +186,16 @@ pub async fn run(ctx: Arc<Context>) {
 }
 
 async fn protections(ctx: Arc<Context>) {
+    let memory = Arc::new(Memory::default());
     let (store, writer) = reflector::store();
+    let own_changes = memory.clone();
     let stream = watcher(ctx.watched::<PgProtection>(), watcher::Config::default())
         .default_backoff()
         .modify(|protection| protection.managed_fields_mut().clear())
         .reflect(writer)
         .applied_objects()
-        .predicate_filter(decisive, kube::runtime::PredicateConfig::default());
+        .predicate_filter(decisive, kube::runtime::PredicateConfig::default())
+        .inspect_ok(move |protection| own_changes.changed(&ObjectRef::from_obj(protection)));
     let controller = Controller::for_stream(stream, store.clone());
     let managed = watcher::Config::default().labels(&format!(
         "{}={}",
@@ -150,31 +203,47 @@ async fn protections(ctx: Arc<Context>) {
         annotations::MANAGED_BY
     ));
     let of_policy = select(
-        store.clone(),
+        (&store, &memory),
         |protection: &PgProtection, policy: &PgBackupPolicy| {
             protection.spec.policy == policy.name_any()
         },
     );
-    let of_archive = select(store.clone(), |_: &PgProtection, _: &PgArchive| true);
+    let of_archive = select((&store, &memory), |_: &PgProtection, _: &PgArchive| true);
     let of_set = select(
-        store.clone(),
+        (&store, &memory),
         |protection: &PgProtection, set: &PartialObjectMeta<StatefulSet>| {
             protection.spec.stateful_set == set.name_any()
+        },
+    );
+    let of_agent = select(
+        (&store, &memory),
+        |protection: &PgProtection, agent: &Deployment| {
+            crate::api::names::agent(&protection.name_any()) == agent.name_any()
         },
     );
     // Their metadata is enough, and there may be thousands.
     let sets = ctx.watched::<PartialObjectMeta<StatefulSet>>();
     let any = watcher::Config::default;
+    let (backups, decided) = decided_backups(&ctx);
+    let protections = Arc::new(Protections {
+        ctx: ctx.clone(),
+        memory,
+        backups,
+    });
+    let on_error = |protection: Arc<PgProtection>, error: &Error, all: Arc<Protections>| {
+        all.memory.changed(&ObjectRef::from_obj(&*protection));
+        error_policy(protection, error, all.ctx.clone())
+    };
     let stream = controller
-        .owns(ctx.watched::<Deployment>(), managed)
-        .watches_stream(decided_backups(&ctx), |backup| {
+        .watches(ctx.watched::<Deployment>(), managed, of_agent)
+        .watches_stream(decided, |backup| {
             let namespace = backup.namespace().unwrap_or_default();
             Some(ObjectRef::new(&backup.spec.protection).within(&namespace))
         })
         .watches(ctx.watched::<PgBackupPolicy>(), any(), of_policy)
         .watches(ctx.watched::<PgArchive>(), any(), of_archive)
         .watches(sets, any(), of_set)
-        .run(reconcile, error_policy, ctx.clone());
+        .run(reconcile, on_error, protections);
     drive("protection", ctx, stream).await;
 }
 
@@ -182,11 +251,18 @@ async fn protections(ctx: Arc<Context>) {
 /// keep the API server from the backup.
 fn decided_backups(
     ctx: &Context,
-) -> impl Stream<Item = Result<PgBackup, watcher::Error>> + Send + use<> {
+) -> (
+    Store<PgBackup>,
+    impl Stream<Item = Result<PgBackup, watcher::Error>> + Send + use<>,
+) {
     let mut known = HashMap::new();
-    watcher(ctx.watched::<PgBackup>(), watcher::Config::default())
+    let (store, writer) = reflector::store();
+    let stream = watcher(ctx.watched::<PgBackup>(), watcher::Config::default())
         .default_backoff()
-        .try_filter_map(move |event| future::ready(Ok(news(event, &mut known))))
+        .modify(observe::slim)
+        .reflect(writer)
+        .try_filter_map(move |event| future::ready(Ok(news(event, &mut known))));
+    (store, stream)
 }
 
 /// The backup of `event`, if it says what `known`, by UID, does not.
@@ -208,11 +284,12 @@ fn news(event: Event<PgBackup>, known: &mut HashMap<Option<String>, bool>) -> Op
     }
 }
 
-/// Maps another object to the protections of its namespace that `concerns` names.
-fn select<K: ResourceExt>(
-    store: Store<PgProtection>,
-    concerns: impl Fn(&PgProtection, &K) -> bool + Send + Sync,
-) -> impl Fn(K) -> Vec<ObjectRef<PgProtection>> + Send + Sync {
+/// Maps another object to the protections of its namespace that `concerns` names; what was read for them is old.
+fn select<K: ResourceExt, C: Fn(&PgProtection, &K) -> bool + Send + Sync>(
+    (store, memory): (&Store<PgProtection>, &Arc<Memory>),
+    concerns: C,
+) -> impl Fn(K) -> Vec<ObjectRef<PgProtection>> + Send + Sync + use<K, C> {
+    let (store, memory) = (store.clone(), memory.clone());
     move |other| {
         store
             .state()
@@ -221,6 +298,7 @@ fn select<K: ResourceExt>(
                 protection.namespace() == other.namespace() && concerns(protection, &other)
             })
             .map(|protection| ObjectRef::from_obj(&**protection))
+            .inspect(|about| memory.changed(about))
             .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that a pass over one protection needs, read once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -11,7 +11,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use serde_json::Value as Json;
 
 use super::{agent, mounts, mounts::ClaimVolume};
@@ -85,10 +85,12 @@ pub struct BackupSeen {
     pub failed: bool,
 }
 
-/// Reads it. `None`: the protection is gone.
+/// Reads it. `None`: the protection is gone. `told`: what a watch told of its backups, if it did; an old answer costs a pass
+/// and not a backup, as names are fixed.
 pub async fn observe(
     namespace: &str,
     name: &str,
+    told: Option<Vec<BackupSeen>>,
     ctx: &Context,
 ) -> Result<Option<Observed>, RequestError> {
     let protections: Api<PgProtection> = Api::namespaced(ctx.client.clone(), namespace);
@@ -116,7 +118,10 @@ pub async fn observe(
     };
     Ok(Some(Observed {
         agent: agent_seen(ctx, namespace, name).await?,
-        backups: backups(ctx, namespace, name).await?,
+        backups: match told {
+            Some(backups) => backups,
+            None => backups(ctx, namespace, name).await?,
+        },
         members: pods.iter().filter_map(member).collect(),
         pods: pods.len(),
         protection,
@@ -314,7 +319,7 @@ async fn trouble(
     Ok(None)
 }
 
-/// From the API server's own cache: an old answer costs a pass, not a backup, as names are fixed.
+/// From the API server's own cache.
 async fn backups(
     ctx: &Context,
     namespace: &str,
@@ -329,6 +334,29 @@ async fn backups(
         .filter(|backup| backup.spec.protection == protection)
         .map(backup_seen)
         .collect())
+}
+
+/// The backups of a protection among those that were told of.
+pub fn backups_among(
+    store: &Store<PgBackup>,
+    namespace: &str,
+    protection: &str,
+) -> Vec<BackupSeen> {
+    let all = store.state();
+    let its = |backup: &&Arc<PgBackup>| {
+        backup.namespace().as_deref() == Some(namespace) && backup.spec.protection == protection
+    };
+    all.iter().filter(its).map(|it| backup_seen(it)).collect()
+}
+
+/// What [`backup_seen`] needs: history must cost no memory.
+pub fn slim(backup: &mut PgBackup) {
+    backup.metadata.managed_fields = None;
+    if let Some(status) = &mut backup.status {
+        status.volumes.clear();
+        status.stateful_set = None;
+        status.catalog = None;
+    }
 }
 
 fn backup_seen(backup: &PgBackup) -> BackupSeen {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::{ResourceExt, runtime::controller::Action};
+use kube::ResourceExt;
 
 use super::{
     agent::{Objects, holds},
@@ -54,9 +54,22 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it does anything but wait.
+    pub fn acts(&self) -> bool {
+        match self {
+            Self::AddFinalizer
+            | Self::DeployAgent(_)
+            | Self::RemoveAgent { .. }
+            | Self::TakeBackup { .. }
+            | Self::Release
+            | Self::AwaitSlots { .. } => true,
+            Self::Rest(_) => false,
+        }
+    }
+
     /// When the next pass comes at the latest.
-    pub fn requeue(&self, now: Timestamp) -> Action {
-        Action::requeue(match self {
+    pub fn rest(&self, now: Timestamp) -> Duration {
+        match self {
             Self::AddFinalizer
             | Self::DeployAgent(_)
             | Self::RemoveAgent { .. }
@@ -66,7 +79,7 @@ impl Step {
                 .unwrap_or_default()
                 .max(Duration::from_millis(100)),
             Self::Rest(pause) => *pause,
-        })
+        }
     }
 }
 

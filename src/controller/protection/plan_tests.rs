@@ -34,7 +34,7 @@ fn image() -> Image {
 }
 
 /// A protection made from an annotation, whose agent is not deployed yet.
-fn observed() -> Observed {
+pub fn observed() -> Observed {
     let protection = json!({
         "metadata": {
             "name": "orders", "namespace": "shop", "uid": "u-1", "generation": 1,

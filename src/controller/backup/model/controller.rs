@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{Mistake, World};
+use super::{Mistake, Watched, World};
 use crate::controller::backup::{
     act::Acted,
     build,
+    depth::Depth,
     observe::{Observed, Search, content_of, search},
     plan::{Phase, Plan, Step, plan},
     report::own_status,
@@ -15,21 +16,65 @@ use crate::controller::backup::{
     validate::validate,
 };
 use crate::{
-    api::annotations,
-    csi::{self, DeletionPolicy},
+    api::{PgBackup, annotations},
+    csi::{self, DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
 };
 
 impl World {
+    pub(super) fn watch(&mut self, which: u8) {
+        if which & 1 != 0 {
+            self.told.backup.clone_from(&self.backup);
+        }
+        if which & 2 != 0 {
+            self.told.snapshots.clone_from(&self.snapshots);
+        }
+        if which & 4 != 0 {
+            self.told.contents.clone_from(&self.contents);
+        }
+    }
+
+    /// As the product does: what the watches told, and what the plan must rest on is read.
+    pub(super) fn pass_told(&mut self) {
+        let told = self.told.backup.clone();
+        let Some(told) = told.filter(|it| it.metadata.deletion_timestamp.is_none()) else {
+            return self.pass(None);
+        };
+        if search(&told) != Search::Names {
+            return self.pass(None);
+        }
+        let Watched {
+            snapshots,
+            contents,
+            ..
+        } = &self.told;
+        let observed = self.observe_among(told, snapshots, contents);
+        let plan = plan(&validate(&observed, self.now), self.now);
+        match plan.needs() {
+            Depth::Snapshots | Depth::Everything if self.mistake != Mistake::TrustWatches => {
+                self.pass(None);
+            }
+            _ => self.act(observed, self.now, None),
+        }
+    }
+
     /// Reads what the product reads, and no more.
     pub(super) fn observe(&self) -> Option<Observed> {
         let backup = self.backup.clone()?;
+        Some(self.observe_among(backup, &self.snapshots, &self.contents))
+    }
+
+    fn observe_among(
+        &self,
+        backup: PgBackup,
+        snapshots: &[VolumeSnapshot],
+        contents: &[VolumeSnapshotContent],
+    ) -> Observed {
         let volumes = backup.status.clone().unwrap_or_default().volumes;
         let search = search(&backup);
         let labelled = |labels: &std::collections::BTreeMap<String, String>| {
             labels.get(annotations::BACKUP_UID_LABEL) == backup.metadata.uid.as_ref()
         };
-        let snapshots: Vec<_> = self
-            .snapshots
+        let snapshots: Vec<_> = snapshots
             .iter()
             .filter(|snapshot| {
                 volumes
@@ -41,7 +86,7 @@ impl World {
             .collect();
         let mut names: Vec<_> = snapshots.iter().filter_map(content_of).collect();
         names.extend(volumes.into_iter().filter_map(|volume| volume.content));
-        let contents = self.contents.iter().filter(|content| {
+        let contents = contents.iter().filter(|content| {
             let found = match search {
                 Search::Names => false,
                 Search::Labels => labelled(content.labels()),
@@ -53,13 +98,13 @@ impl World {
             found || names.contains(&content.name_any())
         });
         let contents = contents.cloned().collect();
-        Some(Observed {
+        Observed {
             snapshots,
             contents,
             scope_goes: self.scope_goes,
             backup,
             ..self.base.clone()
-        })
+        }
     }
 
     pub(super) fn pass(&mut self, dies_after: Option<u8>) {

@@ -30,6 +30,10 @@ pub const CLAIMS: [&str; 2] = ["data-orders-0", "wal-orders-0"];
 pub enum Action {
     /// A pass; the controller dies after so many writes, or lives.
     Pass(Option<u8>),
+    /// The watches catch up: of the backup, its snapshots, their contents; each or not.
+    Watch(u8),
+    /// A pass that begins with what the watches told.
+    PassTold,
     /// A controller reads, and is held up.
     Read,
     /// It goes on, with what it read then.
@@ -81,6 +85,8 @@ pub enum Mistake {
     NoJanitor,
     /// Contents are looked for by our label alone.
     LabelsOnly,
+    /// What the watches told is enough for any step.
+    TrustWatches,
     /// What has a recorded name counts, whatever was written down of it.
     AnyUid,
 }
@@ -93,6 +99,14 @@ struct Truth {
     cut_in: Option<u32>,
 }
 
+/// What the watches have told, each as of its own time.
+#[derive(Clone, Debug, Default)]
+struct Watched {
+    backup: Option<PgBackup>,
+    snapshots: Vec<VolumeSnapshot>,
+    contents: Vec<VolumeSnapshotContent>,
+}
+
 /// The cluster.
 pub struct World {
     /// None: it is gone.
@@ -103,6 +117,7 @@ pub struct World {
     now: Timestamp,
     uids: u32,
     held: Option<(Observed, Timestamp)>,
+    told: Watched,
     mistake: Mistake,
     scope_goes: bool,
     // The truth.
@@ -134,6 +149,7 @@ impl World {
             contents: Vec::new(),
             uids: 0,
             held: None,
+            told: Watched::default(),
             mistake,
             scope_goes: false,
             started: BTreeSet::new(),
@@ -174,6 +190,8 @@ impl World {
     pub fn step(&mut self, action: Action) {
         match action {
             Action::Pass(dies_after) => self.pass(dies_after),
+            Action::Watch(which) => self.watch(which),
+            Action::PassTold => self.pass_told(),
             Action::Read => self.held = self.observe().map(|observed| (observed, self.now)),
             Action::ActLate => {
                 if let Some((observed, then)) = self.held.take() {
