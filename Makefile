@@ -54,6 +54,10 @@ e2e: ## Scenarios on the dev cluster: flow, doors, ledger
 bench-job: build ## Measure backup, restore and memory on the dev cluster, against their limits
 	@scripts/bench job
 
+.PHONY: bench-backup
+bench-backup: build ## Measure backups beside a bare script on the dev cluster; BENCH='--repeat 1 --only one,requests' tries a part
+	@scripts/bench backup $(BENCH)
+
 .PHONY: bench-wal
 bench-wal: tools ## Measure WAL push and fetch beside pgBackRest, WAL-RUS and barman; BENCH='--segments 8 --repeat 1' tries it
 	@scripts/bench wal $(BENCH)
@@ -69,6 +73,10 @@ sweep: ## The backup controller killed at each of its writes, before and after: 
 .PHONY: torture-wal
 torture-wal: ## The WAL shipper killed at a hundred random moments, three times (HIGHWATER_SEED=… repeats a run); database, volume and shipper at twenty for each transport; an outage of half an hour
 	@scripts/test torture-wal
+
+.PHONY: torture-backup
+torture-backup: ## Backups for over an hour under load, with 200 kills of everything and 20 failovers; each is restored and compared (HIGHWATER_SEED=… repeats a run, HIGHWATER_TORTURE_MINUTES=…)
+	@scripts/test torture-backup
 
 .PHONY: wal-majors
 wal-majors: ## PostgreSQL 14 to 18: each WAL record as pg_waldump reads it, all failures of a fetch; MAJORS='16 17' for some

@@ -4,16 +4,13 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use highwater_e2e::devcluster::{Cluster, DAEMONS, inside};
-
-/// What a program inside `enter` knows the cluster by.
-const NAME: &str = "HIGHWATER_DEVCLUSTER_NAME";
+use highwater_e2e::devcluster::{Cluster, DAEMONS, ENTERED, inside};
 
 /// A real Kubernetes on this machine, for tests and the demo. Needs root.
 #[derive(Parser)]
 struct Args {
     /// Which cluster of this checkout. Inside `enter`, the one that was entered.
-    #[arg(long, env = NAME, default_value = "main")]
+    #[arg(long, env = ENTERED, default_value = "main")]
     name: String,
     /// The test CSI driver. Default: beside this program.
     #[arg(long)]
@@ -106,7 +103,7 @@ fn enter(cluster: &Cluster, name: &str, command: &[String]) -> Result<ExitCode> 
     inside
         .args(args)
         .env("KUBECONFIG", cluster.names.kubeconfig())
-        .env(NAME, name);
+        .env(ENTERED, name);
     inside.env("HIGHWATER_DEVCLUSTER", std::env::current_exe()?);
     inside.env(
         "PATH",

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+/// What a program inside `devcluster enter` knows the cluster by.
+pub const ENTERED: &str = "HIGHWATER_DEVCLUSTER_NAME";
 /// Where each cluster has its folder.
 pub(super) const STATE: &str = "/var/lib";
 
@@ -34,6 +37,15 @@ impl Names {
             state: Path::new(STATE).join(&id),
             id,
         }
+    }
+
+    /// The names of the cluster of this checkout that this program runs in.
+    ///
+    /// # Errors
+    /// It runs outside.
+    pub fn entered() -> Result<Self> {
+        let name = std::env::var(ENTERED).context("run this with `devcluster enter --`")?;
+        Ok(Self::new(&name))
     }
 
     /// A program that was built for the cluster.

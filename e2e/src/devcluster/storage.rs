@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::{
     control_plane::flags,
     names::Names,
-    process::{Daemon, run, run_inside},
+    process::{Daemon, run, run_inside, signal},
 };
 
 /// The driver with snapshots.
@@ -102,14 +102,13 @@ fn start_driver(
 }
 
 fn start_sidecars(names: &Names) -> Result<()> {
-    let kubeconfig = format!("kubeconfig={}", names.kubeconfig().display());
     for (daemon, driver) in [
         ("csi-provisioner", DRIVER),
         ("csi-provisioner-plain", PLAIN_DRIVER),
     ] {
         let provisioner = flags(&[
             format!("csi-address={}", endpoint(names, driver).display()),
-            kubeconfig.clone(),
+            format!("kubeconfig={}", names.kubeconfig().display()),
             "feature-gates=Topology=false".into(),
             "timeout=30s".into(),
             "retry-interval-max=10s".into(),
@@ -120,35 +119,104 @@ fn start_sidecars(names: &Names) -> Result<()> {
         ]);
         Daemon::new(names, daemon).start(&names.bin("csi-provisioner"), &provisioner, &[])?;
     }
-    let snapshotter = flags(&[
-        format!("csi-address={}", endpoint(names, DRIVER).display()),
-        kubeconfig.clone(),
-        // Short, so that a cut may take longer than the sidecar waits for an answer.
-        "timeout=5s".into(),
-        "retry-interval-max=20s".into(),
-        // A cut that ends after the deletion of its content began is only looked at then: 15 minutes by default.
-        "resync-period=10s".into(),
-        "kube-api-qps=50".into(),
-        "kube-api-burst=100".into(),
-        // The driver's fault switches may name a VolumeSnapshot.
-        "extra-create-metadata".into(),
-        "feature-gates=CSIVolumeGroupSnapshot=true".into(),
-    ]);
-    Daemon::new(names, "csi-snapshotter").start(
-        &names.bin("csi-snapshotter"),
-        &snapshotter,
-        &[],
-    )?;
-    let controller = flags(&[
-        kubeconfig,
-        "retry-interval-max=5s".into(),
-        "feature-gates=CSIVolumeGroupSnapshot=true".into(),
-    ]);
-    Daemon::new(names, "snapshot-controller").start(
-        &names.bin("snapshot-controller"),
-        &controller,
-        &[],
-    )
+    Snapshotter::ALL
+        .into_iter()
+        .try_for_each(|program| program.start(names, program.rate()))
+}
+
+/// How many requests a second a program may send to the API server, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// A second.
+    pub qps: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// The programs that make snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshotter {
+    /// Beside the CSI driver.
+    Sidecar,
+    /// The cluster's.
+    Controller,
+}
+
+impl Snapshotter {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::Sidecar, Self::Controller];
+
+    /// As `devcluster status` lists it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sidecar => "csi-snapshotter",
+            Self::Controller => "snapshot-controller",
+        }
+    }
+
+    /// What it has where nothing else is asked for; the controller's is its own default.
+    pub const fn rate(self) -> Rate {
+        match self {
+            Self::Sidecar => Rate {
+                qps: 50,
+                burst: 100,
+            },
+            Self::Controller => Rate { qps: 5, burst: 10 },
+        }
+    }
+
+    fn flags(self, names: &Names, rate: Rate) -> Vec<String> {
+        let mut lines = vec![
+            format!("kubeconfig={}", names.kubeconfig().display()),
+            format!("kube-api-qps={}", rate.qps),
+            format!("kube-api-burst={}", rate.burst),
+            "feature-gates=CSIVolumeGroupSnapshot=true".into(),
+        ];
+        match self {
+            Self::Sidecar => lines.extend([
+                format!("csi-address={}", endpoint(names, DRIVER).display()),
+                // Short, so that a cut may take longer than the sidecar waits for an answer.
+                "timeout=5s".into(),
+                "retry-interval-max=20s".into(),
+                // A cut that ends after the deletion of its content began is only looked at then: 15 minutes by default.
+                "resync-period=10s".into(),
+                // The driver's fault switches may name a VolumeSnapshot.
+                "extra-create-metadata".into(),
+            ]),
+            Self::Controller => lines.push("retry-interval-max=5s".into()),
+        }
+        flags(&lines)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It ends at once.
+    pub fn start(self, names: &Names, rate: Rate) -> Result<()> {
+        let flags = self.flags(names, rate);
+        Daemon::new(names, self.name()).start(&names.bin(self.name()), &flags, &[])
+    }
+
+    /// Stops it, and starts it with this rate.
+    ///
+    /// # Errors
+    /// It does not end, or ends at once.
+    pub fn restart(self, names: &Names, rate: Rate) -> Result<()> {
+        Daemon::new(names, self.name()).stop()?;
+        self.start(names, rate)
+    }
+
+    /// kill -9, and it is started again, as kubelet would do.
+    ///
+    /// # Errors
+    /// It does not run, or ends at once.
+    pub fn kill(self, names: &Names) -> Result<()> {
+        let daemon = Daemon::new(names, self.name());
+        let process = daemon.pid();
+        let process = process.with_context(|| format!("{} does not run", self.name()))?;
+        signal(process, "KILL")?;
+        self.restart(names, self.rate())
+    }
 }
 
 /// The CRDs of snapshots; before the sidecars, which end without them.

@@ -66,7 +66,7 @@ fn read(log: &Path, role: &str, accounts: &BTreeSet<&str>) -> Result<Seen> {
 }
 
 /// What an event of the log asked for.
-fn right(event: &Value) -> String {
+pub(super) fn right(event: &Value) -> String {
     let about = &event["objectRef"];
     let [verb, group, resource] = [&event["verb"], &about["apiGroup"], &about["resource"]]
         .map(|value| value.as_str().unwrap_or_default());
@@ -77,7 +77,7 @@ fn right(event: &Value) -> String {
 }
 
 /// Which of Highwater's programs this `namespace:name` is.
-fn role_of(account: &str) -> Option<&'static str> {
+pub(super) fn role_of(account: &str) -> Option<&'static str> {
     match account.split_once(':')?.1 {
         "highwater-controller" => Some("controller"),
         name if name.ends_with("-highwater") => Some("agent"),

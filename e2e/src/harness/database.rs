@@ -169,19 +169,23 @@ impl Database {
         Ok(killed)
     }
 
-    /// The address of its pod.
+    /// The address of its first pod.
     ///
     /// # Errors
     /// There is no pod, or it has no address.
     pub fn address(&self) -> Result<String> {
-        let pod = self
-            .kubectl
-            .get(&self.namespace, "pod", &format!("{}-0", self.name))?;
-        let pod = pod.with_context(|| format!("there is no pod {}-0", self.name))?;
-        Ok(pod["status"]["podIP"]
-            .as_str()
-            .context("the pod has no address")?
-            .to_owned())
+        self.address_of(&format!("{}-0", self.name))
+    }
+
+    /// The address of this pod.
+    ///
+    /// # Errors
+    /// There is no such pod, or it has no address.
+    pub fn address_of(&self, name: &str) -> Result<String> {
+        let pod = self.kubectl.get(&self.namespace, "pod", name)?;
+        let pod = pod.with_context(|| format!("there is no pod {name}"))?;
+        let address = pod["status"]["podIP"].as_str();
+        Ok(address.context("the pod has no address")?.to_owned())
     }
 
     /// A session as its superuser.

@@ -22,7 +22,20 @@ pub struct Ledger {
     sent: Arc<AtomicI64>,
     /// When each number was acknowledged, from the first of this writer on.
     times: Arc<Mutex<Vec<(Instant, i64)>>>,
+    pause: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// A database that came back without rows whose commit was acknowledged.
+#[derive(Debug)]
+pub struct Lost(i64);
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the database itself lost {} acknowledged rows", self.0)
+    }
+}
+
+impl std::error::Error for Lost {}
 
 impl Ledger {
     /// Every number up to this one was acknowledged.
@@ -46,6 +59,23 @@ impl Ledger {
         let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         let count = times.partition_point(|(at, _)| *at <= then);
         count.checked_sub(1).map_or(0, |last| times[last].1)
+    }
+
+    /// Holds the writer between two commits while `look` runs: what it returns lies between two acknowledged commits, or
+    /// where the writer has lost its database, after the last one.
+    pub async fn between_commits<T>(&self, look: impl AsyncFnOnce() -> T) -> T {
+        let _held = self.pause.lock().await;
+        look().await
+    }
+
+    /// How many of the rows 1 to `acknowledged` a restored database has not.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub async fn missing(client: &Client, acknowledged: i64) -> Result<i64> {
+        let missing = "SELECT count(*) FROM generate_series(1::bigint, $1::bigint) n \
+            WHERE NOT EXISTS (SELECT FROM ledger WHERE ledger.n = n.n)";
+        Ok(client.query_one(missing, &[&acknowledged]).await?.get(0))
     }
 
     /// Checks a restored database: it holds 1 to n without a hole, where n is at least `acknowledged` and at most `sent`.
@@ -86,7 +116,6 @@ pub struct Writer {
     /// What it noted.
     pub ledger: Ledger,
     stop: Arc<AtomicBool>,
-    pause: Arc<tokio::sync::Mutex<()>>,
     ended: Arc<Mutex<Option<String>>>,
     task: JoinHandle<()>,
 }
@@ -97,38 +126,39 @@ impl Writer {
     /// # Errors
     /// The database cannot be reached.
     pub async fn start(address: &str) -> Result<Self> {
-        let client = connect(address).await?;
-        client.batch_execute("CREATE TABLE IF NOT EXISTS ledger (n bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())").await?;
-        let last: i64 = client
-            .query_one("SELECT coalesce(max(n), 0) FROM ledger", &[])
-            .await?
-            .get(0);
-        let ledger = Ledger {
-            acknowledged: Arc::new(AtomicI64::new(last)),
-            sent: Arc::new(AtomicI64::new(last)),
-            times: Arc::default(),
-        };
-        let (stop, pause, ended) = (Arc::default(), Arc::default(), Arc::default());
-        let task = tokio::spawn(write(
-            client,
-            ledger.clone(),
-            Arc::clone(&stop),
-            Arc::clone(&pause),
-            Arc::clone(&ended),
-        ));
-        Ok(Self {
-            ledger,
-            stop,
-            pause,
-            ended,
-            task,
-        })
+        let (client, last) = table(address).await?;
+        let ledger = Ledger::default();
+        ledger.acknowledged.store(last, Ordering::SeqCst);
+        Ok(Self::begin(client, last, ledger))
     }
 
-    /// Holds the writer between two commits while `look` runs: what it returns lies between two acknowledged commits.
+    /// Goes on in a database that was away, with what was noted before. The row that was sent last may be there or not.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or is without an acknowledged row: [`Lost`].
+    pub async fn resume(address: &str, ledger: Ledger) -> Result<Self> {
+        let (client, last) = table(address).await?;
+        let lost = ledger.acknowledged() - last;
+        ensure!(lost <= 0, Lost(lost));
+        Ok(Self::begin(client, last, ledger))
+    }
+
+    fn begin(client: Client, last: i64, ledger: Ledger) -> Self {
+        ledger.sent.store(last, Ordering::SeqCst);
+        let (stop, ended) = (Arc::default(), Arc::default());
+        let (noted, stopped, told) = (ledger.clone(), Arc::clone(&stop), Arc::clone(&ended));
+        let task = tokio::spawn(write(client, noted, stopped, told));
+        Self {
+            ledger,
+            stop,
+            ended,
+            task,
+        }
+    }
+
+    /// See [`Ledger::between_commits`].
     pub async fn between_commits<T>(&self, look: impl AsyncFnOnce() -> T) -> T {
-        let _held = self.pause.lock().await;
-        look().await
+        self.ledger.between_commits(look).await
     }
 
     /// Why it ended by itself, if it did.
@@ -137,6 +167,13 @@ impl Writer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Ends it in the middle of what it does, as a database that is gone may never answer.
+    pub async fn abort(self) {
+        self.task.abort();
+        // So that it holds nothing any more.
+        let _ = self.task.await;
     }
 
     /// Ends it.
@@ -150,15 +187,23 @@ impl Writer {
     }
 }
 
+/// A session with a database that has the table, and the last row in it.
+async fn table(address: &str) -> Result<(Client, i64)> {
+    let client = connect(address).await?;
+    client.batch_execute("CREATE TABLE IF NOT EXISTS ledger (n bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())").await?;
+    let last = "SELECT coalesce(max(n), 0) FROM ledger";
+    let last = client.query_one(last, &[]).await?.get(0);
+    Ok((client, last))
+}
+
 async fn write(
     client: Client,
     ledger: Ledger,
     stop: Arc<AtomicBool>,
-    pause: Arc<tokio::sync::Mutex<()>>,
     ended: Arc<Mutex<Option<String>>>,
 ) {
     while !stop.load(Ordering::SeqCst) {
-        let held = pause.lock().await;
+        let held = ledger.pause.lock().await;
         let next = ledger.sent() + 1;
         ledger.sent.store(next, Ordering::SeqCst);
         if let Err(error) = client

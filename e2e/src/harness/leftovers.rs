@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
+use tokio_postgres::Client;
 
-use super::{Database, story::LIMIT, until};
+use super::{Database, Kubectl, story::LIMIT, until};
 
 /// The agent's session in backup mode.
 const SESSIONS: &str =
@@ -18,7 +19,16 @@ const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
 /// # Errors
 /// Something stays.
 pub async fn none(database: &Database) -> Result<()> {
-    let client = database.connect().await?;
+    in_database(&database.connect().await?).await?;
+    let (kubectl, namespace) = (&database.kubectl, database.namespace.as_str());
+    snapshots(kubectl, namespace).await
+}
+
+/// The part of [`none`] that one member can tell.
+///
+/// # Errors
+/// Something stays.
+pub async fn in_database(client: &Client) -> Result<()> {
     let [sessions, slots] = [SESSIONS, SLOTS];
     let begin = std::time::Instant::now();
     loop {
@@ -31,7 +41,14 @@ pub async fn none(database: &Database) -> Result<()> {
     }
     let held: i64 = client.query_one(slots, &[]).await?.get(0);
     ensure!(held <= 1, "{held} replication slots");
-    let (kubectl, namespace) = (&database.kubectl, database.namespace.as_str());
+    Ok(())
+}
+
+/// The part of [`none`] about VolumeSnapshots and contents.
+///
+/// # Errors
+/// Something stays.
+pub async fn snapshots(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     until("only the snapshots that count", LIMIT, || {
         let backups = kubectl.list(namespace, "pgb")?;
         let expected: BTreeSet<_> = backups.iter().flat_map(counted).collect();

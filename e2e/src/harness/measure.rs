@@ -8,6 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use highwater::clock::{Clock, SystemClock};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -30,6 +32,8 @@ const LATE: Duration = Duration::from_secs(10);
 pub struct Watch {
     seen: Arc<Mutex<HashMap<String, Instant>>>,
     watches: Vec<Child>,
+    /// The same moment by both clocks: the database runs on this machine.
+    began: (Instant, Timestamp),
 }
 
 /// One line for each change: a name, and what [`facts`] reads from the rest.
@@ -50,6 +54,10 @@ const WATCHED: [(&str, &str); 3] = [
 pub struct BackupTimes {
     /// From `Session` to `Stopped`, without the cut.
     pub beside_cut: f64,
+    /// From the return of `pg_backup_start` to `Stopped`.
+    pub session: f64,
+    /// From the return of `pg_backup_start` to that of `pg_backup_stop`, as the agent says.
+    pub backup_mode: f64,
     /// From the first VolumeSnapshot to the last creation time.
     pub cut: f64,
     /// From the object to `Completed`, without the checkpoint.
@@ -84,7 +92,20 @@ impl Watch {
             Ok(child)
         };
         let watches = WATCHED.map(watch).into_iter().collect::<Result<_>>()?;
-        Ok(Self { seen, watches })
+        let began = (Instant::now(), SystemClock.now());
+        Ok(Self {
+            seen,
+            watches,
+            began,
+        })
+    }
+
+    /// Seconds from a time of the database's clock.
+    fn since(&self, time: &Value, to: Instant) -> Result<f64> {
+        let time: Timestamp = text(time)?.parse().context("failed to read a time")?;
+        let (instant, clock) = self.began;
+        let before = time.duration_since(clock).as_secs_f64();
+        Ok(seconds(instant, to) - before)
     }
 
     fn at(&self, thing: &str) -> Result<Instant> {
@@ -125,11 +146,16 @@ impl Watch {
         let created = created.into_iter().min().context("no volumes")?;
         let cut = cut.into_iter().max().context("no volumes")?;
         let cut = seconds(created, cut);
-        let checkpoint = backup["status"]["session"]["checkpointSeconds"]
-            .as_f64()
-            .context("the backup does not say what its checkpoint took")?;
+        let session = &backup["status"]["session"];
+        let said = |field: &str| {
+            let seconds = session[field].as_f64();
+            seconds.with_context(|| format!("the backup does not say {field}"))
+        };
+        let checkpoint = said("checkpointSeconds")?;
         Ok(BackupTimes {
             beside_cut: seconds(step("Session")?, step("Stopped")?) - cut,
+            session: self.since(&session["startedAt"], step("Stopped")?)?,
+            backup_mode: said("backupModeSeconds")?,
             cut,
             beside_checkpoint: seconds(step("created")?, step("Completed")?) - checkpoint,
         })

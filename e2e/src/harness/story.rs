@@ -68,9 +68,10 @@ pub async fn first_backup(kubectl: &Kubectl, namespace: &str, name: &str) -> Res
     .await?;
     let backup = until("the first backup", LIMIT, || {
         let backups = kubectl.list(namespace, "pgb")?;
-        Ok(backups
-            .first()
-            .and_then(|backup| backup["metadata"]["name"].as_str().map(str::to_owned)))
+        let first = backups
+            .iter()
+            .find(|backup| backup["spec"]["protection"] == name);
+        Ok(first.and_then(|backup| backup["metadata"]["name"].as_str().map(str::to_owned)))
     })
     .await?;
     condition(

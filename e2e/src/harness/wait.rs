@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
+use tokio_postgres::Client;
 
-use super::{Kubectl, Watching};
+use super::{Kubectl, Watching, story::LIMIT};
 
 /// Asks until there is an answer, at most for `limit`. The error says what was waited for.
 ///
@@ -29,6 +30,21 @@ pub async fn until<T>(
             }
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Asks a database again and again for what `condition` selects, a truth value.
+///
+/// # Errors
+/// It is not true in time, or the database does not answer.
+pub async fn until_async(what: &str, client: &Client, condition: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        if client.query_one(condition, &[]).await?.get(0) {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < LIMIT, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

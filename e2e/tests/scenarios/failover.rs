@@ -7,6 +7,9 @@ use highwater_e2e::{
     devcluster::signal,
     harness::{Database, Deployment, Watching, Writer, crash, story, until},
 };
+
+pub use highwater_e2e::harness::until_async;
+
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -31,7 +34,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let bound = "ALTER SYSTEM SET max_slot_wal_keep_size = '900MB'";
     orders.connect().await?.batch_execute(bound).await?;
     let standby = members::join(&orders).await?;
-    let second = address(&orders, "orders-1")?;
+    let second = orders.address_of("orders-1")?;
     orders.annotate("highwater.dev/policy", "gold")?;
     story::first_backup(kubectl, namespace, "orders").await?;
     let holds = |protection: &Value| {
@@ -125,24 +128,6 @@ async fn follows(orders: &Database) -> Result<()> {
         ensure!(timeline["gaps"].is_null(), "gaps: {timeline}");
     }
     Ok(())
-}
-
-/// Asks again and again.
-pub async fn until_async(what: &str, client: &Client, condition: &str) -> Result<()> {
-    let begin = std::time::Instant::now();
-    loop {
-        if client.query_one(condition, &[]).await?.get(0) {
-            return Ok(());
-        }
-        ensure!(begin.elapsed() < LIMIT, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-fn address(orders: &Database, pod: &str) -> Result<String> {
-    let pod = orders.kubectl.get(&orders.namespace, "pod", pod)?;
-    let address = pod.context("no such pod")?["status"]["podIP"].clone();
-    Ok(address.as_str().context("no address")?.to_owned())
 }
 
 /// The agent's pod.

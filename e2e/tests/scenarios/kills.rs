@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use highwater_e2e::{
     devcluster::signal,
     harness::{
-        Database, Deployment, Faults, Kubectl, Ledger, Watching, Writer, crash, has, story, until,
+        Database, Deployment, Faults, Kubectl, Ledger, Watching, Writer, crash, has,
+        prey::{Frozen, agent, controller},
+        story, until,
     },
 };
 use serde_json::{Value, json};
@@ -31,7 +33,6 @@ const TRIES: usize = 20;
 const RESTORE: [&str; 5] = ["", "Planned", "VolumesReady", "Recovered", "HandedOver"];
 /// The longest that a takeover and the work after it may take.
 const LIMIT: Duration = Duration::from_secs(180);
-const SYSTEM: &str = "highwater-system";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_loses_no_backup() {
@@ -104,7 +105,7 @@ async fn backup(
     victim: Victim,
 ) -> Result<bool> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
-    let (agent, controller) = (agent(kubectl, namespace).await?, controller(kubectl).await?);
+    let (agent, controller) = (agent(orders).await?, controller(kubectl).await?);
     let (prey, other) = match victim {
         Victim::Controller => (controller, agent),
         Victim::Agent | Victim::Recovery => (agent, controller),
@@ -182,7 +183,7 @@ async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> R
         Victim::Agent | Victim::Controller => {
             for after in RESTORE {
                 let prey = match victim {
-                    Victim::Agent => agent(kubectl, namespace).await?,
+                    Victim::Agent => agent(orders).await?,
                     Victim::Controller | Victim::Recovery => controller(kubectl).await?,
                 };
                 let what = format!("the restore at {after:?}");
@@ -201,73 +202,6 @@ async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> R
     let found = Ledger::check(&clone, least, writer.ledger.sent()).await?;
     println!("{namespace}: rows 1 to {found} after the restore, {least} are owed");
     Ok(())
-}
-
-/// Who is to be killed: found beforehand, as a gap may be short.
-struct Prey {
-    namespace: String,
-    pod: String,
-    process: u32,
-}
-
-impl Prey {
-    fn find(kubectl: &Kubectl, namespace: &str, pod: &str, program: &str) -> Result<Self> {
-        Ok(Self {
-            namespace: namespace.to_owned(),
-            pod: pod.to_owned(),
-            process: crash::process(kubectl, namespace, pod, program)?,
-        })
-    }
-
-    /// Its pod is removed, so that no growing pause of kubelet's is waited for.
-    fn replace(&self, kubectl: &Kubectl) -> Result<()> {
-        let at_once = ["--grace-period=0", "--force", "--ignore-not-found"];
-        let pod = ["-n", &self.namespace, "delete", "pod", &self.pod];
-        kubectl.run(&[&pod[..], &at_once].concat()).map(|_| ())
-    }
-}
-
-/// A process that does nothing until this is dropped.
-struct Frozen(u32);
-
-impl Frozen {
-    fn freeze(prey: &Prey) -> Result<Self> {
-        signal(prey.process, "STOP")?;
-        Ok(Self(prey.process))
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = signal(self.0, "CONT");
-    }
-}
-
-async fn agent(kubectl: &Kubectl, namespace: &str) -> Result<Prey> {
-    until("a running agent", LIMIT, || {
-        let names = names(kubectl, namespace, "pods")?;
-        let mut agents = names
-            .iter()
-            .filter(|name| name.starts_with("orders-highwater-"));
-        Ok(agents.find_map(|pod| Prey::find(kubectl, namespace, pod, "agent").ok()))
-    })
-    .await
-}
-
-/// The replica that holds the lease.
-async fn controller(kubectl: &Kubectl) -> Result<Prey> {
-    until("a living holder of the lease", LIMIT, || {
-        let leases = kubectl.list(SYSTEM, "leases")?;
-        let mut holders = leases
-            .iter()
-            .filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
-        Ok(holders.find_map(|holder| {
-            let pod = holder.split('_').next().unwrap_or_default();
-            Prey::find(kubectl, SYSTEM, pod, "controller").ok()
-        }))
-    })
-    .await
 }
 
 /// Kills `highwater recover` as soon as it runs, and PostgreSQL under it: they share the container.

@@ -1,10 +1,9 @@
 //! Of several members the one that takes writes is backed up, and a clone disturbs neither.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{
-    Database, Deployment, Watching, Writer, connect, has, measure, story,
-};
-use serde_json::Value;
+use highwater_e2e::harness::{Database, Deployment, Writer, measure, story};
+
+pub use highwater_e2e::harness::members::{allow_replication, join};
 
 use super::setup::scenario;
 
@@ -76,31 +75,4 @@ fn tells_its_numbers(orders: &Database) -> Result<()> {
         ensure!(there, "the agent does not tell {name}");
     }
     Ok(())
-}
-
-/// Lets replication connections in, as who runs standbys has it.
-pub async fn allow_replication(client: &tokio_postgres::Client) -> Result<()> {
-    let allow =
-        "COPY (SELECT 'host replication all all scram-sha-256') TO PROGRAM 'cat >> pg_hba.conf'";
-    client.batch_execute(allow).await?;
-    client.batch_execute("SELECT pg_reload_conf()").await?;
-    Ok(())
-}
-
-/// Lets the second member copy the first and stream from it; returns a session with it.
-pub async fn join(orders: &Database) -> Result<tokio_postgres::Client> {
-    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
-    allow_replication(&orders.connect().await?).await?;
-    let first = orders.address()?;
-    kubectl.apply(&format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: orders-members, namespace: {namespace}}}\n\
-         data: {{first: \"{first}\"}}\n"
-    ))?;
-    orders.want(2)?;
-    let ready = |pod: &Value| has(pod, "Ready", "True");
-    let pod = Watching::one(kubectl, namespace, "pod", "orders-1")?
-        .wait("pod orders-1 ready", story::LIMIT, ready)
-        .await?;
-    let address = pod["status"]["podIP"].as_str().context("no address")?;
-    connect(address).await
 }
