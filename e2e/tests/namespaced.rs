@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
     Database, Deployment, Kubectl, Ledger, NAMESPACED, Namespaced, Writer,
-    audit::{ROLES, Seen},
+    audit::{self, ROLES},
     publish, secrets, story,
 };
 
@@ -35,14 +35,14 @@ async fn tell() -> Result<()> {
     there_and_back(&orders).await?;
     let left_alone = kubectl.list(ELSEWHERE, "pgx")?.is_empty();
     ensure!(left_alone, "{ELSEWHERE} has a protection");
-    nothing_forbidden(&kubectl)?;
+    nothing_forbidden()?;
     rights_end_at_the_namespace(&kubectl)?;
     secrets::none_told(&kubectl, NAMESPACE, NAMESPACED.system)?;
 
     orders.annotate("highwater.dev/policy", "")?;
     let delete = ["delete", "pgx", "orders", "--timeout=120s"];
     kubectl.run(&[&["-n", NAMESPACE], &delete[..]].concat())?;
-    nothing_forbidden(&kubectl)?;
+    nothing_forbidden()?;
     the_namespace_goes(&kubectl)
 }
 
@@ -64,12 +64,13 @@ async fn there_and_back(orders: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Of accounts that are there; recovery's goes with its pod.
-fn nothing_forbidden(kubectl: &Kubectl) -> Result<()> {
+fn nothing_forbidden() -> Result<()> {
+    let seen = audit::seen()?;
     for role in ROLES {
-        let Seen { used, forbidden } = Seen::of(kubectl, role)?;
-        ensure!(!used.is_empty(), "the {role} asked for nothing");
-        ensure!(forbidden.is_empty(), "the {role} may not: {forbidden:?}");
+        let seen = seen.get(role);
+        let seen = seen.with_context(|| format!("the {role} asked for nothing"))?;
+        let refused = &seen.refused;
+        ensure!(refused.is_empty(), "the {role} may not: {refused:?}");
     }
     Ok(())
 }

@@ -117,7 +117,7 @@ fn tells_the_story_on_a_cluster_of_the_user_and_goes_without_a_trace() {
     guard.kubectl(&["create", "-f", saved.to_str().unwrap()]);
     let kinds = [
         "get",
-        "namespaces,crd,clusterroles,clusterrolebindings,pv",
+        "namespaces,crd,clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,pv",
         "-o",
         "name",
     ];

@@ -28,6 +28,8 @@ mod matrix;
 mod members;
 #[path = "scenarios/progress.rs"]
 mod progress;
+#[path = "scenarios/reach/mod.rs"]
+mod reach;
 #[path = "scenarios/rules.rs"]
 mod rules;
 #[path = "scenarios/session.rs"]

@@ -25,10 +25,19 @@ pub fn label(name: &str) -> String {
     join(&[name], LONGEST_LABEL)
 }
 
-/// Deployment, ServiceAccount and RoleBinding of a protection's agent.
+/// Deployment and RoleBinding of a protection's agent.
 pub fn agent(protection: &str) -> String {
     join(&[protection, "highwater"], LONGEST_LABEL)
 }
+
+/// The ServiceAccount of a protection's agent. `manifests/roles/admission.yaml` tells by it what the agent may write to, and
+/// knows no hashes: names that are longer than [`LONGEST_OWNER`] are refused.
+pub fn agent_account(protection: &str) -> String {
+    join(&[protection, "highwater"], LONGEST)
+}
+
+/// The longest name of a PgProtection or PgRestore whose account has the whole of it in its name.
+pub const LONGEST_OWNER: usize = LONGEST - "-highwater".len();
 
 /// The first backup of a lineage.
 pub fn first_backup(protection: &str, lineage: &str) -> String {
@@ -67,9 +76,14 @@ pub fn attempt_of(backup: &str, backup_uid: &str, volume_snapshot: &str) -> Opti
     rest.split_once('-')?.0.parse().ok()
 }
 
-/// Recovery pod, its ServiceAccount and RoleBinding.
+/// Recovery pod and its RoleBinding.
 pub fn recovery(restore: &str) -> String {
     join(&[restore, "recovery"], LONGEST_LABEL)
+}
+
+/// The recovery pod's ServiceAccount, by which, as in [`agent_account`], it is known to be this restore's.
+pub fn recovery_account(restore: &str) -> String {
+    join(&[restore, "recovery"], LONGEST)
 }
 
 /// The replication slot of a protection: letters, digits and underscores (PostgreSQL manual, section 27.2.6).
@@ -87,6 +101,19 @@ mod tests {
         let (a, b) = ("a".repeat(80), "a".repeat(81));
         assert_eq!(agent(&a).len(), 63);
         assert_ne!(agent(&a), agent(&b));
+    }
+
+    /// What `manifests/roles/admission.yaml` compares with.
+    #[test]
+    fn accounts_have_the_whole_name_of_their_owner() {
+        let owner = "a".repeat(LONGEST_OWNER);
+        assert_eq!(agent_account(&owner), format!("{owner}-highwater"));
+        assert_eq!(recovery_account(&owner), format!("{owner}-recovery"));
+        assert!(agent_account(&owner).len() <= LONGEST);
+        assert_ne!(
+            agent_account(&format!("{owner}a")),
+            format!("{owner}a-highwater")
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Everything here reaches the cluster through its kubeconfig alone. Scenarios run inside the dev cluster's network, where
 //! pods can be reached by address.
 
+mod account;
 pub mod audit;
 pub mod bucket;
 pub mod crash;
@@ -32,6 +33,7 @@ pub mod story;
 mod wait;
 mod watching;
 
+pub use account::{Account, Request};
 pub use database::{Database, PASSWORD, connect};
 pub use deploy::{Deployment, Images, NAMESPACED, Namespaced, shipped};
 pub use endpoints::EndpointWatch;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    audit::{right, role_of},
+    audit::{role_of, used},
     kubeconfig,
 };
 
@@ -38,7 +38,8 @@ impl Requests {
             let event: Value =
                 serde_json::from_slice(line).context("failed to read the audit log")?;
             if let Some(role) = asks(&event, namespace) {
-                let request = format!("{role} {}", right(&event));
+                let used = used(&event);
+                let request = format!("{role} {} {}", used.verb, used.resource);
                 *requests.entry(request).or_default() += 1;
             }
         }
@@ -82,9 +83,10 @@ fn asks(event: &Value, namespace: &str) -> Option<&'static str> {
     };
     let user = event["user"]["username"].as_str()?;
     let account = user.strip_prefix("system:serviceaccount:")?;
+    let (its_namespace, account) = account.split_once(':')?;
     let role = match role_of(account)? {
         "controller" => "controller",
-        "agent" if account.split_once(':')?.0 == namespace => "agent",
+        "agent" if its_namespace == namespace => "agent",
         _ => return None,
     };
     (event["stage"] == stage && !event["objectRef"].is_null()).then_some(role)

@@ -138,7 +138,8 @@ async fn a_deleted_backup_takes_its_snapshots_along(
     Ok(())
 }
 
-async fn gone(kubectl: &Kubectl, namespace: &str, kind: &str, name: &str) -> Result<()> {
+/// Waits until an object is gone.
+pub async fn gone(kubectl: &Kubectl, namespace: &str, kind: &str, name: &str) -> Result<()> {
     until(&format!("{kind} {name} gone"), story::LIMIT, || {
         Ok(kubectl.get(namespace, kind, name)?.is_none().then_some(()))
     })

@@ -112,12 +112,13 @@ async fn deploy(
 ) -> Result<(), ActError> {
     let Objects {
         name,
+        account,
         service_account,
         role_binding,
         deployment,
     } = objects;
     let namespace = namespace(protection);
-    apply::<ServiceAccount>(&namespace, name, service_account, ctx).await?;
+    apply::<ServiceAccount>(&namespace, account, service_account, ctx).await?;
     apply::<RoleBinding>(&namespace, name, role_binding, ctx).await?;
     apply::<Deployment>(&namespace, name, deployment, ctx).await?;
     tracing::info!(namespace, deployment = name, "agent deployed");
@@ -144,8 +145,9 @@ where
 async fn remove(protection: &PgProtection, ctx: &Context) -> Result<(), ActError> {
     let namespace = namespace(protection);
     let name = names::agent(&protection.name_any());
+    let account = names::agent_account(&protection.name_any());
     delete::<RoleBinding>(&namespace, &name, ctx).await?;
-    delete::<ServiceAccount>(&namespace, &name, ctx).await?;
+    delete::<ServiceAccount>(&namespace, &account, ctx).await?;
     delete::<Deployment>(&namespace, &name, ctx).await?;
     tracing::info!(namespace, deployment = name, "agent removed");
     Ok(())

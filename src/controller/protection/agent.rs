@@ -44,8 +44,10 @@ pub struct Agent {
 /// The objects, as they are applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objects {
-    /// The name of all three.
+    /// The name of Deployment and RoleBinding.
     pub name: String,
+    /// The name of the ServiceAccount.
+    pub account: String,
     /// The ServiceAccount.
     pub service_account: Json,
     /// The RoleBinding.
@@ -67,17 +69,18 @@ impl Agent {
     /// Builds them.
     pub fn objects(&self) -> Objects {
         let name = names::agent(&self.protection);
+        let account = names::agent_account(&self.protection);
         let service_account = json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": self.metadata(&name),
+            "metadata": self.metadata(&account),
         });
         let role_binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
             "metadata": self.metadata(&name),
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_ROLE},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.namespace}],
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": self.namespace}],
         });
         let deployment = json!({
             "apiVersion": "apps/v1",
@@ -88,11 +91,12 @@ impl Agent {
                 // Two agents of one protection would only get in each other's way.
                 "strategy": {"type": "Recreate"},
                 "selector": {"matchLabels": self.selector()},
-                "template": {"metadata": {"labels": self.pod_labels()}, "spec": self.pod(&name)},
+                "template": {"metadata": {"labels": self.pod_labels()}, "spec": self.pod(&account)},
             },
         });
         Objects {
             name,
+            account,
             service_account,
             role_binding,
             deployment,

@@ -264,7 +264,7 @@ async fn agent_seen(
     };
     Ok(AgentSeen {
         deployment: serde_json::to_value(&deployment).ok(),
-        bound: get::<ServiceAccount>(ctx, namespace, &name)
+        bound: get::<ServiceAccount>(ctx, namespace, &names::agent_account(protection))
             .await?
             .is_some()
             && get::<RoleBinding>(ctx, namespace, &name).await?.is_some(),

@@ -420,7 +420,10 @@ fn a_statefulset_that_is_gone_takes_nothing_with_it() {
 #[test]
 fn what_is_missing_is_said() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, Change); 4] = [
+    let cases: [(&str, Change); 5] = [
+        ("NameTooLong", |observed| {
+            observed.protection.metadata.name = Some("o".repeat(names::LONGEST_OWNER + 1));
+        }),
         ("PolicyNotFound", |observed| observed.policy = None),
         ("ArchiveNotFound", |observed| observed.archive = None),
         ("CredentialsNotFound", |observed| {

@@ -117,6 +117,15 @@ fn agent(observed: &Observed, found: Found, image: &Image) -> Result<Objects, Re
         segment_size: segment_size(observed),
         image: image.clone(),
     };
+    if agent.protection.len() > names::LONGEST_OWNER {
+        return Err(Rejection::new(
+            "NameTooLong",
+            format!(
+                "its name has more than {} characters, and its agent could not be told from others by its ServiceAccount: make a PgProtection of a shorter name",
+                names::LONGEST_OWNER
+            ),
+        ));
+    }
     if is_foreign(observed, &agent.uid) {
         return Err(Rejection::new(
             "AgentNameTaken",

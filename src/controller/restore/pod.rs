@@ -52,17 +52,17 @@ impl RecoveryPod<'_> {
     /// ServiceAccount, RoleBinding and pod.
     pub fn objects(&self) -> [Json; 3] {
         let name = names::recovery(&self.identity.name);
+        let account = names::recovery_account(&self.identity.name);
         let metadata = self.metadata(&name);
-        let service_account =
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+        let service_account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": self.metadata(&account)});
         let role_binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
             "metadata": metadata,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_ROLE},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": self.identity.namespace}],
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": self.identity.namespace}],
         });
-        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": self.spec(&name)});
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": self.spec(&account)});
         if let Some(directory) = &self.archive.directory {
             archive_claim::mark(&mut pod["metadata"]["labels"], directory);
         }

@@ -4,6 +4,7 @@ use super::{Rejection, claims, clone, observe::Observed, source::Source};
 use crate::api::{
     PgBackup, RestorePlan, RestoredVolume,
     conditions::{self, COMPLETED, PLANNED, Status},
+    names,
 };
 
 /// What is known to be possible.
@@ -30,7 +31,10 @@ pub enum Door {
 
 /// Looks at everything that must hold before the first object is made.
 pub fn door(observed: &Observed) -> Door {
-    if let Some(refused) = names_taken(observed).or_else(|| source_missing(observed)) {
+    let refused = name_too_long(observed)
+        .or_else(|| names_taken(observed))
+        .or_else(|| source_missing(observed));
+    if let Some(refused) = refused {
         return Door::Refused(refused);
     }
     let status = observed.status();
@@ -75,6 +79,7 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
             ),
         ));
     };
+    is_of_source(observed, plan, &backup)?;
     is_completed(&backup)?;
     let source = Source::of(observed.live.as_ref(), &backup).ok_or_else(|| {
         Rejection::new(
@@ -99,6 +104,18 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
         backup,
         source,
         volumes,
+    })
+}
+
+fn name_too_long(observed: &Observed) -> Option<Rejection> {
+    (observed.identity.name.len() > names::LONGEST_OWNER).then(|| {
+        Rejection::new(
+            "NameTooLong",
+            format!(
+                "its name has more than {} characters, and its recovery pod could not be told from others by its ServiceAccount: make a PgRestore of a shorter name",
+                names::LONGEST_OWNER
+            ),
+        )
     })
 }
 
@@ -160,6 +177,28 @@ fn source_missing(observed: &Observed) -> Option<Rejection> {
         "ProtectionNotFound",
         format!(
             "PgProtection {name} does not exist: its agent plans restores; kubectl get pgx lists what there is"
+        ),
+    ))
+}
+
+/// The plan is an agent's word, and an agent speaks for its own protection alone.
+fn is_of_source(
+    observed: &Observed,
+    plan: &RestorePlan,
+    backup: &PgBackup,
+) -> Result<(), Rejection> {
+    let source = &observed.restore.spec.source;
+    let protection = observed.protection.as_ref();
+    let named = source.protection.as_deref();
+    let protection = named.or(protection.and_then(|found| found.metadata.name.as_deref()));
+    if protection == Some(backup.spec.protection.as_str()) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        "PlanNotOfSource",
+        format!(
+            "the plan names PgBackup {}, which is of PgProtection {} and not of the source: create a new PgRestore, and find out who wrote this one's status",
+            plan.backup, backup.spec.protection
         ),
     ))
 }

@@ -230,7 +230,13 @@ fn it_waits_for_the_agent() {
 #[test]
 fn doors() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, Json, Change); 12] = [
+    let cases: [(&str, Json, Change); 14] = [
+        ("NameTooLong", into_set(), |o| {
+            o.identity.name = "r".repeat(names::LONGEST_OWNER + 1);
+        }),
+        ("PlanNotOfSource", into_set(), |o| {
+            o.backup.as_mut().unwrap().spec.protection = "billing".into();
+        }),
         ("ProtectionNotFound", into_set(), |o| o.protection = None),
         ("BackupNotCompleted", into_set(), |o| {
             o.backup
