@@ -8,6 +8,8 @@ mod ceiling;
 mod changes;
 #[path = "scenarios/conflict.rs"]
 mod conflict;
+#[path = "scenarios/controls/mod.rs"]
+mod controls;
 #[path = "scenarios/copies.rs"]
 mod copies;
 #[path = "scenarios/doors.rs"]

@@ -45,12 +45,25 @@ async fn drop_slots(login: &Login, members: &[Member], name: &str) -> Vec<String
     left.into_iter().flatten().collect()
 }
 
-/// Drops the slot on every member, and says so. `true` when it is gone everywhere.
+/// Standbys that had the slot and do not run: it is in their volumes, and keeps WAL when they start again.
+fn away(standbys: &[String], members: &[Member]) -> Vec<String> {
+    let away = |pod: &&String| !members.iter().any(|member| member.pod == **pod);
+    let away = standbys.iter().filter(away);
+    away.map(|pod| format!("{pod}: it does not run")).collect()
+}
+
+/// Drops the slot on every member, and says so. `true` when it is gone everywhere, also on a standby that was scaled away
+/// with it.
 pub async fn run(login: &Login, members: &[Member], name: &str, reporter: &Reporter) -> bool {
     let (reason, message) = ("Unprotected", "the database is not protected any more");
     reporter.condition(WAL_ARCHIVING, Status::False, reason, message);
     reporter.condition(CONNECTED, Status::False, reason, message);
-    let left = drop_slots(login, members, name).await;
+    let mut left = drop_slots(login, members, name).await;
+    let wal = reporter.read().wal;
+    left.extend(away(
+        &wal.map_or_else(Vec::new, |wal| wal.standby_slots),
+        members,
+    ));
     if members.is_empty() {
         let message = format!(
             "no pod runs: replication slot {name} may still be in the database's volume and would keep WAL when it starts again; \
@@ -70,4 +83,20 @@ pub async fn run(login: &Login, members: &[Member], name: &str, reporter: &Repor
     );
     reporter.condition(SLOTS_DROPPED, Status::False, "DropFailed", message);
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_that_does_not_run_may_have_the_slot_still() {
+        let members = [Member {
+            pod: "orders-0".into(),
+            uid: "u".into(),
+            address: "10.0.0.1".into(),
+        }];
+        let standbys = ["orders-0".to_owned(), "orders-1".to_owned()];
+        assert_eq!(away(&standbys, &members), ["orders-1: it does not run"]);
+    }
 }

@@ -1,8 +1,9 @@
-//! The fault switches of the test CSI driver.
+//! The fault switches of the test CSI driver, and where it has its snapshots.
 
 use std::{
     collections::BTreeMap,
     fs,
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -50,4 +51,21 @@ fn write(set: &BTreeMap<u64, Value>) -> Result<()> {
     let whole = file.with_extension("new");
     fs::write(&whole, json!({ "faults": faults }).to_string())?;
     fs::rename(&whole, &file).context("failed to set the faults")
+}
+
+/// The snapshots of the driver, below its pool.
+const SNAPSHOTS: &str = "btrfs.csi.test.highwater.dev/snapshots";
+
+/// The folder that holds what the driver cut of `claim` for `backup`, once it has.
+///
+/// # Errors
+/// The backup does not tell the snapshot's handle.
+pub fn snapshot_folder(backup: &Value, claim: &str) -> Result<PathBuf> {
+    let volumes = backup["status"]["volumes"].as_array();
+    let mut volumes = volumes.into_iter().flatten();
+    let volume = volumes.find(|volume| volume["claim"] == claim);
+    let handle = volume.and_then(|volume| volume["handle"].as_str());
+    let handle = handle.with_context(|| format!("the backup has no handle of {claim}"))?;
+    let pool = kubeconfig()?.with_file_name("pool");
+    Ok(pool.join(SNAPSHOTS).join(handle))
 }

@@ -4,28 +4,44 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
+use tokio_postgres::Client;
 
-use super::{Database, database::PASSWORD, fill, postgres, until};
+use super::{Database, Ledger, database::PASSWORD, fill, postgres, until};
 
 /// How long a check may take.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// The oracle: the restored database at `host` holds rows 1 to n without a hole, n from `least` to `most`, and pg_amcheck
+/// finds nothing. Returns n.
+///
+/// # Errors
+/// A row is missing or too many, or something is corrupt.
+pub async fn judge(client: &Client, host: &str, (least, most): (i64, i64)) -> Result<i64> {
+    let found = Ledger::check(client, least, most).await?;
+    amcheck_at(host).await?;
+    Ok(found)
+}
 
 /// pg_amcheck over every heap and index, parents of B-trees and all rows included.
 ///
 /// # Errors
 /// It finds something, or cannot run.
 pub async fn amcheck(database: &Database) -> Result<()> {
-    let address = database.address()?;
+    let checked = amcheck_at(&database.address()?).await;
+    checked.with_context(|| format!("database {}", database.name))
+}
+
+/// The same of the database at an address, or with its socket in a folder.
+async fn amcheck_at(host: &str) -> Result<()> {
     let mut command = Command::new(postgres::program("pg_amcheck"));
     command
-        .args(["-h", &address, "-U", "postgres", "--install-missing"])
+        .args(["-h", host, "-U", "postgres", "--install-missing"])
         .args(["--heapallindexed", "--parent-check", "-d", "postgres"])
         .env("PGPASSWORD", PASSWORD);
     let output = command.output().await.context("failed to run pg_amcheck")?;
     ensure!(
         output.status.success(),
-        "pg_amcheck of {}: {}{}",
-        database.name,
+        "pg_amcheck: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );

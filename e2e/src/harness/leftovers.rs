@@ -1,12 +1,15 @@
 //! What a backup must never leave behind.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use super::{Database, Kubectl, story::LIMIT, until};
+use super::{Database, Kubectl, story::LIMIT};
 
 /// The agent's session in backup mode.
 const SESSIONS: &str =
@@ -19,9 +22,7 @@ const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
 /// # Errors
 /// Something stays.
 pub async fn none(database: &Database) -> Result<()> {
-    in_database(&database.connect().await?).await?;
-    let (kubectl, namespace) = (&database.kubectl, database.namespace.as_str());
-    snapshots(kubectl, namespace).await
+    wait(async || left(database).await).await
 }
 
 /// The part of [`none`] that one member can tell.
@@ -29,38 +30,78 @@ pub async fn none(database: &Database) -> Result<()> {
 /// # Errors
 /// Something stays.
 pub async fn in_database(client: &Client) -> Result<()> {
-    let [sessions, slots] = [SESSIONS, SLOTS];
-    let begin = std::time::Instant::now();
-    loop {
-        let open: i64 = client.query_one(sessions, &[]).await?.get(0);
-        if open == 0 {
-            break;
-        }
-        ensure!(begin.elapsed() < LIMIT, "{open} sessions in backup mode");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    }
-    let held: i64 = client.query_one(slots, &[]).await?.get(0);
-    ensure!(held <= 1, "{held} replication slots");
-    Ok(())
+    wait(async || left_in(client).await).await
 }
 
-/// The part of [`none`] about VolumeSnapshots and contents.
+/// The part of [`none`] that the API server can tell.
 ///
 /// # Errors
 /// Something stays.
 pub async fn snapshots(kubectl: &Kubectl, namespace: &str) -> Result<()> {
-    until("only the snapshots that count", LIMIT, || {
-        let backups = kubectl.list(namespace, "pgb")?;
-        let expected: BTreeSet<_> = backups.iter().flat_map(counted).collect();
-        let snapshots = kubectl.list(namespace, "volumesnapshots")?;
-        let there = snapshots
-            .iter()
-            .filter_map(|it| it["metadata"]["name"].as_str());
-        let there: BTreeSet<_> = there.map(str::to_owned).collect();
-        let contents = kubectl.snapshot_contents(namespace)?.len();
-        Ok((there == expected && contents == expected.len()).then_some(()))
-    })
-    .await
+    wait(async || left_of_snapshots(kubectl, namespace)).await
+}
+
+async fn wait(left: impl AsyncFn() -> Result<Vec<String>>) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let left = left().await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < LIMIT, "left behind: {}", left.join(", "));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What is there now, or is not and should be.
+///
+/// # Errors
+/// Database or cluster cannot be asked.
+pub async fn left(database: &Database) -> Result<Vec<String>> {
+    let mut left = left_in(&database.connect().await?).await?;
+    left.extend(left_of_snapshots(&database.kubectl, &database.namespace)?);
+    Ok(left)
+}
+
+async fn left_in(client: &Client) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for (what, ask, most) in [
+        ("sessions in backup mode", SESSIONS, 0),
+        ("replication slots", SLOTS, 1),
+    ] {
+        let found: i64 = client.query_one(ask, &[]).await?.get(0);
+        if found > most {
+            left.push(format!("{what}: {found}"));
+        }
+    }
+    Ok(left)
+}
+
+fn left_of_snapshots(kubectl: &Kubectl, namespace: &str) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    let backups = kubectl.list(namespace, "pgb")?;
+    let expected: BTreeSet<_> = backups.iter().flat_map(counted).collect();
+    let names = |objects: &[Value], path: &str| -> BTreeSet<String> {
+        let name = |it: &Value| it.pointer(path)?.as_str().map(str::to_owned);
+        objects.iter().filter_map(name).collect()
+    };
+    let snapshots = kubectl.list(namespace, "volumesnapshots")?;
+    let contents = kubectl.snapshot_contents(namespace)?;
+    for (what, there) in [
+        ("VolumeSnapshot", names(&snapshots, "/metadata/name")),
+        (
+            "VolumeSnapshotContent of",
+            names(&contents, "/spec/volumeSnapshotRef/name"),
+        ),
+    ] {
+        left.extend(there.difference(&expected).map(|it| format!("{what} {it}")));
+        let missing = expected.difference(&there);
+        left.extend(missing.map(|it| format!("no {what} {it}")));
+    }
+    if contents.len() > expected.len() {
+        left.push(format!("contents: {}", contents.len()));
+    }
+    Ok(left)
 }
 
 /// The VolumeSnapshots of a backup that is completed.

@@ -37,6 +37,15 @@ impl Prey {
         signal(self.process, "KILL")
     }
 
+    /// Kills it, and makes place for the next.
+    ///
+    /// # Errors
+    /// No signal can be sent, or the API server refuses.
+    pub fn end(&self, kubectl: &Kubectl) -> Result<()> {
+        self.kill()?;
+        self.replace(kubectl)
+    }
+
     /// Its pod is removed, so that no growing pause of kubelet's is waited for.
     ///
     /// # Errors

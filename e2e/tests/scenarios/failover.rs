@@ -77,7 +77,8 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-const SYNCHRONOUS: &str = "SELECT count(*) = 1 AND bool_and(application_name <> 'highwater') \
+/// Whether one standby is waited for at each commit, and it is not the agent.
+pub const SYNCHRONOUS: &str = "SELECT count(*) = 1 AND bool_and(application_name <> 'highwater') \
     FROM pg_stat_replication WHERE sync_state <> 'async'";
 
 /// WAL of several segments that only slots keep: checkpoints would remove it otherwise.

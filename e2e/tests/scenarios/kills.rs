@@ -190,8 +190,7 @@ async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> R
                 watching
                     .wait(&what, LIMIT, |restore| got_to(restore, after))
                     .await?;
-                signal(prey.process, "KILL")?;
-                prey.replace(kubectl)?;
+                prey.end(kubectl)?;
             }
         }
     }

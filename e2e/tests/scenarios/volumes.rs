@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Writer, fill, integrity, secrets, story, until,
+    Database, Deployment, Kubectl, Ledger, Watching, Writer, fill, integrity, said, secrets, story,
+    until,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::setup::scenario;
 
@@ -37,7 +38,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     kubectl.apply(&fill(policy, &[("NAMESPACE", namespace)])?)?;
     orders.annotate("highwater.dev/policy", "local")?;
     let backup = story::first_backup(kubectl, namespace, "orders").await?;
-    three_volumes(&backup)?;
+    holds(&backup, &CLAIMS)?;
 
     story::commits(&writer, 200).await?;
     let (target, last) = story::between_commits(&writer, &client).await?;
@@ -62,14 +63,63 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     a_deleted_backup_takes_its_snapshots_along(kubectl, namespace, &backup).await
 }
 
-fn three_volumes(backup: &Value) -> Result<()> {
+fn holds(backup: &Value, names: &[&str]) -> Result<()> {
     let volumes = backup["status"]["volumes"].as_array();
     let volumes = volumes.context("the backup has no volumes")?;
     let mut claims: Vec<&str> = volumes.iter().filter_map(|v| v["claim"].as_str()).collect();
     claims.sort_unstable();
-    let expected = CLAIMS.map(|name| format!("{name}-orders-0"));
+    let expected: Vec<_> = names
+        .iter()
+        .map(|name| format!("{name}-orders-0"))
+        .collect();
     ensure!(claims == expected, "the backup holds {claims:?}");
     Ok(())
+}
+
+/// Without a tablespace's volume there is no backup; without that of WAL, which comes from the archive, there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_a_restore_does_not_need_may_be_left_out() {
+    scenario("left-out", async |deployment, namespace| {
+        leave_out(&deployment, &namespace).await
+    })
+    .await;
+}
+
+async fn leave_out(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let shape = include_str!("../../manifests/postgres-volumes.yaml");
+    let class = "highwater-btrfs-immediate";
+    let orders = Database::create_as(deployment, namespace, "orders", class, shape).await?;
+    let client = orders.connect().await?;
+    let space = "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'";
+    client.batch_execute(space).await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    kubectl.apply(&format!(
+        "apiVersion: highwater.dev/v1alpha1\nkind: PgProtection\nmetadata: {{name: orders, namespace: {namespace}}}\n\
+         spec: {{statefulSet: orders, policy: gold, excludeVolumes: [fast]}}\n"
+    ))?;
+    let refused = |it: &Value| {
+        let accepted = said(it, "Accepted");
+        accepted.is_some_and(|accepted| accepted["reason"] == "TablespaceNotOnVolume")
+    };
+    let mut watching = Watching::start(kubectl, namespace, &["pgb"])?;
+    let what = "the tablespace is missed";
+    let told = watching.wait(what, story::LIMIT, refused).await?;
+    let accepted = said(&told, "Accepted").context("no Accepted")?;
+    println!("{}", accepted["message"]);
+    let made = kubectl.list(namespace, "volumesnapshots")?;
+    ensure!(made.is_empty(), "{} VolumeSnapshots", made.len());
+
+    let change = json!({"spec": {"excludeVolumes": ["wal"]}});
+    kubectl.patch(namespace, ("pgx", "orders"), &change)?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    holds(&backup, &["data", "fast"])?;
+    let least = writer.ledger.acknowledged();
+    story::commits(&writer, 700).await?;
+    let found = story::latest_holds(&orders, &writer.ledger, least).await?;
+    println!("without the volume of WAL: rows 1 to {found}, {least} are owed");
+    integrity::amcheck(&Database::existing(kubectl, namespace, "clone")).await?;
+    writer.stop().await.map(drop)
 }
 
 /// Claims alone: recovered, bound, and no pod or StatefulSet beside them.

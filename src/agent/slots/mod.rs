@@ -210,20 +210,15 @@ async fn act(client: &Client, name: &str, step: Step) -> Result<(), QueryError> 
 
 /// Says it in status, and in an event where WAL was given up.
 async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
-    let pods = config.members.iter().map(|member| &member.pod);
+    let holds = |pod: &str| {
+        let member = looked.iter().find(|member| member.pod == pod)?;
+        Some(member.in_recovery && member.holds)
+    };
+    let pods = config.members.iter().map(|member| member.pod.as_str());
     shared.reporter.edit(|report| {
         if let Some(wal) = &mut report.wal {
             let before = std::mem::take(&mut wal.standby_slots);
-            wal.standby_slots = pods
-                .filter(
-                    |pod| match looked.iter().find(|member| member.pod == **pod) {
-                        Some(member) => member.in_recovery && member.holds,
-                        // It may answer again soon.
-                        None => before.contains(pod),
-                    },
-                )
-                .cloned()
-                .collect();
+            wal.standby_slots = standbys(pods, &before, holds);
         }
     });
     ceiling(shared, config, looked);
@@ -242,6 +237,23 @@ async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
             .warning(about, "SlotCeilingReached", note)
             .await;
     }
+}
+
+/// The standbys with a slot: those that were seen to have one, and those that had and could not be asked now. A member that
+/// was scaled away has its slot in its volume, and holds WAL with it when it returns.
+fn standbys<'a>(
+    pods: impl Iterator<Item = &'a str>,
+    before: &[String],
+    holds: impl Fn(&str) -> Option<bool>,
+) -> Vec<String> {
+    let mut found: Vec<String> = pods
+        .filter(|pod| holds(pod).unwrap_or_else(|| before.iter().any(|had| had == pod)))
+        .map(str::to_owned)
+        .collect();
+    let away = before.iter().filter(|had| holds(had).is_none());
+    let away: Vec<_> = away.filter(|had| !found.contains(had)).cloned().collect();
+    found.extend(away);
+    found
 }
 
 /// Says how full the fullest slot is, or that none is held and none is to be.
@@ -308,5 +320,22 @@ fn judge(worst: Level, limits: &Limits, slot: &str) -> (Status, &'static str, St
                 "replication slot {slot} holds back slotCeiling ({ceiling}) of WAL or more, and keeps it as the policy's onSlotLimit says: the disk may fill up"
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_that_is_away_keeps_its_slot() {
+        let before = ["b".to_owned(), "c".to_owned(), "d".to_owned()];
+        let seen = |pod: &str| match pod {
+            "a" => Some(true),
+            "b" => Some(false),
+            _ => None,
+        };
+        let found = standbys(["a", "b", "c", "e"].into_iter(), &before, seen);
+        assert_eq!(found, ["a", "c", "d"]);
     }
 }

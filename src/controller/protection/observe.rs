@@ -23,6 +23,7 @@ use crate::{
     controller::Context,
     csi::VolumeSnapshotClass,
     kubernetes::{RequestError, request},
+    postgres::{Lsn, TimelineId},
 };
 
 /// What was read.
@@ -79,6 +80,8 @@ pub struct BackupSeen {
     pub name: String,
     /// The lineage that its session saw.
     pub lineage: Option<LineageId>,
+    /// The timeline that it was taken on, and where it ended there.
+    pub stopped: Option<(TimelineId, Lsn)>,
     /// When its backup mode ended, if it is completed.
     pub completed: Option<Timestamp>,
     /// It failed for good.
@@ -365,6 +368,7 @@ fn backup_seen(backup: &PgBackup) -> BackupSeen {
     BackupSeen {
         name: backup.name_any(),
         lineage: session.and_then(|session| session.lineage.clone()),
+        stopped: session.and_then(|session| session.timeline.zip(session.stop_lsn)),
         failed: status
             .and_then(|status| conditions::find(&status.conditions, conditions::COMPLETED))
             .is_some_and(|completed| completed.status == conditions::Status::False.as_str()),

@@ -193,6 +193,7 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
         let BackupSeen {
             name: other,
             lineage: of,
+            stopped: _,
             completed: _,
             failed: _,
         } = backup;

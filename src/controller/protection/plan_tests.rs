@@ -153,6 +153,7 @@ fn the_first_backup_of_a_lineage_comes_as_soon_as_wal_is_archived() {
     let backup = |name: &str, lineage: Option<&str>| BackupSeen {
         name: name.into(),
         lineage: lineage.map(|lineage| lineage.parse().unwrap()),
+        stopped: None,
         completed: None,
         failed: false,
     };
@@ -185,6 +186,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
     let completed = BackupSeen {
         name: "nightly".into(),
         lineage: Some(LINEAGE.parse().unwrap()),
+        stopped: None,
         completed: Some(at(0)),
         failed: false,
     };
@@ -224,6 +226,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
     observed.backups.push(BackupSeen {
         name,
         lineage: None,
+        stopped: None,
         completed: None,
         failed: false,
     });
@@ -361,6 +364,7 @@ fn the_last_backup_is_one_of_this_lineage() {
     let backup = |name: &str, lineage: &str, second| BackupSeen {
         name: name.into(),
         lineage: Some(lineage.parse().unwrap()),
+        stopped: None,
         completed: Some(at(second)),
         failed: false,
     };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{
-        LastBackup, PgProtection, PgProtectionStatus,
+        LastBackup, PgProtection, PgProtectionStatus, TimelineWindow,
         conditions::{self, ACTIVE, Status},
         managers,
     },
@@ -96,9 +96,11 @@ pub(super) fn status(
     status.observed_generation = generation;
     status.archive_name = Some(judgement.archive_name.clone());
     status.members.clone_from(&observed.members);
-    let lineage = observed.protection.status.as_ref();
-    let lineage = lineage.and_then(|status| status.lineage.as_ref());
-    status.last_backup = last_backup(&observed.backups, lineage);
+    let agents = observed.protection.status.as_ref();
+    let lineage = agents.and_then(|status| status.lineage.as_ref());
+    let window = agents.and_then(|status| status.recoverable.as_ref());
+    let timelines = window.map_or(&[][..], |window| &window.timelines);
+    status.last_backup = last_backup(&observed.backups, lineage, timelines);
     if let (
         Step::TakeBackup {
             annotation: Some(value),
@@ -132,17 +134,42 @@ fn restart_clock(conditions: &mut Vec<Condition>, reason: &str) {
     }
 }
 
-/// The newest of the lineage that WAL goes to now: from another one, nothing of today can be restored.
-fn last_backup(backups: &[BackupSeen], lineage: Option<&LineageId>) -> Option<LastBackup> {
+/// The newest of the lineage that WAL goes to now, and of its line: from another one, nothing of today can be restored.
+fn last_backup(
+    backups: &[BackupSeen],
+    lineage: Option<&LineageId>,
+    timelines: &[TimelineWindow],
+) -> Option<LastBackup> {
     backups
         .iter()
         .filter(|backup| lineage.is_none() || backup.lineage.as_ref() == lineage)
+        .filter(|backup| is_on_the_line(backup, timelines))
         .filter_map(|backup| Some((backup.completed?, &backup.name)))
         .max()
         .map(|(at, name)| LastBackup {
             name: name.clone(),
             at: MicroTime(at),
         })
+}
+
+/// Whether the newest timeline goes on from where the backup ended: it ended at or before every fork on the way there. What
+/// the archive is not known to hold yet says nothing against it.
+fn is_on_the_line(backup: &BackupSeen, timelines: &[TimelineWindow]) -> bool {
+    let newest = timelines.iter().map(|timeline| timeline.id).max();
+    let (Some((timeline, stop)), Some(mut at)) = (backup.stopped, newest) else {
+        return true;
+    };
+    if at < timeline {
+        return true;
+    }
+    while at > timeline {
+        let known = timelines.iter().find(|known| known.id == at);
+        match known.and_then(|known| known.began.as_ref()) {
+            Some(fork) if fork.at >= stop && fork.timeline < at => at = fork.timeline,
+            Some(_) | None => return false,
+        }
+    }
+    at == timeline
 }
 
 /// `Active`; nothing where this pass learned nothing about it.
@@ -212,4 +239,95 @@ fn is_overdue(observed: &Observed, now: Timestamp) -> bool {
         AGENT_STARTING => now.duration_since(said.last_transition_time.0) >= START,
         _ => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        api::RecoveryWindow,
+        postgres::{Lsn, TimelineId},
+    };
+
+    /// A failover leaves what the old primary wrote behind the fork, and the backups of it, on a dead branch.
+    #[test]
+    fn the_last_backup_is_not_one_of_a_dead_branch() {
+        let backup = |name: &str, timeline, stop, second| BackupSeen {
+            name: name.into(),
+            lineage: None,
+            stopped: Some((TimelineId::new(timeline).unwrap(), Lsn::new(stop))),
+            completed: Some(Timestamp::from_second(second).unwrap()),
+            failed: false,
+        };
+        let before = backup("before", 1, 100, 1);
+        let dead = backup("dead", 1, 101, 2);
+        let after = backup("after", 2, 150, 3);
+        let behind = backup("behind", 2, 201, 4);
+        let newest = backup("newest", 3, 300, 5);
+        let window = |forks: &[(u32, u32, u64)]| {
+            let timeline = |id: u32, began: Value| json!({"id": id, "from": "0/0", "to": "0/FFFF", "began": began});
+            let forked = forks.iter().map(|(id, of, at)| {
+                timeline(
+                    *id,
+                    json!({"timeline": of, "at": Lsn::new(*at).to_string()}),
+                )
+            });
+            let all: Vec<_> = std::iter::once(timeline(1, Value::Null))
+                .chain(forked)
+                .collect();
+            serde_json::from_value::<RecoveryWindow>(json!({"timelines": all})).unwrap()
+        };
+        for (what, forks, backups, expected) in [
+            ("no fork", &[][..], [&before, &dead], Some("dead")),
+            (
+                "one fork",
+                &[(2, 1, 100)][..],
+                [&before, &dead],
+                Some("before"),
+            ),
+            (
+                "nothing on the line",
+                &[(2, 1, 99)][..],
+                [&before, &dead],
+                None,
+            ),
+            (
+                "behind it",
+                &[(2, 1, 100)][..],
+                [&dead, &after],
+                Some("after"),
+            ),
+            (
+                "two forks",
+                &[(2, 1, 100), (3, 2, 200)][..],
+                [&behind, &after],
+                Some("after"),
+            ),
+            (
+                "past two forks",
+                &[(2, 1, 100), (3, 2, 200)][..],
+                [&behind, &before],
+                Some("before"),
+            ),
+            (
+                "a branch of the first",
+                &[(2, 1, 100), (3, 1, 90)][..],
+                [&after, &before],
+                None,
+            ),
+            (
+                "newer than the audit",
+                &[][..],
+                [&before, &newest],
+                Some("newest"),
+            ),
+        ] {
+            let backups = backups.map(Clone::clone);
+            let last = last_backup(&backups, None, &window(forks).timelines);
+            let last = last.map(|last| last.name);
+            assert_eq!(last.as_deref(), expected, "{what}");
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! What the CSI driver may do.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Database, Watching, has, kubeconfig, said, story, until};
+use highwater_e2e::harness::{Database, Watching, has, said, snapshot_folder, story, until};
 use serde_json::{Value, json};
 
-use super::{Case, FIRST, LIMIT, SNAPSHOTS, row, scenario, seconds_in_backup_mode};
+use super::{Case, FIRST, LIMIT, row, scenario, seconds_in_backup_mode};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_that_takes_longer_than_the_sidecar_waits() {
@@ -169,9 +169,7 @@ async fn a_cut_after_the_driver_said_that_it_was_made() {
             .await?;
         let ended = case.end().await?;
         ensure!(has(&ended, "Completed", "True"), "{}", ended["status"]);
-        let handle = ended["status"]["volumes"][0]["handle"].as_str();
-        let pool = kubeconfig()?.with_file_name("pool").join(SNAPSHOTS);
-        let cut = pool.join(handle.context("no handle")?);
+        let cut = snapshot_folder(&ended, "data-orders-0")?;
         until("the late cut", LIMIT, || Ok(cut.exists().then_some(()))).await?;
         let (kubectl, namespace) = case.place();
         let source = ("lie", "{protection: orders}");

@@ -1,7 +1,9 @@
 //! What a driver, a user or a network may do to a backup, one thing each: at the end it is completed and restores, or it has
 //! failed for the reason that it says, and nothing is left of what does not count.
 
+mod between;
 mod drivers;
+mod objects;
 mod others;
 
 use std::{
@@ -15,14 +17,15 @@ use highwater_e2e::harness::{
 };
 use serde_json::{Value, json};
 
-use super::{failover, setup::scenario};
+use super::{
+    failover, members,
+    setup::{scenario, scenario_alone},
+};
 
 /// The longest that a backup with a fault in its way may take.
 const LIMIT: Duration = Duration::from_secs(150);
 /// The tail interval, and what a busy machine takes to ship a tail: what is older is in the archive.
 const TAILS: Duration = Duration::from_secs(20);
-/// Where the driver has its snapshots, below its pool.
-const SNAPSHOTS: &str = "btrfs.csi.test.highwater.dev/snapshots";
 /// The VolumeSnapshot of the first attempt, and of no other.
 const FIRST: &str = "*-1-data-orders-0";
 
