@@ -179,11 +179,13 @@ fn grants_more_than(shipped: &[String], rule: &Value) -> bool {
 }
 
 /// What belongs to no namespace: a Highwater for one namespace has these rights in the whole cluster, and no other.
-const CLUSTER_SCOPED: [&str; 5] = [
+const CLUSTER_SCOPED: [&str; 7] = [
     "persistentvolumes",
     "storageclasses",
     "volumesnapshotclasses",
     "volumesnapshotcontents",
+    "volumegroupsnapshotclasses",
+    "volumegroupsnapshotcontents",
     "customresourcedefinitions",
 ];
 

@@ -19,6 +19,8 @@ pub const BACKUP_LABEL: &str = "highwater.dev/backup";
 pub const BACKUP_UID_LABEL: &str = "highwater.dev/backup-uid";
 /// Label on VolumeSnapshots: the attempt they belong to.
 pub const ATTEMPT_LABEL: &str = "highwater.dev/attempt";
+/// Label on the claims that one VolumeGroupSnapshot selects, while it is made: the UID of the PgBackup, and the attempt.
+pub const GROUP_LABEL: &str = "highwater.dev/group-snapshot";
 /// Label on everything made for a restore: its name.
 pub const RESTORE_LABEL: &str = "highwater.dev/restore";
 /// Label on everything made for a restore: the UID of the PgRestore.

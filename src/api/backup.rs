@@ -1,6 +1,6 @@
 //! PgBackup: one backup.
 //!
-//! Written by the controller: `observedGeneration`, `attempt`, `volumes`, `statefulSet`, conditions `Accepted`, `Cut`,
+//! Written by the controller: `observedGeneration`, `attempt`, `volumes`, `group`, `statefulSet`, conditions `Accepted`, `Cut`,
 //! `Ready`, `Completed`. Written by the agent: `session`, `catalog`, conditions `Session`, `Stopped`, `WalArchived`,
 //! `Catalogued`.
 //!
@@ -114,6 +114,9 @@ pub struct PgBackupStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["claim".into()]))]
     pub volumes: Vec<VolumeStatus>,
+    /// The VolumeGroupSnapshot, if an attempt was made by one: of this attempt, or of a void one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupStatus>,
     /// The StatefulSet's spec at the time, without literal values of environment variables: what a restore rebuilds it from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
@@ -147,6 +150,49 @@ pub struct Attempt {
     /// When backup mode may end, as the policy said when the attempt began.
     #[serde(default)]
     pub release_at: ReleaseAt,
+    /// Why the volumes are snapshotted one by one although the policy says `groupConsistency: Atomic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_by_one: Option<OneByOne>,
+}
+
+/// Why there is no group snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OneByOne {
+    /// The reason, as condition Accepted has it.
+    pub reason: String,
+    /// What is missing, and what to do about it.
+    pub message: String,
+}
+
+/// The VolumeGroupSnapshot of one attempt: written down before it is made. It stays here when the attempt is void, until
+/// all of it is removed; no later attempt of this backup is made by a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStatus {
+    /// The attempt that it is for.
+    pub attempt: u32,
+    /// The VolumeGroupSnapshot's name.
+    pub volume_group_snapshot: String,
+    /// Its class.
+    pub class_name: String,
+    /// The CSI handles of the volumes that it must hold, and no others.
+    pub volume_handles: Vec<String>,
+    /// Whether the claims have the label that it selects by.
+    #[serde(default)]
+    pub labelled: bool,
+    /// The VolumeGroupSnapshot's UID, once it is made: the names of its members follow from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_group_snapshot_uid: Option<String>,
+    /// The VolumeGroupSnapshotContent's name, once it is bound both ways and has exactly these volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// The group snapshot's CSI handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
+    /// Whether the content was seen with deletion policy Retain.
+    #[serde(default)]
+    pub retained: bool,
 }
 
 /// One volume of a backup and its snapshot.
@@ -171,9 +217,9 @@ pub struct VolumeStatus {
     pub storage_class_name: Option<String>,
     /// `Filesystem` or `Block`.
     pub volume_mode: String,
-    /// The VolumeSnapshot's name.
+    /// The VolumeSnapshot's name; of a member of a group snapshot, empty until the group is made.
     pub volume_snapshot: String,
-    /// The VolumeSnapshot's class.
+    /// The VolumeSnapshot's class; a member of a group snapshot is made without it.
     pub class_name: String,
     /// The VolumeSnapshot's UID, once it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -60,6 +60,26 @@ pub struct SnapshotPolicy {
     /// whole upload, and `deadlines.cut` and `deadlines.backupMode` must allow for that.
     #[serde(default)]
     pub release_at: ReleaseAt,
+    /// What a group snapshot of the volumes' driver promises. `Atomic`: it holds all of its volumes as they were at one moment,
+    /// so a database on several volumes is backed up by one VolumeGroupSnapshot. Where that cannot be, the volumes are
+    /// snapshotted one by one, and condition Accepted of the PgBackup says why. `None` (default): one by one. Say `Atomic`
+    /// only if the driver's documentation does.
+    #[serde(default)]
+    pub group_consistency: GroupConsistency,
+    /// The VolumeGroupSnapshotClass. Default: the default class of the volumes' driver, or its only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub group_class_name: Option<String>,
+}
+
+/// What a group snapshot of a driver promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GroupConsistency {
+    /// Nothing that a backup could rest on.
+    #[default]
+    None,
+    /// All of its volumes as they were at one moment.
+    Atomic,
 }
 
 /// What ends backup mode.

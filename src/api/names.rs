@@ -69,6 +69,17 @@ pub fn volume_snapshot(backup: &str, backup_uid: &str, attempt: u32, claim: &str
     join(&[backup, uid, &attempt.to_string(), claim], LONGEST)
 }
 
+/// A VolumeGroupSnapshot: never the same for two backups or attempts.
+pub fn volume_group_snapshot(backup: &str, backup_uid: &str, attempt: u32) -> String {
+    let uid = backup_uid.get(..8).unwrap_or(backup_uid);
+    join(&[backup, uid, &attempt.to_string()], LONGEST)
+}
+
+/// The value of the label by which the VolumeGroupSnapshot of an attempt selects its claims.
+pub fn group_label(backup_uid: &str, attempt: u32) -> String {
+    join(&[backup_uid, &attempt.to_string()], LONGEST_LABEL)
+}
+
 /// The attempt in the name of a VolumeSnapshot of this backup; none in a name that was cut.
 pub fn attempt_of(backup: &str, backup_uid: &str, volume_snapshot: &str) -> Option<u32> {
     let uid = backup_uid.get(..8).unwrap_or(backup_uid);

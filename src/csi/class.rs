@@ -64,26 +64,37 @@ pub fn class_for<'a>(
         }
         return Ok(class);
     }
-    let of_driver = || classes.iter().filter(|class| class.driver == driver);
-    let mut choice: Vec<_> = of_driver().filter(|class| class.is_default()).collect();
-    if choice.is_empty() {
-        choice = of_driver().collect();
-    }
-    match choice.as_slice() {
+    let fits = |class: &VolumeSnapshotClass| class.driver == driver;
+    match of_driver(classes, fits, VolumeSnapshotClass::is_default).as_slice() {
         [class] => Ok(class),
         [] => Err(NoClass::OfDriver {
             driver: driver.to_owned(),
             claim: claim.to_owned(),
         }),
-        several => {
-            let mut names: Vec<_> = several.iter().map(|class| class.name_any()).collect();
-            names.sort();
-            Err(NoClass::Ambiguous {
-                driver: driver.to_owned(),
-                classes: names.join(", "),
-            })
-        }
+        several => Err(NoClass::Ambiguous {
+            driver: driver.to_owned(),
+            classes: names(several),
+        }),
     }
+}
+
+/// Among the classes that fit: those marked as default; where none is, all of them.
+pub(super) fn of_driver<C>(
+    classes: &[C],
+    fits: impl Fn(&C) -> bool,
+    is_default: impl Fn(&C) -> bool,
+) -> Vec<&C> {
+    let fitting: Vec<&C> = classes.iter().filter(|class| fits(class)).collect();
+    let default = fitting.iter().copied().filter(|class| is_default(class));
+    let default: Vec<&C> = default.collect();
+    if default.is_empty() { fitting } else { default }
+}
+
+/// In a sentence.
+pub(super) fn names<C: ResourceExt>(classes: &[&C]) -> String {
+    let mut names: Vec<_> = classes.iter().map(|class| class.name_any()).collect();
+    names.sort();
+    names.join(", ")
 }
 
 #[cfg(test)]

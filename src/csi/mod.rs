@@ -4,6 +4,7 @@
 //! never sent back whole: they are patched (merge), or applied field by field.
 
 mod class;
+pub mod group;
 mod reading;
 mod types;
 

@@ -20,7 +20,13 @@ const CONTROLLERS: [(&str, &[&str]); 3] = [
     ),
     (
         "pgbackups",
-        &["observedGeneration", "attempt", "volumes", "statefulSet"],
+        &[
+            "observedGeneration",
+            "attempt",
+            "volumes",
+            "group",
+            "statefulSet",
+        ],
     ),
     (
         "pgrestores",

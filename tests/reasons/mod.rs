@@ -60,8 +60,10 @@ const NO_REASON: [(&str, &str); 14] = [
     // Kubernetes' own words.
     (
         "csi",
-        "PartialEq VolumeSnapshot VolumeSnapshotClass VolumeSnapshotContent \
-         VolumeSnapshotContentStatus VolumeSnapshotStatus",
+        "PartialEq VolumeGroupSnapshot VolumeGroupSnapshotClass VolumeGroupSnapshotContent \
+         VolumeGroupSnapshotContentStatus VolumeGroupSnapshotStatus VolumeSnapshot \
+         VolumeSnapshotClass VolumeSnapshotContent VolumeSnapshotContentStatus \
+         VolumeSnapshotStatus",
     ),
     (
         "controller",

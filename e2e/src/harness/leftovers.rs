@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use highwater::api::annotations;
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -14,10 +15,13 @@ use super::{Database, Kubectl, story::LIMIT};
 /// The agent's session in backup mode.
 const SESSIONS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'highwater-backup'";
+const GROUPS: &str = "volumegroupsnapshots.groupsnapshot.storage.k8s.io";
+const GROUP_CONTENTS: &str = "volumegroupsnapshotcontents.groupsnapshot.storage.k8s.io";
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
 
 /// Waits until nothing is there of attempts that do not count: no session in backup mode, no slot but the one that holds
-/// WAL, and no VolumeSnapshot or content of a backup but those in the status of a completed one.
+/// WAL, no VolumeSnapshot, group or content of a backup but those in the status of a completed one, and no claim with the
+/// label of a group.
 ///
 /// # Errors
 /// Something stays.
@@ -78,30 +82,71 @@ async fn left_in(client: &Client) -> Result<Vec<String>> {
 }
 
 fn left_of_snapshots(kubectl: &Kubectl, namespace: &str) -> Result<Vec<String>> {
-    let mut left = Vec::new();
     let backups = kubectl.list(namespace, "pgb")?;
-    let expected: BTreeSet<_> = backups.iter().flat_map(counted).collect();
-    let names = |objects: &[Value], path: &str| -> BTreeSet<String> {
-        let name = |it: &Value| it.pointer(path)?.as_str().map(str::to_owned);
-        objects.iter().filter_map(name).collect()
-    };
-    let snapshots = kubectl.list(namespace, "volumesnapshots")?;
-    let contents = kubectl.snapshot_contents(namespace)?;
-    for (what, there) in [
-        ("VolumeSnapshot", names(&snapshots, "/metadata/name")),
+    let snapshots: BTreeSet<_> = backups.iter().flat_map(counted).collect();
+    let groups: BTreeSet<_> = backups.iter().filter_map(counted_group).collect();
+    let mut group_contents = kubectl.list(namespace, GROUP_CONTENTS)?;
+    group_contents.retain(|it| it["spec"]["volumeGroupSnapshotRef"]["namespace"] == namespace);
+    let mut left = Vec::new();
+    for (kind, there, name, expected) in [
+        (
+            "VolumeSnapshot",
+            kubectl.list(namespace, "volumesnapshots")?,
+            "/metadata/name",
+            &snapshots,
+        ),
         (
             "VolumeSnapshotContent of",
-            names(&contents, "/spec/volumeSnapshotRef/name"),
+            kubectl.snapshot_contents(namespace)?,
+            "/spec/volumeSnapshotRef/name",
+            &snapshots,
+        ),
+        (
+            "VolumeGroupSnapshot",
+            kubectl.list(namespace, GROUPS)?,
+            "/metadata/name",
+            &groups,
+        ),
+        (
+            "VolumeGroupSnapshotContent of",
+            group_contents,
+            "/spec/volumeGroupSnapshotRef/name",
+            &groups,
         ),
     ] {
-        left.extend(there.difference(&expected).map(|it| format!("{what} {it}")));
-        let missing = expected.difference(&there);
-        left.extend(missing.map(|it| format!("no {what} {it}")));
+        left.extend(compare(kind, &there, name, expected));
     }
-    if contents.len() > expected.len() {
-        left.push(format!("contents: {}", contents.len()));
-    }
+    let claims = kubectl.list(namespace, "pvc")?;
+    let labelled =
+        |claim: &&Value| !claim["metadata"]["labels"][annotations::GROUP_LABEL].is_null();
+    let labelled = claims.iter().filter(labelled);
+    left.extend(labelled.map(|claim| format!("group label on {}", claim["metadata"]["name"])));
     Ok(left)
+}
+
+/// Those that are there and not expected, or expected and not there.
+fn compare(kind: &str, there: &[Value], name: &str, expected: &BTreeSet<String>) -> Vec<String> {
+    let named = |it: &Value| it.pointer(name)?.as_str().map(str::to_owned);
+    let names: BTreeSet<String> = there.iter().filter_map(named).collect();
+    let more = names.difference(expected).map(|it| format!("{kind} {it}"));
+    let missing = expected.difference(&names);
+    let mut found: Vec<_> = more
+        .chain(missing.map(|it| format!("no {kind} {it}")))
+        .collect();
+    if there.len() > names.len() {
+        found.push(format!("two of {kind}"));
+    }
+    found
+}
+
+/// The VolumeGroupSnapshot that a completed backup was made by.
+fn counted_group(backup: &Value) -> Option<String> {
+    let status = &backup["status"];
+    let group = &status["group"];
+    let counts =
+        super::has(backup, "Completed", "True") && group["attempt"] == status["attempt"]["number"];
+    let name = group["volumeGroupSnapshot"].as_str().filter(|_| counts)?;
+    Some(name.to_owned())
 }
 
 /// The VolumeSnapshots of a backup that is completed.

@@ -10,25 +10,29 @@ use serde_json::Value;
 use super::{
     Error,
     attempt::{Content, Recorded, SnapshotSet, is_of},
-    build,
+    build, group,
     observe::Observed,
     plan::{Plan, Step},
     sweep::Removal,
 };
 use crate::{
     api::{PgBackup, VolumeStatus},
-    csi::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
+    csi::{DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent, group::VolumeGroupSnapshot},
     kubernetes::{RequestError, request},
 };
 
 /// How many writes of one pass run at once.
-const PARALLEL: usize = 8;
+pub const PARALLEL: usize = 8;
 
 /// What came of a pass's effect.
 #[derive(Clone, Debug, Default)]
 pub struct Acted {
     /// VolumeSnapshots that this pass made, or found made.
     pub snapshots: Vec<VolumeSnapshot>,
+    /// The claims have the label of the attempt's group.
+    pub labelled: bool,
+    /// The VolumeGroupSnapshot that this pass made, or found made.
+    pub group: Option<VolumeGroupSnapshot>,
     /// The backup, with our finalizer.
     pub backup: Option<PgBackup>,
 }
@@ -41,6 +45,20 @@ pub async fn act(client: &Client, observed: &Observed, plan: &Plan) -> Result<Ac
         Step::AddFinalizer => acted.backup = set_finalizer(client, backup, true).await?,
         Step::Release => drop(set_finalizer(client, backup, false).await?),
         Step::CreateSnapshots(set) => acted.snapshots = create(client, backup, set).await?,
+        Step::LabelClaims(set) => {
+            if let Some(of) = set.group() {
+                group::act::label(client, backup, set, of).await?;
+                acted.labelled = true;
+            }
+        }
+        Step::CreateGroup(set) => {
+            if let Some(of) = set.group() {
+                acted.group = Some(group::act::create(client, backup, of).await?);
+            }
+        }
+        Step::RetainGroup(content) => {
+            group::act::retain(client, backup, attempt_of(backup), content).await?;
+        }
         Step::Retain(contents) => {
             set_policies(client, backup, contents, DeletionPolicy::Retain).await?;
         }
@@ -86,7 +104,8 @@ async fn set_finalizer(
     }
 }
 
-fn api<K>(client: &Client, backup: &PgBackup) -> Api<K>
+/// The objects of a kind in the backup's namespace.
+pub fn api<K>(client: &Client, backup: &PgBackup) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
 {
@@ -147,10 +166,7 @@ async fn set_policies(
     contents: &[Content],
     policy: DeletionPolicy,
 ) -> Result<(), Error> {
-    let status = backup.status.as_ref();
-    let number = status
-        .and_then(|s| s.attempt.as_ref())
-        .map_or(0, |attempt| attempt.number);
+    let number = attempt_of(backup);
     let patches: Vec<_> = contents
         .iter()
         .map(|content| set_policy(client, backup, number, content, policy))
@@ -159,6 +175,12 @@ async fn set_policies(
         .buffer_unordered(PARALLEL)
         .try_collect()
         .await
+}
+
+/// The number of the attempt that is written down.
+fn attempt_of(backup: &PgBackup) -> u32 {
+    let attempt = backup.status.as_ref().and_then(|it| it.attempt.as_ref());
+    attempt.map_or(0, |attempt| attempt.number)
 }
 
 /// A content that is gone needs no policy.
@@ -191,12 +213,13 @@ async fn remove(client: &Client, backup: &PgBackup, removal: &Removal) -> Result
             let api = Api::<VolumeSnapshotContent>::all(client.clone());
             delete(&api, &content.name, &content.uid).await
         }
+        Removal::Group(removal) => group::act::remove(client, backup, removal).await,
         Removal::Going => Ok(()),
     }
 }
 
 /// Deletes this object and no other of that name. One that is gone is deleted.
-async fn delete<K>(api: &Api<K>, name: &str, uid: &str) -> Result<(), Error>
+pub async fn delete<K>(api: &Api<K>, name: &str, uid: &str) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -214,7 +237,8 @@ where
     }
 }
 
-async fn merge<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<K, RequestError>
+/// Merges `patch` into an object.
+pub async fn merge<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<K, RequestError>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
@@ -222,7 +246,8 @@ where
     request(api.patch(name, &PatchParams::default(), &patch)).await
 }
 
-fn write<K: Resource<DynamicType = ()>>(
+/// A write that failed.
+pub fn write<K: Resource<DynamicType = ()>>(
     verb: &'static str,
     name: &str,
     source: RequestError,

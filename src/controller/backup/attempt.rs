@@ -6,8 +6,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
+use super::group::{self, GroupContent, GroupSeen, Groups};
 use crate::{
-    api::{Attempt, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus, annotations, conditions},
+    api::{
+        Attempt, GroupStatus, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus, annotations,
+        conditions,
+    },
     csi::{self, DeletionPolicy, Reading, VolumeSnapshot, VolumeSnapshotContent},
 };
 
@@ -26,15 +30,17 @@ pub struct Recorded;
 pub struct SnapshotSet<S> {
     attempt: Attempt,
     members: Vec<VolumeStatus>,
+    group: Option<GroupStatus>,
     state: PhantomData<S>,
 }
 
 impl SnapshotSet<Planned> {
     /// What an attempt will consist of.
-    pub fn new(attempt: Attempt, members: Vec<VolumeStatus>) -> Self {
+    pub fn new(attempt: Attempt, members: Vec<VolumeStatus>, group: Option<GroupStatus>) -> Self {
         Self {
             attempt,
             members,
+            group,
             state: PhantomData,
         }
     }
@@ -43,9 +49,12 @@ impl SnapshotSet<Planned> {
 impl SnapshotSet<Recorded> {
     /// The only constructor: attempt and volumes as the API server returned them. An empty set is none.
     pub fn read_back(status: &PgBackupStatus) -> Option<Self> {
+        let attempt = status.attempt.clone()?;
+        let group = status.group.clone();
         Some(Self {
-            attempt: status.attempt.clone()?,
             members: Some(status.volumes.clone()).filter(|volumes| !volumes.is_empty())?,
+            group: group.filter(|group| group.attempt == attempt.number),
+            attempt,
             state: PhantomData,
         })
     }
@@ -61,6 +70,11 @@ impl<S> SnapshotSet<S> {
     pub fn members(&self) -> &[VolumeStatus] {
         &self.members
     }
+
+    /// The VolumeGroupSnapshot that makes them; `None`: each is made by itself.
+    pub fn group(&self) -> Option<&GroupStatus> {
+        self.group.as_ref()
+    }
 }
 
 /// A running attempt: what was written down, and what is there.
@@ -70,6 +84,8 @@ pub struct Running {
     pub set: SnapshotSet<Recorded>,
     /// In the order of the set.
     pub seen: Vec<Seen>,
+    /// What is there of the group, if the set has one.
+    pub group: Option<GroupSeen>,
     /// What the agent says of this attempt.
     pub agent: AgentPart,
     /// Since when `Cut=True` is written down for this attempt.
@@ -117,22 +133,28 @@ impl Running {
         backup: &PgBackup,
         snapshots: &[VolumeSnapshot],
         contents: &[VolumeSnapshotContent],
+        groups: &Groups,
     ) -> Option<Self> {
         let status = backup.status.as_ref()?;
         if !conditions::is_true(&status.conditions, conditions::ACCEPTED) {
             return None;
         }
         let set = SnapshotSet::read_back(status)?;
-        let seen = set
+        let mut seen: Vec<Seen> = set
             .members()
             .iter()
             .map(|member| see(backup, set.attempt(), member, snapshots, contents))
             .collect();
+        let group = set.group().map(|group| group::see(backup, group, groups));
+        if let Some(group) = &group {
+            group::check_members(group, set.members(), &mut seen);
+        }
         let cut_since = since(&status.conditions, conditions::CUT);
         let agent = AgentPart::read(status, set.attempt().number);
         Some(Self {
             set,
             seen,
+            group,
             agent,
             cut_since,
         })
@@ -181,14 +203,20 @@ impl Running {
         }
     }
 
+    /// Whether the attempt's group, if it has one, holds exactly what was written down.
+    pub fn is_whole(&self) -> bool {
+        self.group.as_ref().is_none_or(GroupSeen::is_whole)
+    }
+
     /// Whether every member is there, and cut as the policy wants it.
     pub fn all_cut(&self) -> bool {
-        self.released() == self.set.members().len()
+        self.is_whole() && self.released() == self.set.members().len()
     }
 
     /// Whether every member is there and ready.
     pub fn all_ready(&self) -> bool {
-        self.count(|reading| matches!(reading, Reading::Ready(_))) == self.set.members().len()
+        let ready = self.count(|reading| matches!(reading, Reading::Ready(_)));
+        self.is_whole() && ready == self.set.members().len()
     }
 
     /// The first trouble that a member tells of, to be put behind a sentence; empty where there is none. It ends nothing,
@@ -205,16 +233,36 @@ impl Running {
             };
             text.map(|text| format!("; {}: {}", member.volume_snapshot, clip(text)))
         };
-        self.members().find_map(of).unwrap_or_default()
+        let of_group = || match (self.set.group(), &self.group) {
+            (Some(group), Some(GroupSeen::There(there))) => {
+                let text = there.trouble.as_ref()?;
+                Some(format!("; {}: {}", group.volume_group_snapshot, clip(text)))
+            }
+            _ => None,
+        };
+        self.members()
+            .find_map(of)
+            .or_else(of_group)
+            .unwrap_or_default()
     }
 
-    /// When the first of its snapshots was made.
+    /// When the first of its snapshots, or their group, was made.
     pub fn first_made_at(&self) -> Option<Timestamp> {
         let made = |seen: &Seen| match seen {
             Seen::There(there) => there.made_at,
             Seen::Missing | Seen::Lost(_) => None,
         };
-        self.seen.iter().filter_map(made).min()
+        let group = match &self.group {
+            Some(GroupSeen::There(there)) => there.made_at,
+            Some(GroupSeen::Missing | GroupSeen::Lost(_)) | None => None,
+        };
+        self.seen.iter().filter_map(made).chain(group).min()
+    }
+
+    /// The group's content, if its deletion policy is another one.
+    pub fn group_content_not(&self, policy: DeletionPolicy) -> Option<GroupContent> {
+        let content = self.group.as_ref().and_then(GroupSeen::content);
+        content.filter(|content| content.policy != policy).cloned()
     }
 
     /// The contents whose deletion policy is another one.
@@ -288,7 +336,7 @@ fn lost(
         Some(uid) if snapshot.metadata.uid.as_ref() != Some(uid) => {
             return Some(format!("VolumeSnapshot {name} was replaced by another one"));
         }
-        None if !is_of(snapshot, backup, attempt.number) => {
+        None if !is_of(snapshot, backup, attempt.number) && !group::is_member(backup, snapshot) => {
             return Some(format!(
                 "there is a VolumeSnapshot {name} that Highwater did not make: delete it"
             ));

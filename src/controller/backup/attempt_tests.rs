@@ -9,9 +9,10 @@ fn first(observed: &Observed) -> Seen {
         backup,
         snapshots,
         contents,
+        groups,
         ..
     } = observed;
-    let running = Running::read(backup, snapshots, contents).unwrap();
+    let running = Running::read(backup, snapshots, contents, groups).unwrap();
     running.seen[0].clone()
 }
 

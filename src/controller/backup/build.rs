@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What marks everything of one attempt.
-fn build_labels(backup: &PgBackup, attempt: u32) -> BTreeMap<String, String> {
+pub fn build_labels(backup: &PgBackup, attempt: u32) -> BTreeMap<String, String> {
     [
         (
             annotations::MANAGED_BY_LABEL,

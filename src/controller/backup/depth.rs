@@ -25,9 +25,14 @@ impl Plan {
             // Waiting writes down what was seen, and what was seen cut stays cut.
             Step::AddFinalizer | Step::Await { .. } | Step::Done => Depth::Told,
             Step::CreateSnapshots(_) | Step::Retain(_) | Step::Complete(_) => Depth::Snapshots,
-            Step::Hold(_) | Step::Accept(_) | Step::Abandon(_) | Step::Fail(_) | Step::Release => {
-                Depth::Everything
-            }
+            Step::LabelClaims(_)
+            | Step::CreateGroup(_)
+            | Step::RetainGroup(_)
+            | Step::Hold(_)
+            | Step::Accept(_)
+            | Step::Abandon(_)
+            | Step::Fail(_)
+            | Step::Release => Depth::Everything,
         }
     }
 }

@@ -12,13 +12,17 @@ use kube::ResourceExt;
 
 use super::{
     attempt::SnapshotSet,
+    group,
     observe::{Observed, Source},
     plan::Proposal,
     redact::redact,
     volumes,
 };
 use crate::{
-    api::{Attempt, DatabaseFacts, PgProtection, PgProtectionStatus, conditions, names},
+    api::{
+        Attempt, DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, VolumeStatus,
+        conditions, names,
+    },
     csi::NoClass,
 };
 
@@ -131,14 +135,12 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
     let named = policy.and_then(|snapshot| snapshot.class_name.as_deref());
     let mut members = volumes::members(protection, source, pod, named)?;
     volumes::mounts(protection, owner, pod, facts, &mut members)?;
-    let backup = &observed.backup;
-    for member in &mut members {
-        member.volume_snapshot = names::volume_snapshot(
-            &backup.name_any(),
-            &backup.uid().unwrap_or_default(),
-            number,
-            &member.claim,
-        );
+    let (group, one_by_one) = match group::choose(observed, &members, number) {
+        Ok(group) => (group, None),
+        Err(none) => (None, Some(none.told())),
+    };
+    if group.is_none() {
+        name(&observed.backup, number, &mut members);
     }
     let attempt = Attempt {
         number,
@@ -149,11 +151,21 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
         release_at: policy
             .map(|snapshot| snapshot.release_at)
             .unwrap_or_default(),
+        one_by_one,
     };
     Ok(Proposal {
-        set: SnapshotSet::new(attempt, members),
+        set: SnapshotSet::new(attempt, members, group),
         stateful_set: redact(&owner.data["spec"]),
     })
+}
+
+/// A group's members are named by the snapshot controller; these by us, beforehand.
+fn name(backup: &PgBackup, attempt: u32, members: &mut [VolumeStatus]) {
+    let uid = backup.uid().unwrap_or_default();
+    for member in members {
+        member.volume_snapshot =
+            names::volume_snapshot(&backup.name_any(), &uid, attempt, &member.claim);
+    }
 }
 
 fn protection(observed: &Observed) -> Result<&PgProtection, Rejection> {

@@ -1,6 +1,9 @@
 //! What a completed backup is proved by. Pure.
 
-use super::attempt::{Running, Seen, Session};
+use super::{
+    attempt::{Running, Seen, Session},
+    group::GroupSeen,
+};
 use crate::{
     api::VolumeStatus,
     csi::{Cut, DeletionPolicy, Reading},
@@ -31,6 +34,7 @@ impl Proofs {
         let Running {
             set,
             seen,
+            group,
             agent,
             cut_since,
         } = running;
@@ -45,10 +49,12 @@ impl Proofs {
                 .members()
                 .iter()
                 .zip(seen)
-                .map(|(member, seen)| ready(member, seen))
+                .map(|(member, seen)| ready(member, seen).filter(|_| running.is_whole()))
                 .collect(),
             catalogued: holds(agent.catalogued),
-            retained: holds(seen.iter().all(is_retained)),
+            retained: holds(
+                seen.iter().all(is_retained) && group.as_ref().is_none_or(is_group_retained),
+            ),
         }
     }
 }
@@ -70,6 +76,11 @@ fn ready(member: &VolumeStatus, seen: &Seen) -> Option<Cut> {
 fn is_retained(seen: &Seen) -> bool {
     matches!(seen, Seen::There(there)
         if there.content.as_ref().is_some_and(|content| content.policy == DeletionPolicy::Retain))
+}
+
+fn is_group_retained(seen: &GroupSeen) -> bool {
+    seen.content()
+        .is_some_and(|content| content.policy == DeletionPolicy::Retain)
 }
 
 /// Everything was observed: only this makes a backup complete.
@@ -121,9 +132,10 @@ mod tests {
             backup,
             snapshots,
             contents,
+            groups,
             ..
         } = observed;
-        Proofs::of(&Running::read(backup, snapshots, contents).unwrap())
+        Proofs::of(&Running::read(backup, snapshots, contents, groups).unwrap())
     }
 
     #[test]

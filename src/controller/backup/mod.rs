@@ -15,6 +15,7 @@ mod build;
 mod depth;
 mod door;
 mod evidence;
+mod group;
 #[cfg(test)]
 mod model;
 mod observe;
@@ -96,7 +97,7 @@ pub enum Error {
     },
     /// Somebody else made an object of a name that is ours.
     #[error(
-        "failed to create VolumeSnapshot {name} for PgBackup {backup}: another one ({uid}) has that name; delete it"
+        "failed to create snapshot {name} for PgBackup {backup}: another one ({uid}) has that name; delete it"
     )]
     NameTaken {
         /// The snapshot's name.
@@ -269,7 +270,7 @@ async fn reconcile(cached: Arc<PgBackup>, backups: Arc<Backups>) -> Result<Actio
     }
 }
 
-/// Completed at the first attempt: nothing can be left over, and nothing changes any more. The cache may be old, but a
+/// Completed at the first attempt, without a group, whose label claims may still have: nothing can be left over, and nothing changes any more. The cache may be old, but a
 /// terminal status is a fixpoint.
 fn is_settled(cached: &PgBackup) -> bool {
     cached.metadata.deletion_timestamp.is_none()
@@ -279,6 +280,7 @@ fn is_settled(cached: &PgBackup) -> bool {
                     .attempt
                     .as_ref()
                     .is_some_and(|attempt| attempt.number == 1)
+                && status.group.is_none()
         })
 }
 
@@ -380,10 +382,12 @@ fn requeue(plan: &Plan, now: Timestamp) -> Action {
         } => Some(SWEEP_REST),
         // The deadline itself is in it: a moment later is early enough.
         Step::Await { until, .. } => Some(left(*until) + Duration::from_millis(5)),
-        Step::CreateSnapshots(_) => Some(SWEEP_REST),
+        Step::CreateSnapshots(_) | Step::CreateGroup(_) => Some(SWEEP_REST),
         Step::AddFinalizer
         | Step::Accept(_)
+        | Step::LabelClaims(_)
         | Step::Retain(_)
+        | Step::RetainGroup(_)
         | Step::Abandon(_)
         | Step::Fail(_) => Some(Duration::ZERO),
     };

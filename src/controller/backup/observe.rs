@@ -16,7 +16,14 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Error, depth::Depth, sweep, told::Told, volumes};
+use super::{
+    Error,
+    depth::Depth,
+    group::{self, Groups},
+    sweep,
+    told::Told,
+    volumes,
+};
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     csi::{self, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
@@ -45,6 +52,8 @@ pub struct Observed {
     pub snapshots: Vec<VolumeSnapshot>,
     /// Contents that are, or may be, of this backup.
     pub contents: Vec<VolumeSnapshotContent>,
+    /// What there is of groups.
+    pub groups: Groups,
     /// Namespace or CRD is going. Read only when the PgBackup goes.
     pub scope_goes: bool,
 }
@@ -85,6 +94,7 @@ pub async fn observe(
     )?;
     observed.snapshots = snapshots;
     observed.contents = contents;
+    group::observe(client, &mut observed).await?;
     Ok(Some(observed))
 }
 
@@ -103,6 +113,7 @@ async fn observe_surroundings(
         source: None,
         snapshots: Vec::new(),
         contents: Vec::new(),
+        groups: Groups::default(),
         scope_goes: false,
     };
     if observed.backup.metadata.deletion_timestamp.is_some() {
@@ -285,6 +296,8 @@ async fn observe_snapshots(
     let snapshot_api = Api::<VolumeSnapshot>::namespaced(client.clone(), namespace);
     let content_api = Api::<VolumeSnapshotContent>::all(client.clone());
     let names = status.volumes.iter().map(|v| v.volume_snapshot.clone());
+    // Members of a group that is not made yet have no name.
+    let names = names.filter(|name| !name.is_empty());
     let mut snapshots = get_all(&snapshot_api, names.collect()).await?;
     let search = search(backup);
     let uid = backup.uid().unwrap_or_default();
@@ -376,7 +389,8 @@ pub fn content_of(snapshot: &VolumeSnapshot) -> Option<String> {
         .or_else(|| snapshot.metadata.uid.as_deref().map(csi::content_name))
 }
 
-fn merge<K: ResourceExt>(known: &mut Vec<K>, more: Vec<K>) {
+/// Adds what is not known yet.
+pub fn merge<K: ResourceExt>(known: &mut Vec<K>, more: Vec<K>) {
     for object in more {
         if known.iter().all(|k| k.uid() != object.uid()) {
             known.push(object);
@@ -384,7 +398,8 @@ fn merge<K: ResourceExt>(known: &mut Vec<K>, more: Vec<K>) {
     }
 }
 
-async fn get_all<K>(api: &Api<K>, names: Vec<String>) -> Result<Vec<K>, Error>
+/// Those of the names that are there.
+pub async fn get_all<K>(api: &Api<K>, names: Vec<String>) -> Result<Vec<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
@@ -394,7 +409,7 @@ where
 }
 
 /// Everything of a kind by label; nothing, where the kind is not served.
-async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error>
+pub async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
@@ -405,7 +420,8 @@ where
     }
 }
 
-async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
+/// `None`: it is not there, or its kind is not served.
+pub async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
@@ -420,7 +436,8 @@ async fn get_dynamic(api: &Api<DynamicObject>, name: &str) -> Result<Option<Dyna
         .map_err(|error| read_error::<StatefulSet>(name, error))
 }
 
-fn read_error<K: Resource<DynamicType = ()>>(name: &str, source: RequestError) -> Error {
+/// A read that failed.
+pub fn read_error<K: Resource<DynamicType = ()>>(name: &str, source: RequestError) -> Error {
     Error::Read {
         kind: K::kind(&()).into_owned(),
         name: name.to_owned(),

@@ -8,6 +8,7 @@ use super::{
     attempt::{Content, Planned, Recorded, Running, Seen, Session, SnapshotSet},
     door::Rejection,
     evidence::{Evidence, Proofs},
+    group::{self, GroupContent, GroupSeen},
     sweep::Removal,
 };
 use crate::{api::Deadlines, csi::DeletionPolicy};
@@ -97,6 +98,10 @@ pub enum Step {
     Accept(Proposal),
     /// One VolumeSnapshot per member, names known beforehand: safe to repeat as a whole.
     CreateSnapshots(SnapshotSet<Recorded>),
+    /// The claims get the label that the attempt's group selects by.
+    LabelClaims(SnapshotSet<Recorded>),
+    /// One VolumeGroupSnapshot, its name known beforehand.
+    CreateGroup(SnapshotSet<Recorded>),
     /// No wait without a deadline.
     Await {
         /// For what.
@@ -106,6 +111,8 @@ pub enum Step {
     },
     /// The backup is catalogued: its snapshots no longer go with the namespace.
     Retain(Vec<Content>),
+    /// And neither does what they belong to.
+    RetainGroup(GroupContent),
     /// Only `Evidence::collect` makes the value this needs.
     Complete(Evidence),
     /// This attempt is void for ever. The next has other names and does not wait for the old one to be gone.
@@ -269,6 +276,7 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
         Phase::Running(running) => {
             if !running.agent.catalogued {
                 make_deletable = running.contents_not(DeletionPolicy::Delete);
+                sweep.extend(group::make_deletable(running));
             }
             plan_running(state, running, now)
         }
@@ -329,10 +337,10 @@ fn plan_running(state: &State, running: &Running, now: Timestamp) -> Step {
         (_, None) if stopped => give_up(state, Setback::StoppedBeforeCut, now),
         (Session::Lost { why }, _) => give_up(state, Setback::SessionLost(why.clone()), now),
         (Session::Awaited, None) => match state.deadline() {
-            until if now < until => Step::Await {
+            until if now < until => group::creation(running, false).unwrap_or(Step::Await {
                 what: Awaited::Session,
                 until,
-            },
+            }),
             _ => too_late(state, running, Awaited::Session),
         },
         // `Cut` was written while this attempt's session was open: it was taken back.
@@ -372,10 +380,15 @@ fn plan_running(state: &State, running: &Running, now: Timestamp) -> Step {
 }
 
 fn first_lost(running: &Running) -> Option<String> {
-    running.seen.iter().find_map(|seen| match seen {
+    let group = running.group.as_ref().and_then(|seen| match seen {
+        GroupSeen::Lost(why) => Some(why.clone()),
+        GroupSeen::Missing | GroupSeen::There(_) => None,
+    });
+    let member = |seen: &Seen| match seen {
         Seen::Lost(why) => Some(why.clone()),
         Seen::Missing | Seen::There(_) => None,
-    })
+    };
+    group.or_else(|| running.seen.iter().find_map(member))
 }
 
 /// The session is open and not every cut was read.
@@ -391,13 +404,10 @@ fn plan_cut(state: &State, running: &Running, now: Timestamp) -> Step {
         let (within, trouble) = (state.deadlines.cut, running.trouble());
         return give_up(state, Setback::CutTooLate { within, trouble }, now);
     }
-    if running.seen.contains(&Seen::Missing) {
-        return Step::CreateSnapshots(running.set.clone());
-    }
-    Step::Await {
+    group::creation(running, true).unwrap_or(Step::Await {
         what: Awaited::Cut,
         until,
-    }
+    })
 }
 
 /// Backup mode ended after every cut.
@@ -421,6 +431,9 @@ fn plan_finish(state: &State, running: &Running, cut: Timestamp, now: Timestamp)
     let deletable = running.contents_not(DeletionPolicy::Retain);
     if !deletable.is_empty() {
         return Step::Retain(deletable);
+    }
+    if let Some(content) = running.group_content_not(DeletionPolicy::Retain) {
+        return Step::RetainGroup(content);
     }
     match Evidence::collect(&Proofs::of(running)) {
         Some(evidence) => Step::Complete(evidence),

@@ -9,12 +9,13 @@ use super::{
     Error,
     act::Acted,
     attempt::{Running, Seen, Session, clip},
+    group::{group_progress, name_members},
     observe::Observed,
-    plan::{Phase, Plan, Setback, State, Step},
+    plan::{Phase, Plan, Proposal, Setback, State, Step},
 };
 use crate::{
     api::{
-        Attempt, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus,
+        Attempt, GroupStatus, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus,
         conditions::{ACCEPTED, COMPLETED, CUT, READY, Status, owned, upsert},
         managers,
     },
@@ -34,6 +35,8 @@ pub struct Own {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     volumes: Vec<VolumeStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<GroupStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stateful_set: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Condition>,
@@ -46,6 +49,7 @@ impl Own {
             observed_generation,
             attempt,
             volumes,
+            group,
             stateful_set,
             session: _,
             catalog: _,
@@ -55,6 +59,7 @@ impl Own {
             observed_generation,
             attempt,
             volumes,
+            group,
             stateful_set,
             conditions: owned(&conditions, &[ACCEPTED, CUT, READY, COMPLETED]),
         }
@@ -73,6 +78,7 @@ impl Own {
             observed_generation: self.observed_generation,
             attempt: self.attempt,
             volumes: self.volumes,
+            group: self.group,
             stateful_set: self.stateful_set,
             session: before.session.clone(),
             catalog: before.catalog.clone(),
@@ -126,6 +132,10 @@ pub fn own_status(
     };
     if let Phase::Running(running) = &state.phase {
         own.volumes = progress(running, outcome);
+        if let Some(group) = group_progress(running, outcome) {
+            name_members(&group, &mut own.volumes);
+            own.group = Some(group);
+        }
     }
     match &plan.step {
         Step::Hold(rejection) => {
@@ -145,14 +155,22 @@ pub fn own_status(
         Step::Accept(proposal) => {
             let mut attempt = proposal.set.attempt().clone();
             attempt.started_at = micros(attempt.started_at.0);
-            accepted(&mut writer, &attempt, proposal.set.members().len());
+            accepted(&mut writer, &attempt, proposal);
+            // That of a void attempt stays until it is swept.
+            own.group = proposal.set.group().cloned().or(own.group);
             own.attempt = Some(attempt);
             own.volumes = proposal.set.members().to_vec();
             own.stateful_set = Some(proposal.stateful_set.clone());
         }
         Step::Abandon(setback) => given_up(&mut writer, state, setback, Status::Unknown),
         Step::Fail(setback) => given_up(&mut writer, state, setback, Status::False),
-        Step::CreateSnapshots(_) | Step::Await { .. } | Step::Retain(_) | Step::Complete(_) => {
+        Step::CreateSnapshots(_)
+        | Step::LabelClaims(_)
+        | Step::CreateGroup(_)
+        | Step::Await { .. }
+        | Step::Retain(_)
+        | Step::RetainGroup(_)
+        | Step::Complete(_) => {
             if let Phase::Running(running) = &state.phase {
                 ran(&mut writer, running, outcome);
             }
@@ -168,10 +186,19 @@ pub fn own_status(
     own
 }
 
-fn accepted(writer: &mut Writer, attempt: &Attempt, volumes: usize) {
+fn accepted(writer: &mut Writer, attempt: &Attempt, proposal: &Proposal) {
     let Attempt { number, pod, .. } = attempt;
-    let message = format!("attempt {number}: pod {pod}, {volumes} volumes");
-    writer.set(ACCEPTED, Status::True, "Resolved", message);
+    let volumes = proposal.set.members().len();
+    let mut message = format!("attempt {number}: pod {pod}, {volumes} volumes");
+    let mut reason = "Resolved";
+    if proposal.set.group().is_some() {
+        message += ", as one group";
+    }
+    if let Some(why) = &attempt.one_by_one {
+        message += &format!(", one by one: {}", why.message);
+        reason = &why.reason;
+    }
+    writer.set(ACCEPTED, Status::True, reason, message);
     writer.set(CUT, Status::Unknown, "WaitingForSession", "");
     writer.set(READY, Status::Unknown, "WaitingForCut", "");
     writer.set(COMPLETED, Status::Unknown, "InProgress", "");

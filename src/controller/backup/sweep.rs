@@ -5,7 +5,10 @@
 
 use kube::ResourceExt;
 
-use super::attempt::{Content, is_of};
+use super::{
+    attempt::{Content, is_of},
+    group::{GroupRemoval, is_member, is_member_content},
+};
 use crate::{
     api::{PgBackup, VolumeStatus, annotations, names},
     csi::{self, DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
@@ -39,6 +42,8 @@ pub enum Removal {
     },
     /// Delete a content whose VolumeSnapshot is gone.
     DeleteContent(Content),
+    /// Something about a group.
+    Group(GroupRemoval),
     /// It is going; others have to finish.
     Going,
 }
@@ -54,12 +59,17 @@ pub fn sweep(
         Keep::None => true,
         Keep::Attempt(kept) => attempt != kept,
     };
+    // Members of a group go with it.
     let left = |snapshot: &VolumeSnapshot| {
+        if is_member(backup, snapshot) {
+            return None;
+        }
         let attempt = attempt_of(backup, snapshot).filter(|attempt| void(*attempt))?;
         Some(remove_snapshot(snapshot, attempt, contents))
     };
     let orphaned = |content: &VolumeSnapshotContent| {
-        if snapshots.iter().any(|snapshot| refers(content, snapshot)) {
+        let of_group = is_member_content(&content);
+        if of_group || snapshots.iter().any(|snapshot| refers(content, snapshot)) {
             return None;
         }
         let attempt = orphan_of(backup, content).filter(|attempt| void(*attempt))?;

@@ -10,6 +10,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
+use super::group::{self, Groups};
 use super::observe::{Observed, Search, content_of, first, is_accepted, is_finished, search};
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection},
@@ -32,7 +33,8 @@ impl Told {
     /// What is known of `backup`, without its database. `None`: too little to judge it by.
     pub fn observe(&self, backup: &PgBackup) -> Option<Observed> {
         let backup = self.written.newest(backup);
-        if backup.metadata.deletion_timestamp.is_some() {
+        // Groups are not watched: few databases are backed up by one.
+        if backup.metadata.deletion_timestamp.is_some() || group::recorded(&backup).is_some() {
             return None;
         }
         let (snapshots, contents) = self.snapshots(&backup)?;
@@ -44,6 +46,7 @@ impl Told {
             source: None,
             snapshots,
             contents,
+            groups: Groups::default(),
             scope_goes: false,
             backup,
         };

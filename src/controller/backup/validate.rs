@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use super::{
     attempt::Running,
     door::door,
+    group,
     observe::{Observed, is_finished},
     plan::{Last, Phase, State},
-    sweep::{Keep, sweep},
+    sweep::{Keep, Removal, sweep},
 };
 use crate::api::{PgBackupStatus, annotations, conditions};
 
@@ -41,9 +42,22 @@ pub fn validate(observed: &Observed, now: Timestamp) -> State {
         finalizer: marks
             .into_iter()
             .any(|mark| mark == annotations::BACKUP_FINALIZER),
-        leftovers: sweep(backup, keep, &observed.snapshots, &observed.contents),
+        leftovers: leftovers(observed, keep),
         phase,
     }
+}
+
+/// What is left of void attempts.
+fn leftovers(observed: &Observed, keep: Keep) -> Vec<Removal> {
+    let Observed {
+        backup,
+        snapshots,
+        contents,
+        ..
+    } = observed;
+    let mut left = sweep(backup, keep, snapshots, contents);
+    left.extend(group::sweep(observed, keep));
+    left
 }
 
 /// The last attempt, none of which runs.
@@ -67,7 +81,13 @@ fn phase(observed: &Observed, now: Timestamp) -> Phase {
     if is_finished(backup) {
         return Phase::Finished;
     }
-    if let Some(running) = Running::read(backup, &observed.snapshots, &observed.contents) {
+    let Observed {
+        snapshots,
+        contents,
+        groups,
+        ..
+    } = observed;
+    if let Some(running) = Running::read(backup, snapshots, contents, groups) {
         return Phase::Running(running);
     }
     let last = backup.status.as_ref().and_then(last);

@@ -34,7 +34,8 @@ impl Wake {
         let (namespace, name) = key(backup);
         let mut inner = self.lock();
         let status = backup.status.as_ref();
-        for volume in status.into_iter().flat_map(|status| &status.volumes) {
+        let volumes = status.into_iter().flat_map(|status| &status.volumes);
+        for volume in volumes.filter(|volume| !volume.volume_snapshot.is_empty()) {
             let snapshot = (namespace.clone(), volume.volume_snapshot.clone());
             inner.snapshots.insert(snapshot, name.clone());
         }

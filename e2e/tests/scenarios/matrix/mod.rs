@@ -3,6 +3,7 @@
 
 mod between;
 mod drivers;
+mod groups;
 mod objects;
 mod others;
 

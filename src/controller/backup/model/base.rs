@@ -6,6 +6,7 @@ use super::{CLAIMS, object};
 use crate::api::annotations;
 use crate::controller::backup::{
     door::door,
+    group::Groups,
     observe::{Observed, Source},
 };
 
@@ -75,6 +76,7 @@ pub fn base() -> Observed {
         }),
         snapshots: Vec::new(),
         contents: Vec::new(),
+        groups: Groups::default(),
         scope_goes: false,
     }
 }

@@ -241,7 +241,7 @@ impl World {
                         c.metadata.deletion_timestamp.get_or_insert(time.clone());
                     }
                 }
-                Removal::Going => {}
+                Removal::Group(_) | Removal::Going => {}
             }
         }
     }
