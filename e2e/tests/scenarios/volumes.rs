@@ -99,14 +99,14 @@ async fn leave_out(deployment: &Deployment, namespace: &str) -> Result<()> {
          spec: {{statefulSet: orders, policy: gold, excludeVolumes: [fast]}}\n"
     ))?;
     let refused = |it: &Value| {
-        let accepted = said(it, "Accepted");
-        accepted.is_some_and(|accepted| accepted["reason"] == "TablespaceNotOnVolume")
+        let active = said(it, "Active");
+        active.is_some_and(|active| active["reason"] == "TablespaceNotOnVolume")
     };
-    let mut watching = Watching::start(kubectl, namespace, &["pgb"])?;
+    let mut watching = Watching::one(kubectl, namespace, "pgx", "orders")?;
     let what = "the tablespace is missed";
     let told = watching.wait(what, story::LIMIT, refused).await?;
-    let accepted = said(&told, "Accepted").context("no Accepted")?;
-    println!("{}", accepted["message"]);
+    let active = said(&told, "Active").context("no Active")?;
+    println!("{}", active["message"]);
     let made = kubectl.list(namespace, "volumesnapshots")?;
     ensure!(made.is_empty(), "{} VolumeSnapshots", made.len());
 

@@ -176,12 +176,14 @@ fn volumes(observed: &Observed, found: &Found) -> Result<(), Rejection> {
         .as_ref()
         .and_then(|status| status.database.as_ref());
     if let Some(database) = database {
-        let data = [("PGDATA", &database.data_directory)];
-        let spaces = database.tablespaces.iter().map(|path| ("tablespace", path));
-        for (what, path) in data.into_iter().chain(spaces) {
+        let data = ("DataDirectoryNotOnVolume", "PGDATA");
+        let space = ("TablespaceNotOnVolume", "tablespace");
+        let spaces = database.tablespaces.iter().map(|path| (space, path));
+        let all = std::iter::once((data, &database.data_directory)).chain(spaces);
+        for ((reason, what), path) in all {
             if !on_claim(path) {
                 return Err(Rejection::new(
-                    "DataDirectoryNotOnVolume",
+                    reason,
                     format!(
                         "{what} {path} is not on a volume with a PersistentVolumeClaim that is included, so a snapshot would not hold it: mount one there, or take it out of spec.excludeVolumes"
                     ),

@@ -88,6 +88,8 @@ struct Ground {
 impl Ground {
     fn of(orders: Database, apart: &Value, (end, rows): (String, i64)) -> Result<Self> {
         let uid = apart["metadata"]["uid"].as_str().context("no UID")?;
+        // So much of it is in the folder's name.
+        let uid = uid.get(..8).context("the UID is short")?;
         let lineage = bucket::lineage(&orders)?;
         let objects = bucket::objects(&orders.kubectl, &lineage)?;
         let mut labels = objects.keys().filter(|key| key.ends_with("/backup_label"));
