@@ -49,7 +49,13 @@ async fn run(name: &str, story: impl AsyncFnOnce(Deployment, String) -> Result<(
         panic!("scenario {name}: {error:#}");
     }
     // What it has left would only take memory and time from the others.
-    let gone = ["delete", "namespace", &namespace, "--wait=false"];
+    let gone = [
+        "delete",
+        "namespace",
+        &namespace,
+        "--wait=false",
+        "--ignore-not-found",
+    ];
     if let Err(error) = deployment.kubectl.run(&gone) {
         panic!("scenario {name}: {error:#}");
     }
