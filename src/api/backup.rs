@@ -148,7 +148,7 @@ pub struct Attempt {
     /// The pod's IP address.
     pub address: String,
     /// When backup mode may end, as the policy said when the attempt began.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "ReleaseAt::is_cut")]
     pub release_at: ReleaseAt,
     /// Why the volumes are snapshotted one by one although the policy says `groupConsistency: Atomic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

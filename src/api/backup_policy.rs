@@ -92,6 +92,17 @@ pub enum ReleaseAt {
     Ready,
 }
 
+impl ReleaseAt {
+    /// Whether it is what nobody has to say.
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature is serde's"
+    )]
+    pub(super) const fn is_cut(&self) -> bool {
+        matches!(self, Self::Cut)
+    }
+}
+
 /// How the checkpoint at the start of a backup is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -155,7 +155,7 @@ pub struct PgProtectionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub members: Vec<Member>,
-    /// The newest completed backup.
+    /// The newest completed backup of the lineage, on the branch that the database is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
     /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
@@ -197,7 +197,7 @@ pub struct Member {
     pub address: String,
 }
 
-/// The newest completed backup.
+/// The newest completed backup of the lineage, on the branch that the database is on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastBackup {

@@ -11,6 +11,17 @@ use super::{
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 
+/// How often is listed again what goes while it is read: parts are merged every few seconds at most.
+pub(super) const LISTS: usize = 10;
+
+/// What the parts of an unfinished segment make up.
+pub(super) struct Beginning {
+    /// From the segment's first byte on.
+    pub(super) plain: Vec<u8>,
+    /// A part is there no more: it was merged, or the segment is whole.
+    pub(super) overtaken: bool,
+}
+
 impl Lineage {
     /// A segment as recovery reads it: whole, or put together from its tails; zeros from `up_to` on, and as long as a
     /// segment is.
@@ -49,7 +60,10 @@ impl Lineage {
         if let Some(plain) = self.whole(name, length).await? {
             return Ok(Some(plain));
         }
-        let plain = self.tail(self.listed_parts(name).await?, length).await?;
+        let Beginning {
+            plain,
+            overtaken: _,
+        } = self.listed_tail(name, length).await?;
         Ok(Some(plain).filter(|plain| wanted > 0 && plain.len() >= wanted))
     }
 
@@ -143,17 +157,33 @@ impl Lineage {
         &self,
         mut parts: Vec<Part>,
         length: usize,
-    ) -> Result<Vec<u8>, ReadError> {
-        let mut plain = Vec::new();
+    ) -> Result<Beginning, ReadError> {
+        let (mut plain, mut overtaken) = (Vec::new(), false);
         while let Some(index) = furthest(&parts, plain.len() as u64) {
             let Part { name, key, .. } = parts.swap_remove(index);
-            // It may have been merged meanwhile.
             let Some(content) = self.get_plain(&key, length).await? else {
+                overtaken = true;
                 continue;
             };
             append(&mut plain, name.from, name.to, &content, &key)?;
         }
-        Ok(plain)
+        Ok(Beginning { plain, overtaken })
+    }
+
+    /// As [`Self::tail`], of what is listed now.
+    pub(super) async fn listed_tail(
+        &self,
+        name: SegmentName,
+        length: usize,
+    ) -> Result<Beginning, ReadError> {
+        let mut beginning = self.tail(self.listed_parts(name).await?, length).await?;
+        for _ in 0..LISTS {
+            if !beginning.overtaken {
+                break;
+            }
+            beginning = self.tail(self.listed_parts(name).await?, length).await?;
+        }
+        Ok(beginning)
     }
 
     /// SHA-256 of each copy of a whole segment, as far as that is known without a private key.

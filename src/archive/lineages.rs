@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Archive, Identity, Lineage, LineageId, PushError, PushOutcome, ReadError,
+    fetch::Beginning,
     handle::{not_found, unavailable},
     sha256,
 };
@@ -85,7 +86,10 @@ impl Lineage {
         size: SegmentSize,
     ) -> Result<Option<(Vec<u8>, u64)>, ReadError> {
         let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
-        let mut plain = self.tail(self.listed_parts(name).await?, length).await?;
+        let Beginning {
+            mut plain,
+            overtaken: _,
+        } = self.listed_tail(name, length).await?;
         let known = plain.len() as u64;
         plain.resize(length, 0);
         Ok((known > 0).then_some((plain, known)))

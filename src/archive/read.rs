@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path;
+use object_store::{Error as StoreError, path::Path};
 use serde::de::DeserializeOwned;
 
 use super::{
     ClockPair, Contents, FORMAT, Identity, IndexEntry, Lineage, Manifest, ReadError,
     contents::{Records, Segment, Tail},
-    fetch::furthest,
-    handle::corrupt,
+    fetch::{Beginning, LISTS, furthest},
+    handle::{corrupt, unavailable},
     listing::{Listing, Whole},
     memory::Part,
 };
@@ -22,16 +22,32 @@ use crate::postgres::{
 /// Requests at once: enough to hide the store's latency, few enough for any store.
 const PARALLEL: usize = 16;
 
+/// What is listed.
+#[derive(Clone, Copy)]
+enum Lists {
+    Everything,
+    /// Of many whole segments the newest only.
+    Newest,
+}
+
+/// What the parts of an unfinished segment are, read one after the other.
+#[derive(Clone, Copy)]
+enum TailRead {
+    /// One that was listed is gone: it was merged, or the segment is whole.
+    Overtaken,
+    /// They make up no beginning.
+    Nothing,
+    /// So much.
+    Known(Tail),
+}
+
 impl Lineage {
     /// Reads everything that planning needs.
     ///
     /// # Errors
     /// `NotFound` if there is no such lineage; an outage is `Unavailable`.
     pub async fn contents(&self) -> Result<Contents, ReadError> {
-        let identity = self.identity().await?;
-        self.readable(&identity)?;
-        let listing = self.listing(identity.segment_size).await?;
-        self.contents_of(identity, listing).await
+        self.contents_by(Lists::Everything).await
     }
 
     /// As [`Self::contents`], for whoever asks again and again: of many whole segments only the newest are listed again.
@@ -40,17 +56,36 @@ impl Lineage {
     /// # Errors
     /// As [`Self::contents`].
     pub async fn contents_again(&self) -> Result<Contents, ReadError> {
-        let identity = self.identity().await?;
-        self.readable(&identity)?;
-        let listing = self.listing_again(identity.segment_size).await?;
-        self.contents_of(identity, listing).await
+        self.contents_by(Lists::Newest).await
     }
 
+    /// What was listed and is gone when it is read has become part of something else: without that, the log would seem to
+    /// end before it.
+    async fn contents_by(&self, lists: Lists) -> Result<Contents, ReadError> {
+        let identity = self.identity().await?;
+        self.readable(&identity)?;
+        for _ in 0..LISTS {
+            let listing = match lists {
+                Lists::Everything => self.listing(identity.segment_size).await?,
+                Lists::Newest => self.listing_again(identity.segment_size).await?,
+            };
+            if let Some(contents) = self.contents_of(identity.clone(), listing).await? {
+                return Ok(contents);
+            }
+        }
+        let cause = StoreError::Generic {
+            store: "archive",
+            source: "what is listed is gone again and again before it is read".into(),
+        };
+        Err(unavailable(&self.layout.root(), cause))
+    }
+
+    /// `None`: what was listed is there no more.
     async fn contents_of(
         &self,
         identity: Identity,
         listing: Listing,
-    ) -> Result<Contents, ReadError> {
+    ) -> Result<Option<Contents>, ReadError> {
         self.forget_but(&listing);
         let clocks = self.read_all::<ClockPair>(listing.clocks.clone()).await?;
         let mut contents = Contents {
@@ -65,13 +100,16 @@ impl Lineage {
             identity,
         };
         for (name, parts) in listing.tails {
-            if !contents.segments.contains_key(&name)
-                && let Some(tail) = self.read_tail(name, parts, &contents).await?
-            {
-                contents.tails.insert(name, tail);
+            if contents.segments.contains_key(&name) {
+                continue;
+            }
+            match self.read_tail(name, parts, &contents).await? {
+                TailRead::Overtaken => return Ok(None),
+                TailRead::Nothing => {}
+                TailRead::Known(tail) => drop(contents.tails.insert(name, tail)),
             }
         }
-        Ok(contents)
+        Ok(Some(contents))
     }
 
     /// What is there by names alone: histories, whole segments, and how far tails reach. For whoever asks whether
@@ -267,19 +305,24 @@ impl Lineage {
         name: SegmentName,
         parts: BTreeMap<Path, Part>,
         contents: &Contents,
-    ) -> Result<Option<Tail>, ReadError> {
+    ) -> Result<TailRead, ReadError> {
         let (keys, parts): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let known = self.memory.read(|read| read.tails.get(&name).cloned());
         if let Some((_, tail)) = known.filter(|(seen, _)| *seen == keys) {
-            return Ok(tail);
+            return Ok(tail.map_or(TailRead::Nothing, TailRead::Known));
         }
         let start = name.start(contents.identity.segment_size);
         let tail = match parts.iter().any(|part| part.encrypted) {
             true => self.encrypted_tail(start, parts).await?,
             false => self.plain_tail(name, parts, contents).await?,
         };
+        let known = match tail {
+            TailRead::Overtaken => return Ok(tail),
+            TailRead::Nothing => None,
+            TailRead::Known(tail) => Some(tail),
+        };
         self.memory
-            .read(|read| read.tails.insert(name, (keys, tail)));
+            .read(|read| read.tails.insert(name, (keys, known)));
         Ok(tail)
     }
 
@@ -288,14 +331,17 @@ impl Lineage {
         name: SegmentName,
         parts: Vec<Part>,
         contents: &Contents,
-    ) -> Result<Option<Tail>, ReadError> {
+    ) -> Result<TailRead, ReadError> {
         let size = contents.identity.segment_size;
         let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
-        let plain = self.tail(parts, length).await?;
-        if plain.is_empty() {
-            return Ok(None);
+        let Beginning { plain, overtaken } = self.tail(parts, length).await?;
+        if overtaken {
+            return Ok(TailRead::Overtaken);
         }
-        Ok(Some(Tail {
+        if plain.is_empty() {
+            return Ok(TailRead::Nothing);
+        }
+        Ok(TailRead::Known(Tail {
             end: name.start(size).advance(plain.len() as u64),
             records: self.read_records(name, plain, contents).await?,
             encrypted: false,
@@ -308,19 +354,24 @@ impl Lineage {
         &self,
         start: Lsn,
         mut parts: Vec<Part>,
-    ) -> Result<Option<Tail>, ReadError> {
+    ) -> Result<TailRead, ReadError> {
         let mut last: Option<Part> = None;
         let reached = |last: &Option<Part>| last.as_ref().map_or(0, |part| part.name.to);
         while let Some(index) = furthest(&parts, reached(&last)) {
             last = Some(parts.swap_remove(index));
         }
-        let Some(last) = last else { return Ok(None) };
+        let Some(last) = last else {
+            return Ok(TailRead::Nothing);
+        };
         let notes = match last.encrypted {
-            true => self.notes(&last.key).await?,
+            true => match self.notes(&last.key).await? {
+                Some(notes) => Some(notes),
+                None => return Ok(TailRead::Overtaken),
+            },
             // What comes before it cannot be read.
             false => None,
         };
-        Ok(Some(Tail {
+        Ok(TailRead::Known(Tail {
             end: start.advance(last.name.to),
             records: notes.and_then(|notes| notes.records),
             encrypted: true,

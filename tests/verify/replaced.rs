@@ -8,7 +8,7 @@ use std::{
 use futures::{TryStreamExt, stream::BoxStream};
 use highwater::{
     archive::{
-        Archive,
+        Archive, Contents,
         verify::{Problem, Run, Scope},
     },
     clock::{Clock, SystemClock},
@@ -117,8 +117,8 @@ impl ObjectStore for Replacing {
     }
 }
 
-/// What is found wrong with the backup if the writer puts the whole segment that a part is of, sound or not.
-async fn found(damaged: bool) -> Vec<Problem> {
+/// An archive whose last segment is a beginning, until that is read: then a writer puts the whole.
+async fn becoming_whole() -> (Arc<Replacing>, Contents, SegmentName) {
     let store = Arc::new(Replacing::default());
     let archive = Archive::new(store.clone(), &spec(), NAME).unwrap();
     let contents = copy_into(&archive).await;
@@ -147,6 +147,12 @@ async fn found(damaged: bool) -> Vec<Problem> {
         .push_tail(name, 0, &plain[..length], "e1", None)
         .await
         .unwrap();
+    (store, contents, name)
+}
+
+/// What is found wrong with the backup if the writer puts the whole segment that a part is of, sound or not.
+async fn found(damaged: bool) -> Vec<Problem> {
+    let (store, Contents { identity, .. }, _) = becoming_whole().await;
     if damaged {
         let mut next = store.next.lock().unwrap();
         for (_, payload, _) in next
@@ -180,4 +186,16 @@ async fn a_backup_whose_tail_became_whole_meanwhile_has_its_wal() {
     assert!(!found(false).await.contains(&Problem::BackupWithoutWal));
     // The control: what came instead is no WAL.
     assert!(found(true).await.contains(&Problem::BackupWithoutWal));
+}
+
+/// The log does not end where a part was that has become a whole segment meanwhile.
+#[tokio::test]
+async fn what_becomes_whole_while_it_is_read_is_there() {
+    let (store, Contents { identity, .. }, name) = becoming_whole().await;
+    let archive = Archive::new(store.clone(), &spec(), NAME).unwrap();
+    let lineage = archive.lineage(identity.lineage.clone());
+    let contents = lineage.contents().await.unwrap();
+    assert!(store.next.lock().unwrap().is_empty(), "no writer acted");
+    assert!(contents.segments.contains_key(&name), "{name} is not there");
+    assert!(!contents.tails.contains_key(&name));
 }

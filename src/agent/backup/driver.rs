@@ -252,7 +252,7 @@ impl Driver {
         )
         .await
         {
-            None => {}
+            None => backup.waits_for_link = None,
             Some(Ok(opened)) => self.started(uid, &attempt, &link, opened),
             // As where nobody is connected yet: it is back in a moment, and an attempt is not spent on it.
             Some(Err(error)) if error.may_pass() && backup.waits_less_than(LINK) => {

@@ -79,14 +79,11 @@ async fn again(subject: &Subject<'_>, name: SegmentName) -> Result<Read, ReadErr
     };
     let (plain, is_whole) = match whole {
         Some(plain) => (plain, true),
-        None => {
-            let parts = lineage.listed_parts(name).await?;
-            match lineage.tail(parts, length).await {
-                Ok(plain) => (plain, false),
-                Err(error @ ReadError::Unavailable { .. }) => return Err(error),
-                Err(_) => return Ok(Read::Nothing),
-            }
-        }
+        None => match lineage.listed_tail(name, length).await {
+            Ok(beginning) => (beginning.plain, false),
+            Err(error @ ReadError::Unavailable { .. }) => return Err(error),
+            Err(_) => return Ok(Read::Nothing),
+        },
     };
     let identifier = Some(subject.identity.system_identifier);
     let scan = move || {

@@ -40,7 +40,7 @@ use kube::{
         Config as RuntimeConfig, WatchStreamExt, applier,
         controller::Action,
         reflector::{self, ObjectRef, Store},
-        watcher,
+        watcher::{self, Event, watcher},
     },
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -49,7 +49,7 @@ use self::{
     depth::Depth,
     observe::{Observed, observe},
     plan::{Awaited, Plan, State, Step, plan},
-    told::{Told, Written},
+    told::{Told, Trust, Written},
     wake::Wake,
 };
 use super::{Class, Context, PassError, drive, error_policy};
@@ -67,6 +67,8 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 const DOOR_REST: Duration = Duration::from_secs(10);
 /// The same where only another backup is in the way.
 const QUEUE_REST: Duration = Duration::from_secs(2);
+/// The same while an attempt by a group waits: nothing watches groups.
+const GROUP_REST: Duration = Duration::from_secs(2);
 /// The same while snapshots are going.
 const SWEEP_REST: Duration = Duration::from_secs(5);
 
@@ -162,9 +164,11 @@ pub async fn run(ctx: Arc<Context>) {
     let own = watcher(ctx.watched::<PgBackup>(), watcher::Config::default())
         .default_backoff()
         .modify(slim)
-        .reflect(writer)
-        .applied_objects()
-        .map_ok(|backup| ObjectRef::from_obj(&backup));
+        .reflect(writer);
+    let own = news(own, |event| match event {
+        Event::Apply(backup) | Event::InitApply(backup) => Some(ObjectRef::from_obj(backup)),
+        Event::Init | Event::InitDone | Event::Delete(_) => None,
+    });
     let wake = Arc::new(Wake::default());
     let (told, related) = related(&ctx, &wake, reader.clone());
     let backups = Arc::new(Backups {
@@ -205,19 +209,24 @@ fn related(
 ) -> (Told, impl Stream<Item = Wakened> + Send + use<>) {
     let ours = watcher::Config::default().labels(annotations::BACKUP_UID_LABEL);
     let everything = watcher::Config::default;
-    let (snapshots, of_snapshots) = touched(ctx.watched::<VolumeSnapshot>(), ours, |it| {
-        Wake::of_snapshot(&it)
+    let (snapshots, of_snapshots) = touched(watched(ctx.watched::<VolumeSnapshot>(), ours), |it| {
+        Wake::of_snapshot(it)
     });
     let (by_content, by_protection) = (wake.clone(), wake.clone());
     let contents = Api::<VolumeSnapshotContent>::all(ctx.client.clone());
-    let (contents, of_contents) =
-        touched(contents, everything(), move |it| by_content.of_content(&it));
-    let (protections, of_protections) =
-        touched(ctx.watched::<PgProtection>(), everything(), move |it| {
-            by_protection.of_protection(&it)
-        });
+    let contents = watcher(contents, everything()).default_backoff();
+    let (contents, of_contents) = touched(contents.modify(told::slim_content), move |it| {
+        by_content.of_content(it)
+    });
+    let (protections, of_protections) = touched(
+        watched(ctx.watched::<PgProtection>(), everything()),
+        move |it| by_protection.of_protection(it),
+    );
     // A backup that waits for a policy looks again by itself.
-    let (policies, of_policies) = touched(ctx.watched::<PgBackupPolicy>(), everything(), |_| None);
+    let (policies, of_policies) = touched(
+        watched(ctx.watched::<PgBackupPolicy>(), everything()),
+        |_| None,
+    );
     let told = Told {
         backups,
         protections,
@@ -225,17 +234,35 @@ fn related(
         snapshots,
         contents,
         written: Written::default(),
+        trust: Trust::default(),
     };
     let wakened = stream::select(of_snapshots, of_contents);
     let others = stream::select(of_protections, of_policies);
     (told, stream::select(wakened, others))
 }
 
-fn touched<K, I, F>(
+fn watched<K>(
     api: Api<K>,
     config: watcher::Config,
+) -> impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+{
+    watcher(api, config).default_backoff().modify(told::slim)
+}
+
+fn touched<K, I, F, S>(
+    events: S,
     about: F,
-) -> (Store<K>, impl Stream<Item = Wakened> + Send + use<K, I, F>)
+) -> (
+    Store<K>,
+    impl Stream<Item = Wakened> + Send + use<K, I, F, S>,
+)
 where
     K: Resource<DynamicType = ()>
         + Clone
@@ -246,32 +273,61 @@ where
         + 'static,
     I: IntoIterator<Item = ObjectRef<PgBackup>>,
     I::IntoIter: Send,
-    F: Fn(K) -> I + Send + 'static,
+    F: Fn(&K) -> I + Send + 'static,
+    S: Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(api, config)
-        .default_backoff()
-        .modify(|object| object.meta_mut().managed_fields = None)
-        .reflect(writer)
-        .touched_objects()
-        .map_ok(move |object| stream::iter(about(object).into_iter().map(Ok)))
-        .try_flatten();
+    let stream = news(events.reflect(writer), move |event| match event {
+        Event::Apply(it) | Event::InitApply(it) | Event::Delete(it) => {
+            about(it).into_iter().collect()
+        }
+        Event::Init | Event::InitDone => Vec::new(),
+    });
     (store, stream)
+}
+
+/// What the events are about. Of a list only when all of it is there: the store has the old state until then.
+fn news<K, I>(
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send,
+    about: impl Fn(&Event<K>) -> I + Send,
+) -> impl Stream<Item = Wakened> + Send
+where
+    K: Send,
+    I: IntoIterator<Item = ObjectRef<PgBackup>>,
+{
+    let mut listed = Vec::new();
+    events
+        .map_ok(move |event| {
+            let mut about: Vec<_> = about(&event).into_iter().collect();
+            match event {
+                Event::Init => listed.clear(),
+                Event::InitApply(_) => listed.append(&mut about),
+                Event::InitDone => about.append(&mut listed),
+                Event::Apply(_) | Event::Delete(_) => {}
+            }
+            stream::iter(about.into_iter().map(Ok))
+        })
+        .try_flatten()
 }
 
 /// One pass over one backup.
 async fn reconcile(cached: Arc<PgBackup>, backups: Arc<Backups>) -> Result<Action, Error> {
     if is_settled(&cached) {
+        backups.forget(&cached);
         return Ok(Action::await_change());
     }
     match pass(&cached, &backups).await {
-        Err(error) if error.is_overtaken() => Ok(Action::requeue(Duration::from_millis(20))),
+        Err(error) if error.is_overtaken() => {
+            // What the watches told is old, and may be for minutes.
+            backups.told.trust.lose(&cached);
+            Ok(Action::requeue(Duration::from_millis(20)))
+        }
         other => other,
     }
 }
 
-/// Completed at the first attempt, without a group, whose label claims may still have: nothing can be left over, and nothing changes any more. The cache may be old, but a
-/// terminal status is a fixpoint.
+/// Completed at the first attempt, without a group, whose label claims may still have: nothing can be left over, and
+/// nothing changes any more. The cache may be old, but a terminal status is a fixpoint.
 fn is_settled(cached: &PgBackup) -> bool {
     cached.metadata.deletion_timestamp.is_none()
         && cached.status.as_ref().is_some_and(|status| {
@@ -308,7 +364,8 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
     if plan.step == Step::Done || plan.step == Step::Release {
         backups.forget(&observed.backup);
     }
-    Ok(requeue(&plan, now))
+    let by_group = group::recorded(&observed.backup).is_some();
+    Ok(requeue(&plan, by_group, now))
 }
 
 impl Backups {
@@ -318,12 +375,15 @@ impl Backups {
         cached: &PgBackup,
         now: Timestamp,
     ) -> Result<Option<(Observed, State, Plan)>, Error> {
-        let mut known = self.told.observe(cached);
+        let mut known = self.told.observe(cached, now);
         let mut depth = match known {
             Some(_) => Depth::Told,
             None => Depth::Everything,
         };
         loop {
+            if known.is_none() {
+                self.told.trust.read(cached, now);
+            }
             let observed = match known.take() {
                 Some(observed) => observed,
                 None => match observe(&self.ctx.client, &self.told, cached, depth).await? {
@@ -348,6 +408,7 @@ impl Backups {
     fn forget(&self, backup: &PgBackup) {
         self.wake.forget(backup);
         self.told.written.forget(backup);
+        self.told.trust.forget(backup);
     }
 
     /// Who begins asks once more who comes first, with nobody else beginning meanwhile. `None`: another does.
@@ -366,7 +427,7 @@ impl Backups {
 }
 
 /// When the next pass is due if no watch asks for it before.
-fn requeue(plan: &Plan, now: Timestamp) -> Action {
+fn requeue(plan: &Plan, by_group: bool, now: Timestamp) -> Action {
     let left = |until: Timestamp| {
         Duration::try_from(until.duration_since(now))
             .unwrap_or_default()
@@ -381,7 +442,8 @@ fn requeue(plan: &Plan, now: Timestamp) -> Action {
             ..
         } => Some(SWEEP_REST),
         // The deadline itself is in it: a moment later is early enough.
-        Step::Await { until, .. } => Some(left(*until) + Duration::from_millis(5)),
+        Step::Await { until, .. } if !by_group => Some(left(*until) + Duration::from_millis(5)),
+        Step::Await { .. } => Some(GROUP_REST),
         Step::CreateSnapshots(_) | Step::CreateGroup(_) => Some(SWEEP_REST),
         Step::AddFinalizer
         | Step::Accept(_)

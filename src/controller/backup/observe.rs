@@ -131,10 +131,7 @@ async fn observe_surroundings(
         }
         if !is_accepted(&observed.backup) {
             // Who begins asks once more: see `Backups::turn`.
-            observed.ahead = match told.ahead(&observed.backup) {
-                Some(ahead) => ahead,
-                None => ahead(client, &observed.backup).await?,
-            };
+            observed.ahead = ahead(client, &observed.backup).await?;
             observe_source(client, namespace, &mut observed).await?;
         }
     }
@@ -212,7 +209,8 @@ pub fn first<'a>(
         (!is_accepted(b), created, b.name_any())
     };
     let mine = turn(backup);
-    all.filter(|b| b.spec.protection == backup.spec.protection)
+    all.filter(|b| b.metadata.namespace == backup.metadata.namespace)
+        .filter(|b| b.spec.protection == backup.spec.protection)
         .filter(|b| b.metadata.uid != backup.metadata.uid)
         .filter(|b| !is_finished(b) && b.metadata.deletion_timestamp.is_none())
         .min_by_key(|b| turn(b))
@@ -442,5 +440,30 @@ pub fn read_error<K: Resource<DynamicType = ()>>(name: &str, source: RequestErro
         kind: K::kind(&()).into_owned(),
         name: name.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_protection_is_waited_for() {
+        let backup = |namespace: &str, name: &str, protection: &str| {
+            let spec = serde_json::json!({"protection": protection});
+            let mut backup = PgBackup::new(name, serde_json::from_value(spec).unwrap());
+            backup.metadata.namespace = Some(namespace.to_owned());
+            backup.metadata.uid = Some(format!("{namespace}-{name}"));
+            backup
+        };
+        let mine = backup("shop", "b", "orders");
+        let ahead = |other: PgBackup| first([&mine, &other].into_iter(), &mine).is_some();
+        assert!(ahead(backup("shop", "a", "orders")));
+        assert!(!ahead(backup("shop", "a", "billing")));
+        assert!(
+            !ahead(backup("other", "a", "orders")),
+            "of another namespace"
+        );
+        assert!(!ahead(backup("shop", "c", "orders")), "it comes after");
     }
 }

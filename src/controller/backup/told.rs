@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
@@ -27,11 +28,15 @@ pub struct Told {
     pub snapshots: Store<VolumeSnapshot>,
     pub contents: Store<VolumeSnapshotContent>,
     pub written: Written,
+    pub trust: Trust,
 }
 
 impl Told {
     /// What is known of `backup`, without its database. `None`: too little to judge it by.
-    pub fn observe(&self, backup: &PgBackup) -> Option<Observed> {
+    pub fn observe(&self, backup: &PgBackup, now: Timestamp) -> Option<Observed> {
+        if !self.trust.holds(backup, now) {
+            return None;
+        }
         let backup = self.written.newest(backup);
         // Groups are not watched: few databases are backed up by one.
         if backup.metadata.deletion_timestamp.is_some() || group::recorded(&backup).is_some() {
@@ -78,7 +83,7 @@ impl Told {
     }
 
     /// The unfinished backup of the same protection that comes first. `None`: the watch has not begun.
-    pub fn ahead(&self, backup: &PgBackup) -> Option<Option<String>> {
+    fn ahead(&self, backup: &PgBackup) -> Option<Option<String>> {
         let all = is_ready(&self.backups).then(|| self.backups.state())?;
         let all = all.iter().map(Arc::as_ref);
         Some(first(all, backup).map(ResourceExt::name_any))
@@ -128,6 +133,9 @@ where
     is_ready(store).then(|| store.get(&reference).map(|object| (*object).clone()))
 }
 
+/// How long nothing is read for an unfinished backup.
+const TRUST: SignedDuration = SignedDuration::from_secs(60);
+
 /// What this program wrote itself, until the watch tells of it: or the next pass would do it once more.
 #[derive(Default)]
 pub struct Written(Mutex<HashMap<Key, Newest>>);
@@ -143,7 +151,8 @@ struct Newest {
 
 impl Written {
     /// `written` is what came of a write to what was `read`, when the watch told of `told`.
-    pub fn note(&self, told: &PgBackup, read: &PgBackup, written: PgBackup) {
+    pub fn note(&self, told: &PgBackup, read: &PgBackup, mut written: PgBackup) {
+        written.metadata.managed_fields = None;
         let key = key(&written);
         let mut all = self.lock();
         let before = all
@@ -187,6 +196,51 @@ impl Written {
     }
 }
 
+/// Until when the watches are believed about a backup: one may be silent for minutes before it is known to be broken.
+#[derive(Default)]
+pub struct Trust(Mutex<HashMap<Key, Timestamp>>);
+
+impl Trust {
+    /// Whether they are at `now`. They are for the first time when they are asked first.
+    fn holds(&self, backup: &PgBackup, now: Timestamp) -> bool {
+        let mut all = self.lock();
+        let read = *all.entry(key(backup)).or_insert(now);
+        now.duration_since(read) < TRUST
+    }
+
+    /// The backup is read at `now`.
+    pub fn read(&self, backup: &PgBackup, now: Timestamp) {
+        self.lock().insert(key(backup), now);
+    }
+
+    /// What they told is old.
+    pub fn lose(&self, backup: &PgBackup) {
+        self.lock().insert(key(backup), Timestamp::MIN);
+    }
+
+    /// Nothing more will be asked.
+    pub fn forget(&self, backup: &PgBackup) {
+        self.lock().remove(&key(backup));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Without what no pass looks at.
+pub fn slim<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
+/// A cluster may hold many contents that are none of ours.
+pub fn slim_content(content: &mut VolumeSnapshotContent) {
+    let metadata = &mut content.metadata;
+    metadata.managed_fields = None;
+    metadata.annotations = None;
+    metadata.owner_references = None;
+}
+
 fn version(backup: &PgBackup) -> Option<&str> {
     backup.metadata.resource_version.as_deref()
 }
@@ -218,6 +272,20 @@ mod tests {
         assert_eq!([newest("1"), newest("3"), newest("4")], ["5", "5", "5"]);
         assert_eq!(newest("6"), "6", "somebody wrote after that");
         assert_eq!(newest("1"), "1", "and then nothing is known any more");
+    }
+
+    #[test]
+    fn the_watches_are_believed_for_a_while() {
+        let trust = Trust::default();
+        let backup = backup("1");
+        let holds = |second| trust.holds(&backup, Timestamp::from_second(second).unwrap());
+        assert!(holds(0) && holds(59) && !holds(60));
+        trust.read(&backup, Timestamp::from_second(60).unwrap());
+        assert!(holds(119));
+        trust.lose(&backup);
+        assert!(!holds(61), "a conflict was told");
+        trust.read(&backup, Timestamp::from_second(61).unwrap());
+        assert!(holds(62));
     }
 
     #[test]

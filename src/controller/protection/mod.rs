@@ -320,6 +320,14 @@ fn decisive(protection: &PgProtection) -> Option<u64> {
         if let Some(database) = &status.database {
             (&database.data_directory, &database.tablespaces).hash(&mut hasher);
         }
+        // On which branch a backup lies.
+        for timeline in status
+            .recoverable
+            .iter()
+            .flat_map(|window| &window.timelines)
+        {
+            (timeline.id, timeline.began.is_some()).hash(&mut hasher);
+        }
         for condition in &status.conditions {
             (&condition.type_, &condition.status, &condition.reason).hash(&mut hasher);
         }

@@ -32,12 +32,12 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 /// Settings of a role or database that would end the session or a long call (backup mode lives as long as the session),
 /// and the search path, so that no other schema's functions are called. The server looks for us as we look for it: with a
 /// kernel's own patience a session whose client's node is lost would stay in backup mode for hours, and a call that waits
-/// for a checkpoint would go on without anybody.
+/// for a checkpoint would go on without anybody. A server that does not know one of them, as it is older, still says its version.
 const PREPARE: &str = "SELECT current_setting('server_version_num')::int4, \
     set_config('search_path', 'pg_catalog', false), \
-    set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), \
-    set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '25s', false), \
-    set_config('client_connection_check_interval', '5s', false), \
+    (SELECT count(set_config(name, wanted, false)) FROM pg_catalog.pg_settings JOIN (VALUES \
+     ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
+     ('tcp_user_timeout', '25s'), ('client_connection_check_interval', '5s')) AS w (name, wanted) USING (name)), \
     (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings WHERE name IN \
      ('statement_timeout', 'lock_timeout', 'idle_session_timeout', \
       'idle_in_transaction_session_timeout', 'transaction_timeout'))";

@@ -117,6 +117,25 @@ fn uids(observed: &Observed, group: &GroupStatus) -> BTreeSet<String> {
     there.chain(pointed).chain(recorded).collect()
 }
 
+/// Whether it is the content of a member of this group: by its name, and by the one of its snapshot. Anybody who may write
+/// the status of a snapshot can point at another's.
+pub fn is_content_of_member(
+    observed: &Observed,
+    group: &GroupStatus,
+    content: &VolumeSnapshotContent,
+) -> bool {
+    let of = &content.spec.volume_snapshot_ref;
+    let named = |uid: &String, handle: &String| {
+        member_content_name(uid, handle) == content.name_any()
+            && of.name.as_deref() == Some(member_name(uid, handle).as_str())
+    };
+    let (uids, handles) = (uids(observed, group), handles(observed, group));
+    of.namespace == observed.backup.namespace()
+        && uids
+            .iter()
+            .any(|uid| handles.iter().any(|handle| named(uid, handle)))
+}
+
 /// Members by the names that they must have.
 async fn observe_members(
     client: &Client,

@@ -7,7 +7,9 @@
 use kube::ResourceExt;
 
 use super::{
-    GroupContent, Groups, Labelled, recorded,
+    GroupContent, Groups, Labelled,
+    observe::is_content_of_member,
+    recorded,
     seen::{is_member, is_ours},
 };
 use crate::{
@@ -110,7 +112,11 @@ impl<'a> Left<'a> {
             groups: group_snapshots.iter().filter(ours).collect(),
             contents: group_contents,
             members: snapshots.iter().filter(of_group).collect(),
-            member_contents: contents.iter().filter(is_member_content).collect(),
+            member_contents: contents
+                .iter()
+                .filter(is_member_content)
+                .filter(|content| is_content_of_member(observed, group, content))
+                .collect(),
         }
     }
 
