@@ -39,17 +39,7 @@ const BACKUP_NOW: &str = "highwater.dev/backup-now";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("a mark does not hold");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    marks::ending(run(Args::parse()).await)
 }
 
 async fn run(args: Args) -> Result<bool> {

@@ -1,9 +1,24 @@
 //! Figures against their limits, as the benchmarks write them and the demo prints them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+
+/// How a benchmark ends: whether every mark holds, or why it is not known.
+pub fn ending(done: Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("a mark does not hold");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// One figure: a median, what it must not exceed, and how it was got.
 #[derive(Clone, Debug, PartialEq, Serialize)]

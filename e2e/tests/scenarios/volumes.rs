@@ -6,10 +6,13 @@ use highwater_e2e::harness::{
     until,
 };
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 use super::setup::scenario;
 
 const CLAIMS: [&str; 3] = ["data", "fast", "wal"];
+/// On the volume of that name.
+pub const TABLESPACE: &str = "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_volumes_are_cut_together_and_come_back_together() {
@@ -19,6 +22,27 @@ async fn several_volumes_are_cut_together_and_come_back_together() {
     .await;
 }
 
+/// A tablespace on the volume `fast`, with rows in it.
+pub async fn fill_tablespace(client: &Client) -> Result<()> {
+    for statement in [
+        TABLESPACE,
+        "CREATE TABLE copied (n bigint PRIMARY KEY) TABLESPACE fast",
+        "INSERT INTO copied SELECT generate_series(1, 20000)",
+    ] {
+        client.batch_execute(statement).await?;
+    }
+    Ok(())
+}
+
+/// Every row of it came back.
+pub async fn tablespace_is_whole(client: &Client) -> Result<()> {
+    let ask = "SELECT count(*), count(DISTINCT n) FROM copied";
+    let row = client.query_one(ask, &[]).await?;
+    let rows: (i64, i64) = (row.get(0), row.get(1));
+    ensure!(rows == (20_000, 20_000), "the tablespace holds {rows:?}");
+    Ok(())
+}
+
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
     let shape = include_str!("../../manifests/postgres-volumes.yaml");
@@ -26,13 +50,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let class = "highwater-btrfs-immediate";
     let orders = Database::create_as(deployment, namespace, "orders", class, shape).await?;
     let client = orders.connect().await?;
-    for statement in [
-        "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'",
-        "CREATE TABLE copied (n bigint PRIMARY KEY) TABLESPACE fast",
-        "INSERT INTO copied SELECT generate_series(1, 20000)",
-    ] {
-        client.batch_execute(statement).await?;
-    }
+    fill_tablespace(&client).await?;
     let writer = Writer::start(&orders.address()?).await?;
     let policy = include_str!("../../manifests/directory-policy.yaml");
     kubectl.apply(&fill(policy, &[("NAMESPACE", namespace)])?)?;
@@ -50,11 +68,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let restored = Database::existing(kubectl, namespace, "clone");
     let client = restored.connect().await?;
     Ledger::check(&client, last, last).await?;
-    let row = client
-        .query_one("SELECT count(*), count(DISTINCT n) FROM copied", &[])
-        .await?;
-    let rows: (i64, i64) = (row.get(0), row.get(1));
-    ensure!(rows == (20000, 20000), "the tablespace holds {rows:?}");
+    tablespace_is_whole(&client).await?;
     integrity::amcheck(&restored).await?;
 
     into_claims(kubectl, namespace, &time).await?;
@@ -91,8 +105,7 @@ async fn leave_out(deployment: &Deployment, namespace: &str) -> Result<()> {
     let class = "highwater-btrfs-immediate";
     let orders = Database::create_as(deployment, namespace, "orders", class, shape).await?;
     let client = orders.connect().await?;
-    let space = "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'";
-    client.batch_execute(space).await?;
+    client.batch_execute(TABLESPACE).await?;
     let writer = Writer::start(&orders.address()?).await?;
     kubectl.apply(&format!(
         "apiVersion: highwater.dev/v1alpha1\nkind: PgProtection\nmetadata: {{name: orders, namespace: {namespace}}}\n\

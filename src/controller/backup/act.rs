@@ -142,15 +142,36 @@ async fn create_one(
 ) -> Result<VolumeSnapshot, Error> {
     let name = &member.volume_snapshot;
     let snapshot = build::build_volume_snapshot(backup, number, member);
-    let failed = |error| write::<VolumeSnapshot>("create", name, error);
-    match request(api.create(&PostParams::default(), &snapshot)).await {
+    create_ours(api, backup, name, &snapshot, |there| {
+        is_of(there, backup, number)
+    })
+    .await
+}
+
+/// Makes `wanted`, or finds it made; another one of that name does not count.
+pub async fn create_ours<K>(
+    api: &Api<K>,
+    backup: &PgBackup,
+    name: &str,
+    wanted: &K,
+    is_ours: impl Fn(&K) -> bool,
+) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + serde::Serialize
+        + std::fmt::Debug,
+{
+    let failed = |error| write::<K>("create", name, error);
+    match request(api.create(&PostParams::default(), wanted)).await {
         Err(error) if error.is_conflict() => {
             let there = request(api.get(name)).await.map_err(failed)?;
-            if is_of(&there, backup, number) {
+            if is_ours(&there) {
                 Ok(there)
             } else {
                 Err(Error::NameTaken {
-                    name: name.clone(),
+                    name: name.to_owned(),
                     uid: there.uid().unwrap_or_default(),
                     backup: backup.name_any(),
                 })
@@ -193,12 +214,7 @@ async fn set_policy(
 ) -> Result<(), Error> {
     let api = Api::<VolumeSnapshotContent>::all(client.clone());
     let patch = build::build_content_patch(backup, number, content, policy);
-    match merge(&api, &content.name, &patch).await {
-        Err(error) if error.is_not_found() => Ok(()),
-        other => other.map(drop).map_err(|error| {
-            write::<VolumeSnapshotContent>("set the deletion policy of", &content.name, error)
-        }),
-    }
+    merge_if_there(&api, "set the deletion policy of", &content.name, &patch).await
 }
 
 async fn remove(client: &Client, backup: &PgBackup, removal: &Removal) -> Result<(), Error> {
@@ -234,6 +250,24 @@ where
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(write::<K>("delete", name, error)),
+    }
+}
+
+/// Merges `patch` into an object. One that is gone needs no change.
+pub async fn merge_if_there<K>(
+    api: &Api<K>,
+    verb: &'static str,
+    name: &str,
+    patch: &Value,
+) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    match merge(api, name, patch).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other
+            .map(drop)
+            .map_err(|error| write::<K>(verb, name, error)),
     }
 }
 

@@ -264,13 +264,7 @@ fn touched<K, I, F, S>(
     impl Stream<Item = Wakened> + Send + use<K, I, F, S>,
 )
 where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static,
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     I: IntoIterator<Item = ObjectRef<PgBackup>>,
     I::IntoIter: Send,
     F: Fn(&K) -> I + Send + 'static,

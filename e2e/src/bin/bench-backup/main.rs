@@ -55,17 +55,7 @@ impl Args {
 async fn main() -> ExitCode {
     // As in the product: before any client.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(&Args::parse()).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("a mark does not hold");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    marks::ending(run(&Args::parse()).await)
 }
 
 async fn run(args: &Args) -> Result<bool> {

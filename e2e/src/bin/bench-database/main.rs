@@ -39,15 +39,5 @@ fn main() -> ExitCode {
         What::Run(args) => bench::run(&args),
         What::Ship { order } => ship::run(&order).map(|()| true),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("a mark does not hold");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    highwater_e2e::harness::marks::ending(done)
 }

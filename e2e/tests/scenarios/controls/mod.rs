@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use highwater_e2e::harness::{Database, Deployment, Writer, bucket, by_hand, story};
 use serde_json::Value;
 
-use super::setup::scenario;
+use super::{setup::scenario, volumes::TABLESPACE};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Rows that fill more than two pages of the table, and more than one of its index.
@@ -24,7 +24,7 @@ const ROWS: i64 = 600;
 
 /// The ledger lies on the volume that is harmed.
 const LEDGER: [&str; 2] = [
-    "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'",
+    TABLESPACE,
     "CREATE TABLE ledger (n bigint PRIMARY KEY USING INDEX TABLESPACE fast, \
      at timestamptz NOT NULL DEFAULT clock_timestamp()) TABLESPACE fast",
 ];

@@ -6,7 +6,7 @@ use highwater_e2e::harness::{
 };
 use serde_json::{Value, json};
 
-use super::{Case, LIMIT, scenario};
+use super::{super::volumes, Case, LIMIT, scenario};
 
 const GROUPS: &str = "volumegroupsnapshot";
 const CONTENTS: &str = "volumegroupsnapshotcontent";
@@ -19,14 +19,7 @@ async fn begin(deployment: &Deployment, namespace: &str, policy: Value) -> Resul
     let shape = include_str!("../../../manifests/postgres-volumes.yaml");
     let class = "highwater-btrfs";
     let orders = Database::create_as(deployment, namespace, "orders", class, shape).await?;
-    let client = orders.connect().await?;
-    for statement in [
-        "CREATE TABLESPACE fast LOCATION '/var/lib/postgresql/fast/space'",
-        "CREATE TABLE copied (n bigint PRIMARY KEY) TABLESPACE fast",
-        "INSERT INTO copied SELECT generate_series(1, 20000)",
-    ] {
-        client.batch_execute(statement).await?;
-    }
+    volumes::fill_tablespace(&orders.connect().await?).await?;
     let writer = Writer::start(&orders.address()?).await?;
     let watching = Watching::start(kubectl, namespace, &["pgb"])?;
     orders.annotate("highwater.dev/policy", "gold")?;
@@ -41,11 +34,7 @@ async fn begin(deployment: &Deployment, namespace: &str, policy: Value) -> Resul
 async fn tablespace_is_whole(case: &Case) -> Result<()> {
     let (kubectl, namespace) = case.place();
     let clone = Database::existing(kubectl, namespace, "clone");
-    let ask = "SELECT count(*), count(DISTINCT n) FROM copied";
-    let row = clone.connect().await?.query_one(ask, &[]).await?;
-    let rows: (i64, i64) = (row.get(0), row.get(1));
-    ensure!(rows == (20_000, 20_000), "the tablespace holds {rows:?}");
-    Ok(())
+    volumes::tablespace_is_whole(&clone.connect().await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

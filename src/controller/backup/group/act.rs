@@ -2,21 +2,20 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::{Api, Client, ResourceExt, api::PostParams};
+use kube::{Api, Client};
 
 use super::{GroupContent, GroupRemoval, build, seen::is_ours};
 use crate::{
     api::{GroupStatus, PgBackup},
     controller::backup::{
         Error,
-        act::{PARALLEL, api, delete, merge, write},
+        act::{PARALLEL, api, create_ours, delete, merge, merge_if_there, write},
         attempt::{Recorded, SnapshotSet},
     },
     csi::{
         DeletionPolicy,
         group::{VolumeGroupSnapshot, VolumeGroupSnapshotContent},
     },
-    kubernetes::request,
 };
 
 /// Puts the group's label on the claims that were written down, and on no others.
@@ -48,23 +47,11 @@ pub async fn create(
 ) -> Result<VolumeGroupSnapshot, Error> {
     let api = api::<VolumeGroupSnapshot>(client, backup);
     let name = &group.volume_group_snapshot;
-    let failed = |error| write::<VolumeGroupSnapshot>("create", name, error);
     let wanted = build::build_group(backup, group);
-    match request(api.create(&PostParams::default(), &wanted)).await {
-        Err(error) if error.is_conflict() => {
-            let there = request(api.get(name)).await.map_err(failed)?;
-            if is_ours(&there, backup, group.attempt) {
-                Ok(there)
-            } else {
-                Err(Error::NameTaken {
-                    name: name.clone(),
-                    uid: there.uid().unwrap_or_default(),
-                    backup: backup.name_any(),
-                })
-            }
-        }
-        other => other.map_err(failed),
-    }
+    create_ours(&api, backup, name, &wanted, |there| {
+        is_ours(there, backup, group.attempt)
+    })
+    .await
 }
 
 /// The group's snapshots no longer go with the namespace.
@@ -96,12 +83,7 @@ async fn set_policy(
 ) -> Result<(), Error> {
     let api = Api::<VolumeGroupSnapshotContent>::all(client.clone());
     let patch = build::build_group_content_patch(backup, attempt, content, policy, orphan);
-    match merge(&api, &content.name, &patch).await {
-        Err(error) if error.is_not_found() => Ok(()),
-        other => other.map(drop).map_err(|error| {
-            write::<VolumeGroupSnapshotContent>("set the deletion policy of", &content.name, error)
-        }),
-    }
+    merge_if_there(&api, "set the deletion policy of", &content.name, &patch).await
 }
 
 /// The janitor's part.
@@ -114,12 +96,7 @@ pub async fn remove(
         GroupRemoval::Unlabel(claim) => {
             let api = api::<PersistentVolumeClaim>(client, backup);
             let patch = build::build_unlabel_patch(claim);
-            match merge(&api, &claim.claim, &patch).await {
-                Err(error) if error.is_not_found() => Ok(()),
-                other => other.map(drop).map_err(|error| {
-                    write::<PersistentVolumeClaim>("take the label off", &claim.claim, error)
-                }),
-            }
+            merge_if_there(&api, "take the label off", &claim.claim, &patch).await
         }
         GroupRemoval::MakeDeletable {
             content,
