@@ -1,17 +1,24 @@
 //! What can be recovered, from the bucket's side.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use kube::{ResourceExt, core::PartialObjectMeta};
 use object_store::path::Path;
+use tokio::sync::watch;
 
 use super::{
     config::{Wanted, micro_time},
     shared::Shared,
     store::Trouble,
+    watch::Objects,
 };
 use crate::{
     api::{
-        RecoveryWindow,
+        PgBackup, RecoveryWindow,
         conditions::{RECOVERABLE, Status},
     },
     archive::{LineageId, window},
@@ -24,12 +31,17 @@ const EVERYTHING: Duration = Duration::from_secs(3600);
 /// The least time between two audits.
 const APART: Duration = Duration::from_secs(2);
 
-/// Audits until the process is to end: every minute, and after each backup.
-pub async fn run(shared: Arc<Shared>) {
+/// Audits until the process is to end: every minute, and after each backup. `backups` are those of the namespace: what is
+/// not among them any more counts no longer.
+pub async fn run(shared: Arc<Shared>, mut backups: watch::Receiver<Objects<Existing>>) {
     let mut wanted = shared.wanted.clone();
     let mut progress = shared.progress.subscribe();
     let mut next = tokio::time::Instant::now();
     let mut listed: Option<Listed> = None;
+    tokio::select! {
+        known = backups.wait_for(Option::is_some) => if known.is_err() { return },
+        () = shared.stop.cancelled() => return,
+    }
     while !shared.stop.is_cancelled() {
         tokio::select! {
             () = shared.audit.notified() => {}
@@ -41,7 +53,8 @@ pub async fn run(shared: Arc<Shared>) {
             }
             () = shared.stop.cancelled() => return,
         }
-        if let Err(trouble) = audit(&shared, &mut listed).await {
+        let existing = uids(backups.borrow().as_ref());
+        if let Err(trouble) = audit(&shared, &mut listed, &existing).await {
             tracing::warn!(reason = trouble.reason, %trouble, "failed to audit the archive");
             shared.metrics.error(trouble.reason);
         }
@@ -81,7 +94,19 @@ fn in_full(listed: Option<&Listed>, id: &LineageId, now: tokio::time::Instant) -
     listed.is_none_or(|(known, at)| known != id || now.duration_since(*at) >= EVERYTHING)
 }
 
-async fn audit(shared: &Shared, listed: &mut Option<Listed>) -> Result<(), Trouble> {
+/// A PgBackup of the namespace: that it is there is all that is asked.
+pub type Existing = PartialObjectMeta<PgBackup>;
+
+fn uids(backups: Option<&BTreeMap<String, Arc<Existing>>>) -> BTreeSet<String> {
+    let backups = backups.into_iter().flat_map(BTreeMap::values);
+    backups.filter_map(|backup| backup.uid()).collect()
+}
+
+async fn audit(
+    shared: &Shared,
+    listed: &mut Option<Listed>,
+    existing: &BTreeSet<String>,
+) -> Result<(), Trouble> {
     let Wanted::Protect(config) = shared.wanted.borrow().clone() else {
         return Ok(());
     };
@@ -91,7 +116,7 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>) -> Result<(), Troub
     let archive = shared.stores.archive(&config)?;
     let lineage = archive.lineage(id.clone());
     let now = tokio::time::Instant::now();
-    let contents = match in_full(listed.as_ref(), &id, now) {
+    let mut contents = match in_full(listed.as_ref(), &id, now) {
         true => {
             let contents = lineage.contents().await?;
             *listed = Some((id.clone(), now));
@@ -102,6 +127,7 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>) -> Result<(), Troub
     if let Some(orphans) = &contents.orphans {
         tell_of(orphans, shared);
     }
+    contents.keep_backups(existing);
     let window = window::window(&contents);
     let (status, reason, message) = judge(&window);
     shared.reporter.edit(|report| {

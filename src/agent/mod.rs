@@ -207,6 +207,10 @@ fn spawn(
     });
     let protections = configuration(tasks, &shared, wanted_sender);
     let (backups, restores) = work_lists(tasks, &shared);
+    let (sender, existing) = channel::channel(None);
+    let api = shared.api::<audit::Existing>();
+    let all = watcher::Config::default();
+    task(tasks, "catalog", collect(api, all, |_| true, sender));
     let publisher = Publisher {
         shared: shared.clone(),
         protections,
@@ -220,7 +224,7 @@ fn spawn(
         backup::Driver::new(shared.clone(), backups).run(),
     );
     task(tasks, "restore", restore::run(shared.clone(), restores));
-    task(tasks, "audit", audit::run(shared.clone()));
+    task(tasks, "audit", audit::run(shared.clone(), existing));
     task(tasks, "slots", slots::run(shared.clone()));
     task(tasks, "link", link::run(shared));
 }

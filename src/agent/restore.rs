@@ -1,6 +1,10 @@
 //! Plans restores of this protection. Needs the archive only: the database may be gone.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::ResourceExt;
 use tokio::{sync::watch, time::Instant};
@@ -170,7 +174,9 @@ async fn decide(shared: &Shared, config: &Config, restore: &PgRestore) -> Result
         let uid = backup.uid();
         // A backup without a lineage was never in backup mode: whatever lineage is asked, it is not in it.
         let lineage = lineage.or_else(|| shared.reporter.read().lineage);
-        return in_lineages(shared, config, restore, uid, lineage.into_iter().collect()).await;
+        let existing = uid.iter().cloned().collect();
+        let lineages = lineage.into_iter().collect();
+        return in_lineages(shared, config, restore, (uid, existing), lineages).await;
     }
     if protection.as_ref() != Some(&shared.protection) {
         return Ok(Outcome::Other);
@@ -179,22 +185,26 @@ async fn decide(shared: &Shared, config: &Config, restore: &PgRestore) -> Result
     if config.transport != Transport::ArchiveCommand {
         newest(shared).await;
     }
-    let lineages = lineages(shared).await?;
-    in_lineages(shared, config, restore, None, lineages).await
+    let backups = backups(shared).await?;
+    let existing = backups.iter().filter_map(ResourceExt::uid).collect();
+    let lineages = lineages(shared.reporter.read().lineage, backups);
+    in_lineages(shared, config, restore, (None, existing), lineages).await
 }
 
-/// The first lineage that can do it; else the refusal of the first, which is the current one.
+/// The first lineage that can do it; else the refusal of the first, which is the current one. With the UID of the backup
+/// that the restore names, and of those that it can begin with.
 async fn in_lineages(
     shared: &Shared,
     config: &Config,
     restore: &PgRestore,
-    backup: Option<String>,
+    (backup, existing): (Option<String>, BTreeSet<String>),
     lineages: Vec<LineageId>,
 ) -> Result<Outcome, Trouble> {
     let archive = shared.stores.archive(config)?;
     let mut refused = None;
     for lineage in lineages {
-        let contents: Contents = archive.lineage(lineage).contents().await?;
+        let mut contents: Contents = archive.lineage(lineage).contents().await?;
+        contents.keep_backups(&existing);
         let request = Request {
             backup: backup.clone(),
             target: restore.spec.target.clone(),
@@ -234,29 +244,36 @@ async fn ours(shared: &Shared, name: &str) -> Result<Option<PgBackup>, Trouble> 
     Ok(backup.filter(|backup| backup.spec.protection == shared.protection))
 }
 
-/// The lineages of this protection: the current one, then those of its backups, newest first.
-async fn lineages(shared: &Shared) -> Result<Vec<LineageId>, Trouble> {
+/// The backups of this protection. The archive's history may have been another's before: an agent may not name that one's
+/// (docs/security.md).
+async fn backups(shared: &Shared) -> Result<Vec<PgBackup>, Trouble> {
     let api = shared.api::<PgBackup>();
-    let backups = request(api.list(&kube::api::ListParams::default()))
+    let all = request(api.list(&kube::api::ListParams::default()))
         .await
         .map_err(unreadable)?;
-    let mut of_backups: Vec<_> = backups
-        .items
-        .into_iter()
+    let ours = all.items.into_iter();
+    Ok(ours
         .filter(|backup| backup.spec.protection == shared.protection)
+        .collect())
+}
+
+/// The lineages of a protection: the current one, then those of its backups, newest first.
+fn lineages(current: Option<LineageId>, backups: Vec<PgBackup>) -> Vec<LineageId> {
+    let mut of_backups: Vec<_> = backups
+        .into_iter()
         .filter_map(|backup| {
             let session = backup.status?.session?;
             Some((session.started_at?, session.lineage?))
         })
         .collect();
     of_backups.sort_by_key(|(at, _)| std::cmp::Reverse(at.0));
-    let mut lineages: Vec<_> = shared.reporter.read().lineage.into_iter().collect();
+    let mut lineages: Vec<_> = current.into_iter().collect();
     for (_, lineage) in of_backups {
         if !lineages.contains(&lineage) {
             lineages.push(lineage);
         }
     }
-    Ok(lineages)
+    lineages
 }
 
 fn unreadable(error: RequestError) -> Trouble {

@@ -93,6 +93,13 @@ impl From<&IndexEntry> for Segment {
 }
 
 impl Contents {
+    /// Leaves out of the catalog what is not the backup of one of these UIDs: a snapshot goes with its PgBackup, and an
+    /// entry that outlived both begins no restore.
+    pub fn keep_backups(&mut self, uids: &BTreeSet<String>) {
+        self.backups
+            .retain(|(_, manifest)| uids.contains(&manifest.uid));
+    }
+
     /// The log as the timeline `timeline` sees it, in its order. Of a segment that holds a switch, the new timeline's copy
     /// counts; while that does not reach the switch, the old one's up to there.
     pub fn pieces(&self, timeline: TimelineId) -> Vec<Piece> {

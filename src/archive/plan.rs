@@ -33,7 +33,7 @@ pub struct Request {
 pub enum Refusal {
     /// No finished backup has its WAL.
     #[error(
-        "there is no backup to restore from: no completed backup of lineage {lineage} has all of its WAL in the archive"
+        "there is no backup to restore from: no completed backup of lineage {lineage} that still has its PgBackup has all of its WAL in the archive"
     )]
     NoBackup {
         /// The lineage.

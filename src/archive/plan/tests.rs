@@ -51,6 +51,25 @@ fn plain() -> Contents {
 }
 
 #[test]
+fn an_entry_whose_backup_is_gone_begins_no_restore() {
+    let mut contents = plain();
+    let uid = |name: &str| {
+        let (_, manifest) = contents
+            .backups
+            .iter()
+            .find(|(_, it)| it.name == name)
+            .unwrap();
+        manifest.uid.clone()
+    };
+    let (old, new) = (uid("old"), uid("new"));
+    assert_ne!(old, new);
+    contents.keep_backups(&[old].into());
+    assert_eq!(planned(&contents, None).backup, "old");
+    contents.keep_backups(&[new].into());
+    assert_eq!(refused(&contents, None).reason(), "NoBackup");
+}
+
+#[test]
 fn latest_is_the_newest_backup_and_a_pinned_end() {
     let plan = planned(&plain(), None);
     assert_eq!(

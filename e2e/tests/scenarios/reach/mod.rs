@@ -43,6 +43,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
 
     removal::a_restore_deleted_at_hand_over_leaves_nothing(kubectl, namespace).await?;
     removal::nothing_is_restored_from_elsewhere(kubectl, namespace, name).await?;
+    removal::a_backup_that_is_deleted_is_not_restored_from(kubectl, namespace, name).await?;
     removal::a_snapshot_that_somebody_deleted(kubectl, namespace, &backup).await?;
     removal::what_is_told_again_is_counted(kubectl, namespace).await
 }

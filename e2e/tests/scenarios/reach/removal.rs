@@ -68,6 +68,41 @@ pub async fn nothing_is_restored_from_elsewhere(
     gone(kubectl, namespace, "namespace", &elsewhere).await
 }
 
+/// Its snapshot goes with it; a restore begins with the backup before, though the catalog still has an entry of both.
+pub async fn a_backup_that_is_deleted_is_not_restored_from(
+    kubectl: &Kubectl,
+    namespace: &str,
+    before: &str,
+) -> Result<()> {
+    let asked = ["-n", namespace, "annotate", "statefulset", "orders"];
+    kubectl.run(&[&asked[..], &["highwater.dev/backup-now=deleted"]].concat())?;
+    let newer = until("a newer backup", story::LIMIT, || {
+        let backups = kubectl.list(namespace, "pgb")?;
+        let completed = backups.iter().find(|backup| {
+            backup["spec"]["protection"] == "orders"
+                && backup["metadata"]["name"] != before
+                && has(backup, "Completed", "True")
+        });
+        Ok(completed.map(|backup| text(&backup["metadata"]["name"]).to_owned()))
+    })
+    .await?;
+    kubectl.run(&["-n", namespace, "delete", "pgb", &newer])?;
+    let from = ("after-deletion", "{protection: orders}");
+    story::request_restore(kubectl, namespace, from, "after-deletion", "{latest: {}}")?;
+    let planned = until("a plan", story::LIMIT, || {
+        let restore = kubectl.get(namespace, "pgr", "after-deletion")?;
+        let plan = restore.map(|it| it["status"]["plan"]["backup"].clone());
+        Ok(plan.filter(Value::is_string))
+    })
+    .await?;
+    ensure!(
+        planned == before,
+        "{newer} was deleted; planned with {planned}"
+    );
+    kubectl.run(&["-n", namespace, "delete", "pgr", "after-deletion"])?;
+    gone(kubectl, namespace, "statefulset", "after-deletion").await
+}
+
 /// Its content stays, and is restored from by an import that takes itself away again; then the PgBackup goes, and with it
 /// the content that nothing points to any more.
 pub async fn a_snapshot_that_somebody_deleted(
