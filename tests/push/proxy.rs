@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
@@ -28,7 +29,8 @@ struct State {
     waiting: AtomicUsize,
     puts: Mutex<Puts>,
     held: Mutex<Option<String>>,
-    open: Mutex<Vec<TcpStream>>,
+    /// Both ends of each connection, until it is over.
+    open: Mutex<BTreeMap<u64, [TcpStream; 2]>>,
 }
 
 /// Puts of whole segments that have come and are not answered.
@@ -64,8 +66,8 @@ impl Proxy {
         });
         let shared = state.clone();
         thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                shared.accept(client);
+            for (connection, client) in (0..).zip(listener.incoming().flatten()) {
+                shared.accept(connection, client);
             }
         });
         Self { port, state }
@@ -78,7 +80,8 @@ impl Proxy {
     /// No request is answered any more, not even those that are on their way.
     pub fn cut(&self) {
         self.state.cut.store(true, Ordering::SeqCst);
-        for stream in self.state.open.lock().unwrap().drain(..) {
+        let open = std::mem::take(&mut *self.state.open.lock().unwrap());
+        for stream in open.values().flatten() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -119,15 +122,16 @@ impl Proxy {
 }
 
 impl State {
-    fn accept(self: &Arc<Self>, client: TcpStream) {
+    fn accept(self: &Arc<Self>, connection: u64, client: TcpStream) {
         if self.cut.load(Ordering::SeqCst) {
             return;
         }
         let server = TcpStream::connect(("127.0.0.1", self.to)).unwrap();
-        for stream in [&client, &server] {
+        let ends = [&client, &server].map(|stream| {
             stream.set_nodelay(true).unwrap();
-            self.open.lock().unwrap().push(stream.try_clone().unwrap());
-        }
+            stream.try_clone().unwrap()
+        });
+        self.open.lock().unwrap().insert(connection, ends);
         // What comes after an answer is a new request.
         let answered = Arc::new(AtomicBool::new(true));
         let (this, flag) = (self.clone(), answered.clone());
@@ -156,6 +160,7 @@ impl State {
             };
             forward(server, client, answer);
             that.put_ends(&its_put);
+            that.open.lock().unwrap().remove(&connection);
             // A connection that ends takes its question with it.
             if !done.swap(true, Ordering::SeqCst) {
                 that.waiting_less();
