@@ -98,9 +98,9 @@ async fn a_controller_that_dies_anywhere_leaves_a_backup_that_completes() -> Res
                 .with_context(|| format!("{death:?} {number}: {:#?}", lifeline.writes()))?;
             println!("{death:?} {number}: {} ms", begin.elapsed().as_millis());
             if !died {
-                // Finalizer, attempt, snapshots, progress, Retain, Completed, and all back.
+                // Finalizer, turn, attempt, snapshots, progress, Retain, Completed, and all back.
                 ensure!(
-                    number > 14,
+                    number > 15,
                     "only {number} writes: {:#?}",
                     lifeline.writes()
                 );
@@ -117,8 +117,8 @@ async fn a_snapshot_deleted_before_it_was_written_down_goes_with_its_backup() ->
     let _alone = ALONE.lock().await;
     let fixture = Fixture::new("flow-forgotten").await?;
     fixture.retain_by_class().await?;
-    // Finalizer, attempt, first snapshot.
-    let lifeline = Lifeline::ending_at(3, Death::BeforeAnswer);
+    // Finalizer, turn, attempt, first snapshot.
+    let lifeline = Lifeline::ending_at(4, Death::BeforeAnswer);
     let first = start(&lifeline.client().await?);
     fixture.ask_for_backup("forgotten", "orders").await?;
     let has_contents = async |backup: &PgBackup| {

@@ -2,6 +2,8 @@
 
 /// The controller.
 pub const CONTROLLER: &str = "highwater-controller";
+/// The controller, of [`crate::api::PgProtectionStatus::turn`] alone: its other fields there are applied by another part of it.
+pub const TURN: &str = "highwater-controller-turn";
 /// The agent of a protected database.
 pub const AGENT: &str = "highwater-agent";
 /// The recovery pod of a restore.

@@ -1,6 +1,7 @@
 //! PgProtection: one protected database.
 //!
-//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, condition `Active`.
+//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, `turn`, condition
+//! `Active`.
 //! Written by the agent: `lineage`, `primary`, `database`, `wal`, `storeFindings`, `recoverable`, conditions `Connected`,
 //! `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
@@ -161,6 +162,9 @@ pub struct PgProtectionStatus {
     /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_now: Option<String>,
+    /// The backup whose turn it is, or was last: no other one of this database begins while that attempt goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     /// Which unbroken history in the archive is this database's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<LineageId>,
@@ -205,6 +209,18 @@ pub struct LastBackup {
     pub name: String,
     /// When its backup mode ended, by PostgreSQL's clock.
     pub at: MicroTime,
+}
+
+/// The backup whose turn it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Turn {
+    /// The PgBackup's name.
+    pub backup: String,
+    /// The PgBackup's UID: one that was made anew is another one.
+    pub uid: String,
+    /// The attempt that begins now, or has begun.
+    pub attempt: u32,
 }
 
 /// The member that takes writes.

@@ -5,9 +5,10 @@
 //! backup ([`act`]) and applies its part of the status if that changed ([`report`]). Whether there is anything to do it
 //! sees by what the watches told ([`told`]), and reads what its plan must rest on ([`depth`]).
 //!
-//! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]); what begins is one attempt with
-//! names of its own ([`attempt`]); an attempt that is given up is void for ever, and the janitor ([`sweep`]) removes its
-//! snapshots while the next one runs. Deadlines count from times that the API holds, never from memory.
+//! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]), and for its turn ([`turn`]); what
+//! begins is one attempt with names of its own ([`attempt`]); an attempt that is given up is void for ever, and the
+//! janitor ([`sweep`]) removes its snapshots while the next one runs. Deadlines count from times that the API holds, never
+//! from memory.
 
 mod act;
 mod attempt;
@@ -26,6 +27,7 @@ mod redact;
 mod report;
 mod sweep;
 mod told;
+mod turn;
 mod validate;
 mod volumes;
 mod wake;
@@ -43,7 +45,6 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::sync::{Mutex, MutexGuard};
 
 use self::{
     depth::Depth,
@@ -109,6 +110,12 @@ pub enum Error {
         /// The PgBackup.
         backup: String,
     },
+    /// The backup has gone on since it was read.
+    #[error("failed to take the turn of PgBackup {name}: a later attempt of it has begun")]
+    Late {
+        /// The PgBackup.
+        name: String,
+    },
     /// The status could not be applied.
     #[error("failed to apply the status of PgBackup {name}")]
     Report {
@@ -124,6 +131,7 @@ impl Error {
     fn is_overtaken(&self) -> bool {
         match self {
             Self::Report { source, .. } | Self::Write { source, .. } => source.is_conflict(),
+            Self::Late { .. } => true,
             Self::Read { .. } | Self::NameTaken { .. } => false,
         }
     }
@@ -136,6 +144,7 @@ impl PassError for Error {
             | Self::Write { source, .. }
             | Self::Report { source, .. } => source.reason(),
             Self::NameTaken { .. } => "NameTaken",
+            Self::Late { .. } => "Conflict",
         }
     }
 
@@ -145,6 +154,7 @@ impl PassError for Error {
             | Self::Write { source, .. }
             | Self::Report { source, .. } => source.class(),
             Self::NameTaken { .. } => Class::Terminal,
+            Self::Late { .. } => Class::Transient,
         }
     }
 }
@@ -154,8 +164,6 @@ struct Backups {
     ctx: Arc<Context>,
     wake: Arc<Wake>,
     told: Told,
-    /// Held from asking who comes first to writing down who began.
-    door: Mutex<()>,
 }
 
 /// Runs until its watches end.
@@ -175,7 +183,6 @@ pub async fn run(ctx: Arc<Context>) {
         ctx: ctx.clone(),
         wake,
         told,
-        door: Mutex::new(()),
     });
     let queue = stream::select(own, related);
     let passes = applier(
@@ -343,9 +350,7 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         return Ok(Action::await_change());
     };
     backups.wake.note(&observed.backup);
-    let Some(_turn) = backups.turn(&observed, &plan).await? else {
-        return Ok(Action::requeue(QUEUE_REST));
-    };
+    turn::act::take(&ctx.client, &observed, &plan).await?;
     let outcome = act::act(&ctx.client, &observed, &plan).await;
     let own = report::own_status(&observed, &state, &plan, &outcome, now);
     if let Some(applied) = report::report(ctx, &observed, &own).await? {
@@ -403,20 +408,6 @@ impl Backups {
         self.wake.forget(backup);
         self.told.written.forget(backup);
         self.told.trust.forget(backup);
-    }
-
-    /// Who begins asks once more who comes first, with nobody else beginning meanwhile. `None`: another does.
-    async fn turn(
-        &self,
-        observed: &Observed,
-        plan: &Plan,
-    ) -> Result<Option<Option<MutexGuard<'_, ()>>>, Error> {
-        if !matches!(plan.step, Step::Accept(_)) {
-            return Ok(Some(None));
-        }
-        let turn = self.door.lock().await;
-        let ahead = observe::ahead(&self.ctx.client, &observed.backup).await?;
-        Ok(ahead.is_none().then_some(Some(turn)))
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     group::{self, Groups},
     sweep,
     told::Told,
-    volumes,
+    turn, volumes,
 };
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
@@ -130,8 +130,7 @@ async fn observe_surroundings(
             None => observe_policy(client, namespace, &mut observed).await?,
         }
         if !is_accepted(&observed.backup) {
-            // Who begins asks once more: see `Backups::turn`.
-            observed.ahead = ahead(client, &observed.backup).await?;
+            observed.ahead = turn::act::ahead(client, told, &observed).await?;
             observe_source(client, namespace, &mut observed).await?;
         }
     }
@@ -189,7 +188,7 @@ async fn observe_policy(
     Ok(())
 }
 
-/// The unfinished backup of the same protection that comes first: the one that runs, or the oldest, then by name.
+/// The unfinished backup of the same protection that comes first, read from all.
 pub async fn ahead(client: &Client, backup: &PgBackup) -> Result<Option<String>, Error> {
     let namespace = backup.namespace().unwrap_or_default();
     let backups = Api::<PgBackup>::namespaced(client.clone(), &namespace);
@@ -199,7 +198,7 @@ pub async fn ahead(client: &Client, backup: &PgBackup) -> Result<Option<String>,
     Ok(first(list.items.iter(), backup).map(ResourceExt::name_any))
 }
 
-/// Pure part of [`ahead`].
+/// The unfinished backup of the same protection that comes first: the one that runs, or the oldest, then by name. Pure.
 pub fn first<'a>(
     all: impl Iterator<Item = &'a PgBackup>,
     backup: &PgBackup,

@@ -13,6 +13,7 @@ use kube::{
 
 use super::group::{self, Groups};
 use super::observe::{Observed, Search, content_of, first, is_accepted, is_finished, search};
+use super::turn::{self, Place};
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection},
     controller::is_ready,
@@ -59,7 +60,7 @@ impl Told {
             (observed.protection, observed.policy) =
                 self.surroundings(&namespace, &observed.backup.spec.protection)?;
             if !is_accepted(&observed.backup) {
-                observed.ahead = self.ahead(&observed.backup)?;
+                observed.ahead = self.ahead(&observed.backup, observed.protection.as_ref())?;
             }
         }
         Some(observed)
@@ -82,11 +83,32 @@ impl Told {
         Some((protection, policy))
     }
 
+    /// The backup that `backup` has to wait for. `None`: the watch has not begun.
+    fn ahead(
+        &self,
+        backup: &PgBackup,
+        protection: Option<&PgProtection>,
+    ) -> Option<Option<String>> {
+        let place = protection.map_or(Place::Free, |protection| {
+            turn::place(protection, backup, |turn| self.backup(backup, &turn.backup))
+        });
+        match place {
+            Place::Ours => Some(None),
+            Place::Taken(holder) => Some(Some(holder.to_owned())),
+            Place::Free | Place::Unknown(_) => self.first(backup),
+        }
+    }
+
     /// The unfinished backup of the same protection that comes first. `None`: the watch has not begun.
-    fn ahead(&self, backup: &PgBackup) -> Option<Option<String>> {
+    pub fn first(&self, backup: &PgBackup) -> Option<Option<String>> {
         let all = is_ready(&self.backups).then(|| self.backups.state())?;
         let all = all.iter().map(Arc::as_ref);
         Some(first(all, backup).map(ResourceExt::name_any))
+    }
+
+    /// Another backup of the namespace of `backup`, if the watch has told of it.
+    pub fn backup(&self, backup: &PgBackup, name: &str) -> Option<PgBackup> {
+        get(&self.backups, name, backup.namespace().as_deref())?
     }
 
     fn snapshots(
