@@ -23,6 +23,17 @@ const LONGEST_NOTE: usize = 1024;
 /// Reasons of a condition that is `False` because an admin wants it so.
 const EXPECTED: [&str; 2] = ["Unprotected", "ProtectionEnded"];
 
+/// Reasons of a condition that is `Unknown` because it goes on as it should.
+const ON_ITS_WAY: [&str; 7] = [
+    "InProgress",
+    "WaitingForSession",
+    "Snapshotting",
+    "WaitingForCut",
+    "WaitingForDriver",
+    "Shipping",
+    "Abandoned",
+];
+
 /// Publishes events. A failure to publish is logged and nothing else: it must not mask what the event is about.
 #[derive(Clone)]
 pub struct Events {
@@ -92,7 +103,7 @@ impl Events {
     }
 
     /// One event for each condition in `after` whose status or reason is not the one in `before`. `False` warns.
-    /// Conditions that start as `Unknown` say nothing yet. Call it after the status was applied.
+    /// Conditions that start as `Unknown`, or go on as they should, say nothing yet. Call it after the status was applied.
     pub async fn condition_changes(
         &self,
         about: &ObjectReference,
@@ -148,12 +159,15 @@ fn changed<'a>(
     before: &'a [Condition],
     after: &'a [Condition],
 ) -> impl Iterator<Item = &'a Condition> {
-    after.iter().filter(
-        move |condition| match conditions::find(before, &condition.type_) {
+    after.iter().filter(move |condition| {
+        let unknown = condition.status == Status::Unknown.as_str();
+        let on_its_way = unknown && ON_ITS_WAY.contains(&condition.reason.as_str());
+        let is_new = match conditions::find(before, &condition.type_) {
             Some(old) => (&old.status, &old.reason) != (&condition.status, &condition.reason),
-            None => condition.status != Status::Unknown.as_str(),
-        },
-    )
+            None => !unknown,
+        };
+        is_new && !on_its_way
+    })
 }
 
 #[cfg(test)]
@@ -202,8 +216,15 @@ mod tests {
             ("Cut", Status::Unknown, "Waiting", "1 of 2"),
             ("Ready", Status::Unknown, "Waiting", ""),
         ]);
-        let types: Vec<_> = changed(&before, &after).map(|c| c.type_.as_str()).collect();
-        assert_eq!(types, ["Active"]);
+        let types = |after: &[Condition]| -> Vec<String> {
+            let told = changed(&before, after);
+            told.map(|condition| condition.type_.clone()).collect()
+        };
+        assert_eq!(types(&after), ["Active"]);
         assert_eq!(changed(&after, &after).count(), 0);
+        let on_its_way = with(&[("Cut", Status::Unknown, "Snapshotting", "")]);
+        assert!(types(&on_its_way).is_empty(), "it goes on as it should");
+        let in_trouble = with(&[("Cut", Status::Unknown, "CreateFailed", "")]);
+        assert_eq!(types(&in_trouble), ["Cut"]);
     }
 }

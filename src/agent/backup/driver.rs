@@ -1,6 +1,10 @@
 //! Drives every unfinished backup of the protection: one effect at a time, woken by what changes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::ResourceExt;
 use tokio::{sync::watch, time::Instant};
@@ -82,10 +86,25 @@ impl Driver {
         }
     }
 
+    /// Those that are catalogued at once: what came before is told with it, by one request. Where that fails it is told
+    /// nevertheless, as it is tried again later.
+    fn catalogued_next(&self) -> BTreeSet<String> {
+        let ceiling = self.ceiling();
+        let is_next = |(uid, backup): &(&String, &Backup)| {
+            backup.not_before.is_none()
+                && plan(&backup.observed(), self.held_for(uid), ceiling) == Step::Catalogue
+        };
+        let next = self.backups.iter().filter(is_next);
+        next.map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// Writes the parts that changed.
     async fn write(&mut self) {
         let api = self.shared.api::<PgBackup>();
-        for backup in self.backups.values_mut().filter(|b| b.dirty && b.is_due()) {
+        let later = self.catalogued_next();
+        let backups = self.backups.iter_mut();
+        let backups = backups.filter(|(uid, it)| it.dirty && it.is_due() && !later.contains(*uid));
+        for (_, backup) in backups {
             let name = backup.object.name_any();
             let applied = apply_status(&api, &name, managers::AGENT, &backup.part.status()).await;
             match applied {

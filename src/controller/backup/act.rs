@@ -33,6 +33,8 @@ pub struct Acted {
     pub labelled: bool,
     /// The VolumeGroupSnapshot that this pass made, or found made.
     pub group: Option<VolumeGroupSnapshot>,
+    /// Contents as the API server has them since this pass set their policy to Retain.
+    pub retained: Vec<VolumeSnapshotContent>,
     /// The backup, with our finalizer.
     pub backup: Option<PgBackup>,
 }
@@ -60,7 +62,7 @@ pub async fn act(client: &Client, observed: &Observed, plan: &Plan) -> Result<Ac
             group::act::retain(client, backup, attempt_of(backup), content).await?;
         }
         Step::Retain(contents) => {
-            set_policies(client, backup, contents, DeletionPolicy::Retain).await?;
+            acted.retained = set_policies(client, backup, contents, DeletionPolicy::Retain).await?;
         }
         Step::Hold(_)
         | Step::Accept(_)
@@ -76,7 +78,8 @@ pub async fn act(client: &Client, observed: &Observed, plan: &Plan) -> Result<Ac
 /// What keeps snapshots from outliving their attempt. It never holds up the backup: its errors come after the report.
 pub async fn tidy(client: &Client, observed: &Observed, plan: &Plan) -> Result<(), Error> {
     let backup = &observed.backup;
-    set_policies(client, backup, &plan.make_deletable, DeletionPolicy::Delete).await?;
+    let deletable = &plan.make_deletable;
+    set_policies(client, backup, deletable, DeletionPolicy::Delete).await?;
     let removals = plan
         .sweep
         .iter()
@@ -181,21 +184,23 @@ where
     }
 }
 
+/// Sets the policy of all; returns those that are there, as they are then.
 async fn set_policies(
     client: &Client,
     backup: &PgBackup,
     contents: &[Content],
     policy: DeletionPolicy,
-) -> Result<(), Error> {
+) -> Result<Vec<VolumeSnapshotContent>, Error> {
     let number = attempt_of(backup);
     let patches: Vec<_> = contents
         .iter()
         .map(|content| set_policy(client, backup, number, content, policy))
         .collect();
-    stream::iter(patches)
+    let patched: Vec<_> = stream::iter(patches)
         .buffer_unordered(PARALLEL)
         .try_collect()
-        .await
+        .await?;
+    Ok(patched.into_iter().flatten().collect())
 }
 
 /// The number of the attempt that is written down.
@@ -211,16 +216,17 @@ async fn set_policy(
     number: u32,
     content: &Content,
     policy: DeletionPolicy,
-) -> Result<(), Error> {
+) -> Result<Option<VolumeSnapshotContent>, Error> {
     let api = Api::<VolumeSnapshotContent>::all(client.clone());
     let patch = build::build_content_patch(backup, number, content, policy);
-    merge_if_there(&api, "set the deletion policy of", &content.name, &patch).await
+    merge_and_return(&api, "set the deletion policy of", &content.name, &patch).await
 }
 
 async fn remove(client: &Client, backup: &PgBackup, removal: &Removal) -> Result<(), Error> {
     match removal {
         Removal::MakeDeletable { content, attempt } => {
-            set_policy(client, backup, *attempt, content, DeletionPolicy::Delete).await
+            let patched = set_policy(client, backup, *attempt, content, DeletionPolicy::Delete);
+            patched.await.map(drop)
         }
         Removal::DeleteSnapshot { name, uid } => {
             delete(&api::<VolumeSnapshot>(client, backup), name, uid).await
@@ -263,10 +269,23 @@ pub async fn merge_if_there<K>(
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
+    merge_and_return(api, verb, name, patch).await.map(drop)
+}
+
+/// As [`merge_if_there`], and returns the object as it is then.
+async fn merge_and_return<K>(
+    api: &Api<K>,
+    verb: &'static str,
+    name: &str,
+    patch: &Value,
+) -> Result<Option<K>, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
     match merge(api, name, patch).await {
-        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) if error.is_not_found() => Ok(None),
         other => other
-            .map(drop)
+            .map(Some)
             .map_err(|error| write::<K>(verb, name, error)),
     }
 }

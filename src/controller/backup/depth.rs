@@ -8,6 +8,8 @@ use super::plan::{Plan, Step};
 pub enum Depth {
     /// Watches alone, which may be late. A status that is applied over a newer one is refused by the API server.
     Told,
+    /// The backup is read; its snapshots, protection and policy are as they were told.
+    Backup,
     /// The backup and its snapshots are read; protection and policy are as they were told.
     Snapshots,
     /// Everything is read.
@@ -17,22 +19,34 @@ pub enum Depth {
 impl Plan {
     /// What this plan must rest on before it is carried out.
     pub fn needs(&self) -> Depth {
-        if !self.make_deletable.is_empty() || !self.sweep.is_empty() {
+        if !self.sweep.is_empty() {
             return Depth::Everything;
         }
-        match &self.step {
-            Step::Hold(rejection) if rejection.is_queue() => Depth::Told,
+        let beside = match self.make_deletable.is_empty() {
+            true => Depth::Told,
+            false => Depth::Snapshots,
+        };
+        beside.max(self.step.needs())
+    }
+}
+
+impl Step {
+    fn needs(&self) -> Depth {
+        match self {
+            Self::Hold(rejection) if rejection.is_queue() => Depth::Told,
             // Waiting writes down what was seen, and what was seen cut stays cut.
-            Step::AddFinalizer | Step::Await { .. } | Step::Done => Depth::Told,
-            Step::CreateSnapshots(_) | Step::Retain(_) | Step::Complete(_) => Depth::Snapshots,
-            Step::LabelClaims(_)
-            | Step::CreateGroup(_)
-            | Step::RetainGroup(_)
-            | Step::Hold(_)
-            | Step::Accept(_)
-            | Step::Abandon(_)
-            | Step::Fail(_)
-            | Step::Release => Depth::Everything,
+            Self::AddFinalizer | Self::Await { .. } | Self::Done => Depth::Told,
+            // Names are known beforehand: what is there and was not told of is found when it is made, and is ours or is not.
+            Self::CreateSnapshots(_) => Depth::Backup,
+            Self::Retain(_) | Self::Complete(_) => Depth::Snapshots,
+            Self::LabelClaims(_)
+            | Self::CreateGroup(_)
+            | Self::RetainGroup(_)
+            | Self::Hold(_)
+            | Self::Accept(_)
+            | Self::Abandon(_)
+            | Self::Fail(_)
+            | Self::Release => Depth::Everything,
         }
     }
 }

@@ -25,6 +25,7 @@ mod plan;
 mod properties;
 mod redact;
 mod report;
+mod retained;
 mod sweep;
 mod told;
 mod turn;
@@ -352,6 +353,8 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
     backups.wake.note(&observed.backup);
     turn::act::take(&ctx.client, &observed, &plan).await?;
     let outcome = act::act(&ctx.client, &observed, &plan).await;
+    let retained = outcome.as_ref().map_or(&[][..], |acted| &acted.retained);
+    let (observed, state, plan) = retained::go_on((observed, state, plan), retained, now);
     let own = report::own_status(&observed, &state, &plan, &outcome, now);
     if let Some(applied) = report::report(ctx, &observed, &own).await? {
         backups.wrote(cached, &observed, applied);

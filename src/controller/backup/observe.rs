@@ -88,9 +88,18 @@ pub async fn observe(
     if backup.metadata.uid != cached.metadata.uid {
         return Ok(None);
     }
+    let told_of = match depth {
+        Depth::Backup => told.snapshots(&backup),
+        Depth::Told | Depth::Snapshots | Depth::Everything => None,
+    };
     let (mut observed, (snapshots, contents)) = tokio::try_join!(
         observe_surroundings((client, told), &namespace, backup.clone(), depth),
-        observe_snapshots(client, &namespace, &backup),
+        async {
+            match told_of {
+                Some(told_of) => Ok(told_of),
+                None => observe_snapshots(client, &namespace, &backup).await,
+            }
+        },
     )?;
     observed.snapshots = snapshots;
     observed.contents = contents;
@@ -120,7 +129,7 @@ async fn observe_surroundings(
         observed.scope_goes = scope_goes(client, namespace).await?;
     } else if !is_finished(&observed.backup) {
         let known = match depth {
-            Depth::Told | Depth::Snapshots => {
+            Depth::Told | Depth::Backup | Depth::Snapshots => {
                 told.surroundings(namespace, &observed.backup.spec.protection)
             }
             Depth::Everything => None,

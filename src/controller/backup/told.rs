@@ -111,7 +111,8 @@ impl Told {
         get(&self.backups, name, backup.namespace().as_deref())?
     }
 
-    fn snapshots(
+    /// The snapshots of `backup` and their contents. `None`: they must be read.
+    pub fn snapshots(
         &self,
         backup: &PgBackup,
     ) -> Option<(Vec<VolumeSnapshot>, Vec<VolumeSnapshotContent>)> {

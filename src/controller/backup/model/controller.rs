@@ -12,6 +12,7 @@ use crate::controller::backup::{
     observe::{Observed, Search, content_of, search},
     plan::{Phase, Plan, Step, plan},
     report::own_status,
+    retained::go_on,
     sweep::{Removal, orphan_of},
     validate::validate,
 };
@@ -47,14 +48,22 @@ impl World {
             contents,
             ..
         } = &self.told;
-        let observed = self.observe_among(told, snapshots, contents);
-        let plan = plan(&validate(&observed, self.now), self.now);
-        match plan.needs() {
-            Depth::Snapshots | Depth::Everything if self.mistake != Mistake::TrustWatches => {
-                self.pass(None);
+        let mut observed = self.observe_among(told, snapshots, contents);
+        let trusts = self.mistake == Mistake::TrustWatches;
+        for depth in [Depth::Told, Depth::Backup] {
+            let plan = plan(&validate(&observed, self.now), self.now);
+            if plan.needs() <= depth || trusts {
+                return self.act(observed, self.now, None);
             }
-            _ => self.act(observed, self.now, None),
+            let names_only = self.backup.as_ref().map(search) == Some(Search::Names);
+            match self.backup.clone().filter(|_| names_only) {
+                Some(live) if plan.needs() == Depth::Backup => {
+                    observed = self.observe_among(live, snapshots, contents);
+                }
+                Some(_) | None => break,
+            }
         }
+        self.pass(None);
     }
 
     /// Reads what the product reads, and no more.
@@ -126,6 +135,7 @@ impl World {
         let plan = plan(&state, then);
         let mut left = dies_after.unwrap_or(u8::MAX);
         let outcome = self.effects(&observed, &plan, &mut left);
+        let (observed, state, plan) = go_on((observed, state, plan), &outcome.retained, then);
         if left == 0 {
             return;
         }
@@ -198,6 +208,9 @@ impl World {
                     }
                     *left -= 1;
                     self.patch(observed, &content.uid, DeletionPolicy::Retain);
+                    let mut all = self.contents.iter();
+                    let patched = all.find(|it| it.metadata.uid.as_ref() == Some(&content.uid));
+                    acted.retained.extend(patched.cloned());
                 }
             }
             _ => {}
