@@ -117,6 +117,29 @@ impl Rejection {
     pub fn is_queue(&self) -> bool {
         matches!(self, Self::Queued(_))
     }
+
+    /// Whether a watch tells when it changes: of protections, their policies and backups. The rest is read now and then.
+    pub fn is_watched(&self) -> bool {
+        match self {
+            Self::ProtectionNotFound(_)
+            | Self::ProtectionDeleted(_)
+            | Self::PolicyNotFound(_)
+            | Self::Queued(_)
+            | Self::ProtectionNotActive { .. }
+            | Self::NotConnected { .. }
+            | Self::WalNotArchived { .. }
+            | Self::NoPrimary(_) => true,
+            Self::StatefulSetNotFound(_)
+            | Self::PrimaryNotRunning(_)
+            | Self::NoVolumes(_)
+            | Self::ClaimNotBound(_)
+            | Self::VolumeNotCsi { .. }
+            | Self::NoClass(_)
+            | Self::DataDirectoryNotOnVolume { .. }
+            | Self::TablespaceNotOnVolume { .. }
+            | Self::SubPathExpression { .. } => false,
+        }
+    }
 }
 
 /// Goes through the checks in the order in which an admin would mend them.

@@ -65,10 +65,10 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 /// The longest that a waiting backup is left alone: what no watch tells (classes, policies, claims) is then read again.
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// The longest that one is left alone which has not begun, and waits for what a watch tells.
+const DOOR_REST: Duration = Duration::from_secs(300);
 /// The same where something outside of every watch must change first.
-const DOOR_REST: Duration = Duration::from_secs(10);
-/// The same where only another backup is in the way.
-const QUEUE_REST: Duration = Duration::from_secs(2);
+const UNWATCHED_REST: Duration = Duration::from_secs(10);
 /// The same while an attempt by a group waits: nothing watches groups.
 const GROUP_REST: Duration = Duration::from_secs(2);
 /// The same while snapshots are going.
@@ -174,11 +174,18 @@ pub async fn run(ctx: Arc<Context>) {
         .default_backoff()
         .modify(slim)
         .reflect(writer);
-    let own = news(own, |event| match event {
-        Event::Apply(backup) | Event::InitApply(backup) => Some(ObjectRef::from_obj(backup)),
-        Event::Init | Event::InitDone | Event::Delete(_) => None,
-    });
     let wake = Arc::new(Wake::default());
+    let by_backup = wake.clone();
+    let own = news(own, move |event| match event {
+        Event::Apply(backup) => {
+            let mut about = by_backup.of_backup(backup);
+            about.push(ObjectRef::from_obj(backup));
+            about
+        }
+        Event::InitApply(backup) => vec![ObjectRef::from_obj(backup)],
+        Event::Delete(backup) => by_backup.behind(backup),
+        Event::Init | Event::InitDone => Vec::new(),
+    });
     let (told, related) = related(&ctx, &wake, reader.clone());
     let backups = Arc::new(Backups {
         ctx: ctx.clone(),
@@ -220,7 +227,7 @@ fn related(
     let (snapshots, of_snapshots) = touched(watched(ctx.watched::<VolumeSnapshot>(), ours), |it| {
         Wake::of_snapshot(it)
     });
-    let (by_content, by_protection) = (wake.clone(), wake.clone());
+    let (by_content, by_protection, by_policy) = (wake.clone(), wake.clone(), wake.clone());
     let contents = Api::<VolumeSnapshotContent>::all(ctx.client.clone());
     let contents = watcher(contents, everything()).default_backoff();
     let (contents, of_contents) = touched(contents.modify(told::slim_content), move |it| {
@@ -230,10 +237,10 @@ fn related(
         watched(ctx.watched::<PgProtection>(), everything()),
         move |it| by_protection.of_protection(it),
     );
-    // A backup that waits for a policy looks again by itself.
+    let known = protections.clone();
     let (policies, of_policies) = touched(
         watched(ctx.watched::<PgBackupPolicy>(), everything()),
-        |_| None,
+        move |it| by_policy.of_policy(it, &known.state()),
     );
     let told = Told {
         backups,
@@ -367,7 +374,7 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         backups.forget(&observed.backup);
     }
     let by_group = group::recorded(&observed.backup).is_some();
-    Ok(requeue(&plan, by_group, now))
+    Ok(requeue(&plan, &state, by_group, now))
 }
 
 impl Backups {
@@ -415,23 +422,33 @@ impl Backups {
 }
 
 /// When the next pass is due if no watch asks for it before.
-fn requeue(plan: &Plan, by_group: bool, now: Timestamp) -> Action {
-    let left = |until: Timestamp| {
-        Duration::try_from(until.duration_since(now))
-            .unwrap_or_default()
-            .min(LONGEST_REST)
+fn requeue(plan: &Plan, state: &State, by_group: bool, now: Timestamp) -> Action {
+    // The deadline itself is in it: a moment later is early enough.
+    let left = |until: Timestamp, longest: Duration| {
+        let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+        left.min(longest) + Duration::from_millis(5)
     };
     let rest = match &plan.step {
         Step::Done | Step::Release | Step::Complete(_) => None,
-        Step::Hold(rejection) if rejection.is_queue() => Some(QUEUE_REST),
-        Step::Hold(_) => Some(DOOR_REST),
-        Step::Await {
-            what: Awaited::Gone,
-            ..
-        } => Some(SWEEP_REST),
-        // The deadline itself is in it: a moment later is early enough.
-        Step::Await { until, .. } if !by_group => Some(left(*until) + Duration::from_millis(5)),
-        Step::Await { .. } => Some(GROUP_REST),
+        Step::Hold(rejection) => Some(match rejection.is_watched() {
+            true => left(state.deadline(), DOOR_REST),
+            false => left(state.deadline(), UNWATCHED_REST),
+        }),
+        Step::Await { what, until } => Some(match what {
+            Awaited::Gone => SWEEP_REST,
+            Awaited::Door => left(*until, DOOR_REST),
+            Awaited::Turn
+            | Awaited::Session
+            | Awaited::Cut
+            | Awaited::Stop
+            | Awaited::Label
+            | Awaited::Wal
+            | Awaited::Ready
+            | Awaited::Catalogue => match by_group {
+                true => GROUP_REST,
+                false => left(*until, LONGEST_REST),
+            },
+        }),
         Step::CreateSnapshots(_) | Step::CreateGroup(_) => Some(SWEEP_REST),
         Step::AddFinalizer
         | Step::Accept(_)

@@ -33,6 +33,8 @@ pub struct State {
     pub phase: Phase,
     /// What to remove next of attempts that are void; of all, when the object is deleted.
     pub leftovers: Vec<Removal>,
+    /// Why it does not begin, as `Accepted=False` says it: reason and sentence.
+    pub said: Option<(String, String)>,
 }
 
 /// Where a backup stands.
@@ -130,6 +132,8 @@ pub enum Step {
 pub enum Awaited {
     /// The pause between two attempts to be over.
     Turn,
+    /// What keeps it from beginning, which is said, to change: a watch tells.
+    Door,
     /// The agent: backup mode.
     Session,
     /// The CSI driver: every cut.
@@ -231,6 +235,7 @@ impl Awaited {
     pub const fn noun(self) -> &'static str {
         match self {
             Self::Turn => "its turn",
+            Self::Door => "what keeps it from beginning",
             Self::Session => "backup mode",
             Self::Cut => "the cut of every snapshot",
             Self::Stop => "the end of backup mode",
@@ -255,6 +260,14 @@ impl State {
     /// The end of the deadline over all attempts.
     pub fn deadline(&self) -> Timestamp {
         after(self.created, self.deadlines.backup.get())
+    }
+
+    /// Whether `rejection` is what status says already.
+    fn says(&self, rejection: &Rejection) -> bool {
+        let said = self.said.as_ref();
+        said.is_some_and(|(reason, text)| {
+            reason == rejection.reason() && *text == rejection.to_string()
+        })
     }
 }
 
@@ -303,6 +316,10 @@ fn plan_waiting(
         (Err(rejection), _) if overdue || rejection.is_final() => {
             Step::Fail(Setback::Rejected(rejection.clone()))
         }
+        (Err(rejection), _) if rejection.is_watched() && state.says(rejection) => Step::Await {
+            what: Awaited::Door,
+            until: state.deadline(),
+        },
         (Err(rejection), _) => Step::Hold(rejection.clone()),
         (Ok(_), _) if overdue => Step::Fail(Setback::AttemptsFailed {
             within: state.deadlines.backup,

@@ -1,7 +1,12 @@
 use super::*;
 use crate::{
-    api::conditions,
-    controller::backup::{model::base::proved, observe::Observed, validate::validate},
+    api::{PgBackupStatus, annotations, conditions},
+    controller::backup::{
+        depth::Depth,
+        model::base::{base, proved},
+        observe::Observed,
+        validate::validate,
+    },
 };
 
 fn without(observed: &mut Observed, types: &[&str]) {
@@ -125,4 +130,55 @@ fn backup_mode_may_end_at_readiness_alone() {
         content.status.as_mut().unwrap().ready_to_use = Some(true);
     }
     assert_eq!(awaited(&open), Awaited::Stop);
+}
+
+/// What is said, and told of by a watch when it changes, is neither read nor said again.
+#[test]
+fn a_backup_at_the_door_waits_for_what_a_watch_tells() {
+    let mut held = base();
+    held.backup.metadata.finalizers = Some(vec![annotations::BACKUP_FINALIZER.to_owned()]);
+    held.ahead = Some("older".to_owned());
+    let now = "2026-01-01T00:03:00Z";
+    let queued = || Rejection::Queued("older".to_owned());
+    assert_eq!(step_at(&held, now), Step::Hold(queued()));
+
+    let mut list = Vec::new();
+    let status = conditions::Status::False;
+    let (reason, message) = (queued().reason(), queued().to_string());
+    let then = now.parse().unwrap();
+    conditions::upsert(
+        &mut list,
+        conditions::ACCEPTED,
+        status,
+        reason,
+        message,
+        None,
+        then,
+    );
+    held.backup.status = Some(PgBackupStatus {
+        conditions: list,
+        ..PgBackupStatus::default()
+    });
+    let plan = plan(&validate(&held, then), then);
+    let until = "2026-01-01T01:00:00Z".parse().unwrap();
+    let what = Awaited::Door;
+    assert_eq!(plan.step, Step::Await { what, until });
+    assert_eq!(plan.needs(), Depth::Told);
+    let late = "2026-01-01T01:00:00Z";
+    let failed = Step::Fail(Setback::Rejected(queued()));
+    assert_eq!(step_at(&held, late), failed);
+
+    held.ahead = Some("another".to_owned());
+    let another = Rejection::Queued("another".to_owned());
+    assert_eq!(step_at(&held, now), Step::Hold(another));
+
+    // Nothing watches pods.
+    held.ahead = None;
+    held.source.as_mut().unwrap().pod = None;
+    let gone = Rejection::PrimaryNotRunning("orders-0".to_owned());
+    let mut said = held.backup.status.take().unwrap();
+    said.conditions[0].reason = gone.reason().to_owned();
+    said.conditions[0].message = gone.to_string();
+    held.backup.status = Some(said);
+    assert_eq!(step_at(&held, now), Step::Hold(gone));
 }

@@ -158,6 +158,8 @@ where
 
 /// How long nothing is read for an unfinished backup.
 const TRUST: SignedDuration = SignedDuration::from_secs(60);
+/// The same while no attempt runs: a watch that is silent may make it begin later, and nothing else.
+const TRUST_WAITING: SignedDuration = SignedDuration::from_secs(300);
 
 /// What this program wrote itself, until the watch tells of it: or the next pass would do it once more.
 #[derive(Default)]
@@ -228,7 +230,11 @@ impl Trust {
     fn holds(&self, backup: &PgBackup, now: Timestamp) -> bool {
         let mut all = self.lock();
         let read = *all.entry(key(backup)).or_insert(now);
-        now.duration_since(read) < TRUST
+        let trust = match is_accepted(backup) {
+            true => TRUST,
+            false => TRUST_WAITING,
+        };
+        now.duration_since(read) < trust
     }
 
     /// The backup is read at `now`.
@@ -300,15 +306,22 @@ mod tests {
     #[test]
     fn the_watches_are_believed_for_a_while() {
         let trust = Trust::default();
-        let backup = backup("1");
-        let holds = |second| trust.holds(&backup, Timestamp::from_second(second).unwrap());
+        let (waiting, mut backup) = (backup("1"), backup("1"));
+        let accepted = serde_json::json!({"type": "Accepted", "status": "True", "reason": "R", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status = serde_json::json!({"conditions": [accepted]});
+        backup.status = serde_json::from_value(status).unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let holds = |second| trust.holds(&backup, at(second));
         assert!(holds(0) && holds(59) && !holds(60));
-        trust.read(&backup, Timestamp::from_second(60).unwrap());
+        trust.read(&backup, at(60));
         assert!(holds(119));
         trust.lose(&backup);
         assert!(!holds(61), "a conflict was told");
-        trust.read(&backup, Timestamp::from_second(61).unwrap());
+        trust.read(&backup, at(61));
         assert!(holds(62));
+        let waits = |second| trust.holds(&waiting, at(second));
+        assert!(waits(360) && !waits(361), "no attempt runs");
     }
 
     #[test]

@@ -43,8 +43,16 @@ pub fn validate(observed: &Observed, now: Timestamp) -> State {
             .into_iter()
             .any(|mark| mark == annotations::BACKUP_FINALIZER),
         leftovers: leftovers(observed, keep),
+        said: status.and_then(said),
         phase,
     }
+}
+
+/// Why no attempt begins, as `Accepted` says it.
+fn said(status: &PgBackupStatus) -> Option<(String, String)> {
+    let accepted = conditions::find(&status.conditions, conditions::ACCEPTED);
+    let held = accepted.filter(|_| conditions::is_false(&status.conditions, conditions::ACCEPTED));
+    held.map(|held| (held.reason.clone(), held.message.clone()))
 }
 
 /// What is left of void attempts.
