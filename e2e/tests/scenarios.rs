@@ -28,6 +28,8 @@ mod ledger;
 mod matrix;
 #[path = "scenarios/members.rs"]
 mod members;
+#[path = "scenarios/preflight.rs"]
+mod preflight;
 #[path = "scenarios/progress.rs"]
 mod progress;
 #[path = "scenarios/reach/mod.rs"]

@@ -10,6 +10,7 @@ use self::ship::ship;
 use super::{
     config::{Config, Wanted},
     pause::Pause,
+    preflight,
     primary::{self, Answering, NoPrimary},
     settle::settle,
     shared::Shared,
@@ -167,7 +168,9 @@ async fn serve(
     config: &Config,
     wanted: &mut watch::Receiver<Wanted>,
 ) -> Result<(), End> {
-    let answering = primary::find(&shared.login, &config.members).await?;
+    let answering = primary::find(&shared.login, &config.members).await;
+    let answering = answering.inspect_err(|_| preflight::forget(shared))?;
+    preflight::look(shared, &answering).await;
     // From here on nothing is lost, whatever the archive does.
     let held = match config.transport {
         // PostgreSQL keeps what it has not archived; what we held before is let go of in time.
@@ -193,6 +196,7 @@ async fn serve(
     tokio::select! {
         served = serve_one(shared, config, wanted, &answering, held.is_some()) => served,
         () = lag::follow(&answering.client, archived, progress, metrics) => Ok(()),
+        () = preflight::follow(shared, &answering) => Ok(()),
         () = dropped(shared), if relies => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ mod lineage;
 mod link;
 mod metrics;
 mod pause;
+mod preflight;
 mod primary;
 mod report;
 mod restore;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::config::Args;
 use crate::{
-    api::Member,
+    api::{Member, conditions::INSUFFICIENT_PRIVILEGES},
     postgres::{
         TimelineId,
         privileges::{self, MissingGrant},
@@ -168,7 +168,7 @@ impl NoPrimary {
             Self::NoMembers | Self::Silent { .. } => "DatabaseUnreachable",
             Self::Connect { cause, .. } => cause.reason(),
             Self::Query { cause, .. } => cause.reason(),
-            Self::Privileges { .. } => "InsufficientPrivileges",
+            Self::Privileges { .. } => INSUFFICIENT_PRIVILEGES,
             Self::OnlyStandbys { .. } => "NoPrimary",
             Self::SplitBrain { .. } => "SplitBrain",
         }

@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{shared::Shared, watch::Objects};
 use crate::{
     api::{
-        DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, PgRestore, Primary,
+        DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, PgRestore, Preflight, Primary,
         RecoveryWindow, StoreFindings, WalStatus,
         conditions::{
             self, CONNECTED, RECOVERABLE, SLOT_WITHIN_CEILING, SLOTS_DROPPED, Status, WAL_ARCHIVING,
@@ -41,6 +41,8 @@ pub struct Report {
     pub database: Option<DatabaseFacts>,
     /// How WAL is shipped and how far it is.
     pub wal: Option<WalStatus>,
+    /// What the primary has left of what a backup needs.
+    pub preflight: Option<Preflight>,
     /// What the store is like.
     pub store_findings: Option<StoreFindings>,
     /// What can be recovered.
@@ -60,6 +62,7 @@ impl Report {
             primary: status.primary.clone(),
             database: status.database.clone(),
             wal: status.wal.clone(),
+            preflight: status.preflight.clone(),
             store_findings: status.store_findings.clone(),
             recoverable: status.recoverable.clone(),
             conditions,
@@ -76,6 +79,7 @@ impl Report {
             primary: self.primary.clone(),
             database: self.database.clone(),
             wal: self.wal.clone(),
+            preflight: self.preflight.clone(),
             store_findings: self.store_findings.clone(),
             recoverable: self.recoverable.clone(),
             conditions: conditions.collect(),

@@ -18,6 +18,10 @@ pub const CONNECTED: &str = "Connected";
 pub const WAITS_FOR_CHECKPOINT: &str = "WaitsForCheckpoint";
 /// PgProtection, written by the agent: WAL reaches the archive.
 pub const WAL_ARCHIVING: &str = "WalArchiving";
+/// `Connected` is `False`: the role may not do what Highwater needs.
+pub const INSUFFICIENT_PRIVILEGES: &str = "InsufficientPrivileges";
+/// `SlotWithinCeiling` is `False`: a slot holds back more than it may, and keeps it, as the policy says.
+pub const SLOT_OVER_CEILING: &str = "SlotOverCeiling";
 /// PgProtection, written by the agent: its replication slots hold back less than half of what they may.
 pub const SLOT_WITHIN_CEILING: &str = "SlotWithinCeiling";
 /// PgProtection, written by the agent: there is a backup with unbroken WAL after it.

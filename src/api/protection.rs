@@ -2,15 +2,15 @@
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, `turn`, condition
 //! `Active`.
-//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `storeFindings`, `recoverable`, conditions `Connected`,
-//! `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
+//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`, conditions
+//! `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{StoreFindings, Transport};
+use super::{Preflight, StoreFindings, Transport};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
@@ -177,6 +177,9 @@ pub struct PgProtectionStatus {
     /// How WAL is shipped and how far it is. Positions are at most a minute old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<WalStatus>,
+    /// What the primary has left of what a backup needs. Absent while it cannot be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
     /// What the agent found out about the archive's store when it last began to use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_findings: Option<StoreFindings>,

@@ -1,10 +1,11 @@
 //! What PostgreSQL is: positions, names, files and records, as types. Pure but for the session and what uses it:
-//! [`session`], [`server`], [`privileges`], [`slot`], [`archiver`], [`wal_reader`] and [`backup_mode`].
+//! [`session`], [`server`], [`headroom`], [`privileges`], [`slot`], [`archiver`], [`wal_reader`] and [`backup_mode`].
 
 pub mod archiver;
 mod backup_label;
 pub mod backup_mode;
 mod control_file;
+pub mod headroom;
 mod lsn;
 pub mod privileges;
 pub mod replication;

@@ -50,6 +50,10 @@ const CREATE: &str = "SELECT pg_create_physical_replication_slot($1, true)";
 const ADVANCE: &str = "SELECT end_lsn FROM pg_replication_slot_advance($1, $2)";
 const DROP: &str = "SELECT pg_drop_replication_slot($1)";
 
+/// Why a slot cannot be made where all are in use, and what to do.
+const NO_SLOT: &str = "TooManyReplicationSlots";
+const NO_SLOT_REMEDY: &str = "Drop one that nobody uses (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots";
+
 /// How long a slot is tried to be moved that somebody else moves at the same moment.
 const CONTENDED: Policy = Policy {
     first: Duration::from_millis(20),
@@ -103,7 +107,7 @@ pub async fn create(client: &Client, name: &str) -> Result<Slot, QueryError> {
     client
         .query_typed_one(CREATE, &[(&name, Type::NAME)])
         .await
-        .map_err(|error| QueryError::new(action(), &error))?;
+        .map_err(|error| QueryError::new(action(), &error).at_limit(NO_SLOT, NO_SLOT_REMEDY))?;
     let slot = find(client, name).await?;
     slot.ok_or_else(|| QueryError::unexpected(action(), "it is gone again"))
 }

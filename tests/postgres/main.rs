@@ -8,6 +8,7 @@
 
 mod backup;
 mod database;
+mod headroom;
 mod login;
 mod records;
 mod replication;

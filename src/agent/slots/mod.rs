@@ -315,7 +315,7 @@ fn judge(worst: Level, limits: &Limits, slot: &str) -> (Status, &'static str, St
         ),
         (Level::Reached, OnSlotLimit::ProtectArchive) => (
             Status::False,
-            "SlotOverCeiling",
+            conditions::SLOT_OVER_CEILING,
             format!(
                 "replication slot {slot} holds back slotCeiling ({ceiling}) of WAL or more, and keeps it as the policy's onSlotLimit says: the disk may fill up"
             ),

@@ -1,14 +1,11 @@
-//! Whether an attempt may begin, and of what it consists. Pure: a chain of checks over what was read.
+//! Of what an attempt consists, and why there is none: the first of the [`rules`] that does not hold. Pure.
 //!
 //! What an admin, or time, can mend without touching the PgBackup keeps it waiting until `deadlines.backup`: a class that
 //! is installed a minute later must not cost the first backup of a database. Only what can never come true again ends
 //! it at once.
 
-use k8s_openapi::{
-    api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime},
-};
-use kube::ResourceExt;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::MicroTime};
+use kube::{ResourceExt, api::DynamicObject};
 
 use super::{
     attempt::SnapshotSet,
@@ -16,13 +13,10 @@ use super::{
     observe::{Observed, Source},
     plan::Proposal,
     redact::redact,
-    volumes,
+    rules, volumes,
 };
 use crate::{
-    api::{
-        Attempt, DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, VolumeStatus,
-        conditions, names,
-    },
+    api::{Attempt, DatabaseFacts, Member, PgBackup, PgProtection, VolumeStatus, names},
     csi::NoClass,
 };
 
@@ -82,6 +76,30 @@ pub enum Rejection {
         "the volume with {directory} is mounted with subPathExpr, which a restore cannot follow: use subPath"
     )]
     SubPathExpression { directory: String },
+    #[error("the role of PgProtection {name} may not do what a backup needs: {why}")]
+    InsufficientPrivileges { name: String, why: String },
+    #[error(
+        "wal_level is {level} on {pod}, and PostgreSQL takes no backup with it: set wal_level = replica, which takes a restart"
+    )]
+    WalLevelTooLow { pod: String, level: String },
+    #[error(
+        "no replication slot is free on {pod} (max_replication_slots is {maximum}), without which no WAL is held for the archive: drop one that nobody uses (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots, which takes a restart"
+    )]
+    TooManyReplicationSlots { pod: String, maximum: i32 },
+    #[error(
+        "no connection is free on {pod} for the session in backup mode (the role may have {maximum}): close sessions, or raise max_connections, which takes a restart"
+    )]
+    TooManyConnections { pod: String, maximum: i32 },
+    #[error(
+        "no WAL sender is free on {pod} (max_wal_senders is {maximum}) to stream WAL as the policy says: end a standby or a backup that streams, raise max_wal_senders, which takes a restart, or set wal.transport: Auto"
+    )]
+    TooManyWalSenders { pod: String, maximum: i32 },
+    #[error("the disk of PgProtection {name} may fill up before a backup is whole: {why}")]
+    SlotOverCeiling { name: String, why: String },
+    #[error(
+        "the cluster does not serve snapshot.storage.k8s.io/v1: install the external-snapshotter's CRDs and its snapshot controller"
+    )]
+    SnapshotsNotServed,
 }
 
 impl Rejection {
@@ -105,6 +123,13 @@ impl Rejection {
             Self::DataDirectoryNotOnVolume { .. } => "DataDirectoryNotOnVolume",
             Self::TablespaceNotOnVolume { .. } => "TablespaceNotOnVolume",
             Self::SubPathExpression { .. } => "SubPathExpression",
+            Self::InsufficientPrivileges { .. } => "InsufficientPrivileges",
+            Self::WalLevelTooLow { .. } => "WalLevelTooLow",
+            Self::TooManyReplicationSlots { .. } => "TooManyReplicationSlots",
+            Self::TooManyConnections { .. } => "TooManyConnections",
+            Self::TooManyWalSenders { .. } => "TooManyWalSenders",
+            Self::SlotOverCeiling { .. } => "SlotOverCeiling",
+            Self::SnapshotsNotServed => "SnapshotsNotServed",
         }
     }
 
@@ -128,7 +153,13 @@ impl Rejection {
             | Self::ProtectionNotActive { .. }
             | Self::NotConnected { .. }
             | Self::WalNotArchived { .. }
-            | Self::NoPrimary(_) => true,
+            | Self::NoPrimary(_)
+            | Self::InsufficientPrivileges { .. }
+            | Self::WalLevelTooLow { .. }
+            | Self::TooManyReplicationSlots { .. }
+            | Self::TooManyConnections { .. }
+            | Self::TooManyWalSenders { .. }
+            | Self::SlotOverCeiling { .. } => true,
             Self::StatefulSetNotFound(_)
             | Self::PrimaryNotRunning(_)
             | Self::NoVolumes(_)
@@ -137,27 +168,26 @@ impl Rejection {
             | Self::NoClass(_)
             | Self::DataDirectoryNotOnVolume { .. }
             | Self::TablespaceNotOnVolume { .. }
-            | Self::SubPathExpression { .. } => false,
+            | Self::SubPathExpression { .. }
+            | Self::SnapshotsNotServed => false,
         }
     }
 }
 
-/// Goes through the checks in the order in which an admin would mend them.
+/// The next attempt, if every rule holds.
 pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Proposal, Rejection> {
-    let protection = protection(observed)?;
-    let status = protection.status.as_ref();
-    let (primary, facts) = connected(protection, status)?;
-    let stateful_set = &protection.spec.stateful_set;
-    let source = observed.source.as_ref();
-    let (source, owner) = source
-        .and_then(|source| Some((source, source.stateful_set.as_ref()?)))
-        .ok_or_else(|| Rejection::StatefulSetNotFound(stateful_set.clone()))?;
-    let pod = running(source, primary)?;
+    rules::check(observed)?;
+    let site = site(observed)?;
+    let mut members = members(observed, &site)?;
+    mounts(&site, &mut members)?;
+    let Site {
+        primary,
+        owner,
+        pod,
+        ..
+    } = site;
     let policy = observed.policy.as_ref();
     let policy = policy.and_then(|policy| policy.spec.snapshot.as_ref());
-    let named = policy.and_then(|snapshot| snapshot.class_name.as_deref());
-    let mut members = volumes::members(protection, source, pod, named)?;
-    volumes::mounts(protection, owner, pod, facts, &mut members)?;
     let (group, one_by_one) = match group::choose(observed, &members, number) {
         Ok(group) => (group, None),
         Err(none) => (None, Some(none.told())),
@@ -191,48 +221,17 @@ fn name(backup: &PgBackup, attempt: u32, members: &mut [VolumeStatus]) {
     }
 }
 
-fn protection(observed: &Observed) -> Result<&PgProtection, Rejection> {
+/// The protection, if there is one.
+pub fn protection(observed: &Observed) -> Result<&PgProtection, Rejection> {
     let name = &observed.backup.spec.protection;
-    let protection = observed
-        .protection
-        .as_ref()
-        .ok_or_else(|| Rejection::ProtectionNotFound(name.clone()))?;
-    if protection.metadata.deletion_timestamp.is_some() {
-        return Err(Rejection::ProtectionDeleted(name.clone()));
-    }
-    if observed.policy.is_none() {
-        return Err(Rejection::PolicyNotFound(protection.spec.policy.clone()));
-    }
-    match &observed.ahead {
-        Some(other) => Err(Rejection::Queued(other.clone())),
-        None => Ok(protection),
-    }
+    let protection = observed.protection.as_ref();
+    protection.ok_or_else(|| Rejection::ProtectionNotFound(name.clone()))
 }
 
 /// The primary, and what it says of itself.
-fn connected<'a>(
-    protection: &'a PgProtection,
-    status: Option<&'a PgProtectionStatus>,
-) -> Result<(&'a crate::api::Member, &'a DatabaseFacts), Rejection> {
-    let name = protection.name_any();
-    let list = status.map_or(&[][..], |status| status.conditions.as_slice());
-    if !conditions::is_true(list, conditions::ACTIVE) {
-        let why = why(conditions::find(list, conditions::ACTIVE));
-        return Err(Rejection::ProtectionNotActive { name, why });
-    }
-    if !conditions::is_true(list, conditions::CONNECTED) {
-        let why = why(conditions::find(list, conditions::CONNECTED));
-        return Err(Rejection::NotConnected { name, why });
-    }
-    let archiving = conditions::find(list, conditions::WAL_ARCHIVING);
-    // The backup itself makes the checkpoint that PostgreSQL's archiver waits for.
-    let waits = archiving.is_some_and(|it| it.reason == conditions::WAITS_FOR_CHECKPOINT);
-    if !waits && !conditions::is_true(list, conditions::WAL_ARCHIVING) {
-        let why = why(archiving);
-        return Err(Rejection::WalNotArchived { name, why });
-    }
+pub fn primary(protection: &PgProtection) -> Result<(&Member, &DatabaseFacts), Rejection> {
     let none = || Rejection::NoPrimary(protection.spec.stateful_set.clone());
-    let status = status.ok_or_else(none)?;
+    let status = protection.status.as_ref().ok_or_else(none)?;
     let primary = status.primary.as_ref().ok_or_else(none)?;
     let member = status
         .members
@@ -242,16 +241,58 @@ fn connected<'a>(
     Ok((member.ok_or_else(none)?, facts))
 }
 
-fn why(condition: Option<&Condition>) -> String {
-    match condition {
-        Some(condition) if !condition.message.is_empty() => condition.message.clone(),
-        Some(condition) => condition.reason.clone(),
-        None => "it has not been looked at yet".to_owned(),
-    }
+/// Where an attempt is taken.
+pub struct Site<'a> {
+    protection: &'a PgProtection,
+    primary: &'a Member,
+    facts: &'a DatabaseFacts,
+    source: &'a Source,
+    owner: &'a DynamicObject,
+    pod: &'a Pod,
+}
+
+/// The database's pod, as it was read.
+pub fn site(observed: &Observed) -> Result<Site<'_>, Rejection> {
+    let protection = protection(observed)?;
+    let (primary, facts) = primary(protection)?;
+    let stateful_set = &protection.spec.stateful_set;
+    let source = observed.source.as_ref();
+    let (source, owner) = source
+        .and_then(|source| Some((source, source.stateful_set.as_ref()?)))
+        .ok_or_else(|| Rejection::StatefulSetNotFound(stateful_set.clone()))?;
+    let pod = running(source, primary)?;
+    Ok(Site {
+        protection,
+        primary,
+        facts,
+        source,
+        owner,
+        pod,
+    })
+}
+
+/// The volumes, each with its class; not named, and where they are mounted is not noted yet.
+pub fn members(observed: &Observed, site: &Site<'_>) -> Result<Vec<VolumeStatus>, Rejection> {
+    let policy = observed.policy.as_ref();
+    let policy = policy.and_then(|policy| policy.spec.snapshot.as_ref());
+    let named = policy.and_then(|snapshot| snapshot.class_name.as_deref());
+    volumes::members(site.protection, site.source, site.pod, named)
+}
+
+/// Notes where the volumes are mounted.
+pub fn mounts(site: &Site<'_>, members: &mut [VolumeStatus]) -> Result<(), Rejection> {
+    let Site {
+        protection,
+        facts,
+        owner,
+        pod,
+        ..
+    } = site;
+    volumes::mounts(protection, owner, pod, facts, members)
 }
 
 /// The primary's pod: the one that the agent is connected to, not one of the same name.
-fn running<'a>(source: &'a Source, primary: &crate::api::Member) -> Result<&'a Pod, Rejection> {
+fn running<'a>(source: &'a Source, primary: &Member) -> Result<&'a Pod, Rejection> {
     let runs = |pod: &&Pod| {
         let status = pod.status.as_ref();
         pod.metadata.uid.as_ref() == Some(&primary.uid)

@@ -26,6 +26,7 @@ mod properties;
 mod redact;
 mod report;
 mod retained;
+mod rules;
 mod sweep;
 mod told;
 mod turn;

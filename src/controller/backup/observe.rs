@@ -71,6 +71,8 @@ pub struct Source {
     pub volumes: BTreeMap<String, PersistentVolume>,
     /// Every class of the cluster.
     pub classes: Vec<VolumeSnapshotClass>,
+    /// The API server does not know snapshots.
+    pub not_served: bool,
 }
 
 /// Reads what the PgBackup's stage and `depth` need. `None`: it is gone, or another one of that name.
@@ -246,14 +248,17 @@ async fn observe_source(
         get_dynamic(&owners, &protection.spec.stateful_set),
         get(&pods, &primary.pod),
         async {
-            request(classes.list(&everything))
-                .await
-                .map_err(|error| read_error::<VolumeSnapshotClass>("", error))
+            match request(classes.list(&everything)).await {
+                Ok(list) => Ok(Some(list.items)),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(read_error::<VolumeSnapshotClass>("", error)),
+            }
         },
     )?;
     let mut source = Source {
         stateful_set: owner,
-        classes: classes.items,
+        not_served: classes.is_none(),
+        classes: classes.unwrap_or_default(),
         ..Source::default()
     };
     if let Some(pod) = pod {

@@ -1,6 +1,6 @@
 //! The controller's part of the status: computed without I/O, applied whole, and only if it changed.
 
-use jiff::{Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -23,6 +23,9 @@ use crate::{
     csi::{DeletionPolicy, Reading},
     kubernetes::apply_status_unchanged,
 };
+
+/// After how long nobody is known to act on a VolumeSnapshot.
+const SILENT: SignedDuration = SignedDuration::from_secs(30);
 
 /// The fields that the controller owns; an apply holds all of them, or those it leaves out are removed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -236,7 +239,17 @@ fn ran(writer: &mut Writer, running: &Running, outcome: &Result<Acted, Error>) {
                 "CreateFailed",
                 clip(&Chain(error).to_string()),
             ),
-            Ok(_) if open => writer.set(CUT, Status::Unknown, "Snapshotting", message),
+            Ok(_) if open => match ignored(running, writer.now) {
+                None => writer.set(CUT, Status::Unknown, "Snapshotting", message),
+                Some(name) => writer.set(
+                    CUT,
+                    Status::Unknown,
+                    "SnapshotControllerSilent",
+                    format!(
+                        "{message}; nobody acts on VolumeSnapshot {name}: see whether the snapshot controller runs, and its log"
+                    ),
+                ),
+            },
             Ok(_) => writer.set(CUT, Status::Unknown, "WaitingForSession", ""),
         }
     }
@@ -250,6 +263,23 @@ fn ran(writer: &mut Writer, running: &Running, outcome: &Result<Acted, Error>) {
         }
         (false, _) => writer.set(READY, Status::Unknown, "WaitingForCut", ""),
     }
+}
+
+/// A VolumeSnapshot that the snapshot controller has not looked at, in a time in which it makes a content for it, or says why
+/// not.
+fn ignored(running: &Running, now: Timestamp) -> Option<&str> {
+    let is_ignored = |seen: &Seen| match seen {
+        Seen::There(there) => {
+            let late = |made: Timestamp| now.duration_since(made) >= SILENT;
+            matches!(there.reading, Reading::Pending)
+                && there.content.is_none()
+                && there.made_at.is_some_and(late)
+        }
+        Seen::Missing | Seen::Lost(_) => false,
+    };
+    let mut members = running.members();
+    let (member, _) = members.find(|(_, seen)| is_ignored(seen))?;
+    Some(member.volume_snapshot.as_str())
 }
 
 /// What backup mode lasts until, of one volume.
@@ -322,4 +352,46 @@ pub async fn report(
         .condition_changes(&about, &before.conditions, &own.conditions)
         .await;
     Ok(Some(applied))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::conditions::{STOPPED, find},
+        controller::backup::{model::base::proved, plan::plan, validate::validate},
+    };
+
+    /// What is said of the cut at this second after the snapshots were made.
+    fn cut_at(observed: &Observed, second: i64) -> String {
+        let made: Timestamp = "2026-01-01T00:01:10Z".parse().unwrap();
+        let now = made + SignedDuration::from_secs(second);
+        let state = validate(observed, now);
+        let plan = plan(&state, now);
+        let own = own_status(observed, &state, &plan, &Ok(Acted::default()), now);
+        find(&own.conditions, CUT).unwrap().reason.clone()
+    }
+
+    #[test]
+    fn a_snapshot_controller_that_does_nothing_is_told() {
+        let mut observed = proved();
+        let contents = std::mem::take(&mut observed.contents);
+        for snapshot in &mut observed.snapshots {
+            snapshot.status = None;
+        }
+        let status = observed.backup.status.as_mut().unwrap();
+        status
+            .conditions
+            .retain(|it| ![CUT, STOPPED].contains(&it.type_.as_str()));
+        for volume in &mut status.volumes {
+            (volume.content, volume.handle) = (None, None);
+        }
+        assert_eq!(cut_at(&observed, 29), "Snapshotting");
+        assert_eq!(cut_at(&observed, 30), "SnapshotControllerSilent");
+        observed.contents = contents;
+        for content in &mut observed.contents {
+            content.status = None;
+        }
+        assert_eq!(cut_at(&observed, 300), "Snapshotting", "it is the driver's");
+    }
 }

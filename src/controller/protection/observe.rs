@@ -43,8 +43,8 @@ pub struct Observed {
     pub pods: usize,
     /// The volumes with claims, and what drives them; one entry for each claim that is bound.
     pub volumes: Vec<Volume>,
-    /// The cluster's snapshot classes.
-    pub classes: Vec<VolumeSnapshotClass>,
+    /// The cluster's snapshot classes. `None`: the API server does not know snapshots.
+    pub classes: Option<Vec<VolumeSnapshotClass>>,
     /// The agent.
     pub agent: AgentSeen,
     /// The protection's backups.
@@ -115,7 +115,7 @@ pub async fn observe(
         None => Vec::new(),
     };
     let classes = if volumes.is_empty() {
-        Vec::new()
+        Some(Vec::new())
     } else {
         snapshot_classes(ctx).await?
     };
@@ -244,10 +244,13 @@ async fn volumes(
     Ok(volumes)
 }
 
-async fn snapshot_classes(ctx: &Context) -> Result<Vec<VolumeSnapshotClass>, RequestError> {
+async fn snapshot_classes(ctx: &Context) -> Result<Option<Vec<VolumeSnapshotClass>>, RequestError> {
     let api: Api<VolumeSnapshotClass> = Api::all(ctx.client.clone());
-    let list = request(api.list(&ListParams::default())).await?;
-    Ok(list.items)
+    match request(api.list(&ListParams::default())).await {
+        Ok(list) => Ok(Some(list.items)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn agent_seen(

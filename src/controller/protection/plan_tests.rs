@@ -66,7 +66,7 @@ pub fn observed() -> Observed {
         members: Vec::new(),
         pods: 0,
         volumes: Vec::new(),
-        classes: Vec::new(),
+        classes: Some(Vec::new()),
         agent: AgentSeen::default(),
         backups: Vec::new(),
     }

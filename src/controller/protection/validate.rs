@@ -196,10 +196,16 @@ fn volumes(observed: &Observed, found: &Found) -> Result<(), Rejection> {
         .as_ref()
         .and_then(|policy| policy.spec.snapshot.as_ref())
         .and_then(|snapshot| snapshot.class_name.as_deref());
+    let classes = observed.classes.as_ref().ok_or_else(|| {
+        Rejection::new(
+            "SnapshotsNotServed",
+            "the cluster does not serve snapshot.storage.k8s.io/v1: install the external-snapshotter's CRDs and its snapshot controller",
+        )
+    })?;
     observed
         .volumes
         .iter()
-        .try_for_each(|volume| snapshot_class(volume, class, &observed.classes).map(drop))
+        .try_for_each(|volume| snapshot_class(volume, class, classes).map(drop))
 }
 
 /// The class by which a volume is snapshotted: the one that is named, or the driver's default.

@@ -291,6 +291,15 @@ impl QueryError {
         }
     }
 
+    /// The same, where it is a limit of the server's configuration that is reached: by this reason, with what to do.
+    pub(in crate::postgres) fn at_limit(mut self, reason: &'static str, remedy: &str) -> Self {
+        if self.state == Some(SqlState::CONFIGURATION_LIMIT_EXCEEDED) {
+            self.reason = reason;
+            self.cause = format!("{}. {remedy}", self.cause);
+        }
+        self
+    }
+
     /// Not allowed to.
     pub(in crate::postgres) fn forbidden(
         action: impl Into<String>,
@@ -304,7 +313,7 @@ impl QueryError {
         }
     }
 
-    /// `SessionLost`, `InsufficientPrivileges` or `QueryFailed`.
+    /// `SessionLost`, `InsufficientPrivileges`, `TooManyReplicationSlots` or `QueryFailed`.
     pub const fn reason(&self) -> &'static str {
         self.reason
     }

@@ -73,6 +73,7 @@ pub fn base() -> Observed {
             classes: vec![object(
                 json!({"metadata": {"name": "cow"}, "driver": "cow.example", "deletionPolicy": "Retain"}),
             )],
+            not_served: false,
         }),
         snapshots: Vec::new(),
         contents: Vec::new(),

@@ -1,0 +1,72 @@
+//! What a running server has left of what its configuration limits. How much room its disk has no SQL function tells.
+
+use tokio_postgres::types::Type;
+
+use super::session::{Client, QueryError};
+
+/// What a running server has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headroom {
+    /// The setting `wal_level`.
+    pub wal_level: String,
+    /// Whether there is a replication slot of the name that was asked for.
+    pub has_slot: bool,
+    /// Replication slots, of either kind.
+    pub replication_slots: Used,
+    /// Processes that send WAL.
+    pub wal_senders: Used,
+    /// Sessions, as many as the role of this one may have.
+    pub connections: Used,
+}
+
+/// How much of something is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// How many there may be.
+    pub maximum: i32,
+    /// How many there are.
+    pub used: i32,
+}
+
+// Of other roles' sessions the view tells the kind to members of pg_read_all_stats, as pg_monitor is. PostgreSQL 16 can
+// keep connections for the members of a role, which earlier versions do not have.
+const ASK: &str = "SELECT current_setting('wal_level'), \
+    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1), \
+    current_setting('max_replication_slots')::int, (SELECT count(*)::int FROM pg_replication_slots), \
+    current_setting('max_wal_senders')::int, \
+    (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'walsender'), \
+    current_setting('max_connections')::int \
+        - CASE WHEN me.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int END \
+        - CASE WHEN me.rolsuper OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'pg_use_reserved_connections' \
+              AND pg_has_role(oid, 'USAGE')) \
+            THEN 0 ELSE coalesce(current_setting('reserved_connections', true)::int, 0) END, \
+    (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') \
+    FROM pg_roles me WHERE me.rolname = current_user";
+
+/// Asks the server; `slot` is the name of our own replication slot.
+///
+/// # Errors
+/// The session is lost.
+pub async fn ask(client: &Client, slot: &str) -> Result<Headroom, QueryError> {
+    let failed = |error: tokio_postgres::Error| {
+        QueryError::new(
+            "ask PostgreSQL what it has left of slots and connections",
+            &error,
+        )
+    };
+    let row = client.query_typed_one(ASK, &[(&slot, Type::NAME)]).await;
+    let row = row.map_err(failed)?;
+    let used = |at: usize| -> Result<Used, QueryError> {
+        Ok(Used {
+            maximum: row.try_get(at).map_err(failed)?,
+            used: row.try_get(at + 1).map_err(failed)?,
+        })
+    };
+    Ok(Headroom {
+        wal_level: row.try_get(0).map_err(failed)?,
+        has_slot: row.try_get(1).map_err(failed)?,
+        replication_slots: used(2)?,
+        wal_senders: used(4)?,
+        connections: used(6)?,
+    })
+}
