@@ -67,7 +67,7 @@ bench-database: tools ## Measure what shipping WAL costs the database, how fast 
 	@scripts/bench database $(BENCH)
 
 .PHONY: sweep
-sweep: ## The backup controller killed at each of its writes, before and after: the whole sweep
+sweep: ## Backups with controller and agent killed at each of their requests and statements, before and after, and with two controllers at once: every point (HIGHWATER_POINT='…' repeats one)
 	@scripts/test sweep
 
 .PHONY: torture-wal

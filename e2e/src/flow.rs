@@ -1,8 +1,11 @@
-//! A program's connection to the API server that breaks when it is told to: for tests that kill a controller after each of
-//! its requests. It also keeps a list of the writes.
+//! A program's connections that break when they are told to: for tests that kill a controller or an agent after each of its
+//! requests to the API server, or statements to PostgreSQL. They also keep a list of what was sent.
+
+mod frames;
+pub mod wire;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -16,13 +19,50 @@ use kube::{
 use tokio::sync::watch;
 use tower::{BoxError, Layer, Service};
 
-/// How a program dies around its last write.
+/// How a program dies around its last request or statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// The server never sees the write.
+    /// The server never sees it.
     BeforeSending,
     /// The server has carried it out; the program never learns of it.
     BeforeAnswer,
+}
+
+/// What is counted up to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    /// Writes but events: these tell of what happened; nothing depends on them.
+    Writes,
+    /// Everything, reads, watches and events too.
+    Requests,
+}
+
+/// A request that left.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// `POST`, and so on.
+    pub method: Method,
+    /// Without the query.
+    pub path: String,
+    /// The answer, once there is one; `None` in it where there will be none.
+    pub answer: Option<Option<u16>>,
+}
+
+impl Sent {
+    fn is_write(&self) -> bool {
+        is_write(&self.method, &self.path)
+    }
+}
+
+impl std::fmt::Display for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+fn is_write(method: &Method, path: &str) -> bool {
+    let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    writes.contains(method) && !path.contains("/events")
 }
 
 /// What a program may still do, and what it has done.
@@ -30,27 +70,54 @@ pub enum Death {
 pub struct Lifeline(Arc<Inner>);
 
 struct Inner {
-    /// Writes up to death, and how it dies.
+    counted: Counted,
+    /// How many may be sent up to death, and how it dies.
     end: Option<(usize, Death)>,
-    writes: Mutex<Vec<String>>,
+    /// The request from which on all wait.
+    pause_at: Option<usize>,
+    pause: watch::Sender<Pause>,
+    sent: Mutex<Vec<Sent>>,
+    count: watch::Sender<usize>,
     dead: watch::Sender<bool>,
+}
+
+/// Where a program stands that is to be held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    NotYet,
+    Paused,
+    Over,
 }
 
 impl Lifeline {
     /// Dies at write `number`, from 1.
     pub fn ending_at(number: usize, death: Death) -> Self {
-        Self::new(Some((number, death)))
+        Self::new(Counted::Writes, Some((number, death)), None)
+    }
+
+    /// Dies at request `number`, from 1.
+    pub fn ending_at_request(number: usize, death: Death) -> Self {
+        Self::new(Counted::Requests, Some((number, death)), None)
+    }
+
+    /// Sends request `number`, from 1, and what follows, only after [`Self::resume`].
+    pub fn pausing_at_request(number: usize) -> Self {
+        Self::new(Counted::Requests, None, Some(number))
     }
 
     /// Lives.
     pub fn endless() -> Self {
-        Self::new(None)
+        Self::new(Counted::Requests, None, None)
     }
 
-    fn new(end: Option<(usize, Death)>) -> Self {
+    fn new(counted: Counted, end: Option<(usize, Death)>, pause_at: Option<usize>) -> Self {
         Self(Arc::new(Inner {
+            counted,
             end,
-            writes: Mutex::default(),
+            pause_at,
+            pause: watch::Sender::new(Pause::NotYet),
+            sent: Mutex::default(),
+            count: watch::Sender::new(0),
             dead: watch::Sender::new(false),
         }))
     }
@@ -66,13 +133,33 @@ impl Lifeline {
         Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
     }
 
-    /// The writes that were sent, as method and path.
+    /// What was sent.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.list().clone()
+    }
+
+    /// The writes that were sent, without events, as method and path.
     pub fn writes(&self) -> Vec<String> {
-        self.0
-            .writes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let list = self.list();
+        let writes = list.iter().filter(|sent| sent.is_write());
+        writes.map(Sent::to_string).collect()
+    }
+
+    /// Returns when so many requests were sent.
+    pub async fn has_sent(&self, number: usize) {
+        let mut count = self.0.count.subscribe();
+        let _ = count.wait_for(|count| *count >= number).await;
+    }
+
+    /// How many have no answer yet.
+    pub fn on_their_way(&self) -> usize {
+        let list = self.list();
+        list.iter().filter(|sent| sent.answer.is_none()).count()
+    }
+
+    /// Dies now, for whatever reason.
+    pub fn die(&self) {
+        self.0.dead.send_replace(true);
     }
 
     /// Returns when the program is dead.
@@ -81,38 +168,106 @@ impl Lifeline {
         let _ = dead.wait_for(|dead| *dead).await;
     }
 
-    fn is_dead(&self) -> bool {
+    /// Whether it is dead.
+    pub fn is_dead(&self) -> bool {
         *self.0.dead.borrow()
     }
 
-    /// What happens to a request. Of writes that are sent at once, those after the last never leave.
-    fn fate(&self, request: &Request<Body>) -> Fate {
-        let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-        let path = request.uri().path();
-        // Events tell of what happened; nothing depends on them.
-        if !writes.contains(request.method()) || path.contains("/events") {
-            return Fate::Passes;
-        }
-        let mut list = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = list.len() + 1;
-        let fate = match self.0.end {
-            Some((last, _)) if number > last => Fate::NeverLeaves,
-            Some((last, death)) if number == last => Fate::IsTheLast(death),
-            Some(_) | None => Fate::Passes,
-        };
-        match fate {
-            Fate::Passes | Fate::IsTheLast(Death::BeforeAnswer) => {
-                list.push(format!("{} {path}", request.method()));
+    /// Returns when the request is reached that it pauses at.
+    pub async fn paused(&self) {
+        let mut pause = self.0.pause.subscribe();
+        let _ = pause.wait_for(|pause| *pause == Pause::Paused).await;
+    }
+
+    /// Lets what waits leave. One that does not wait yet will still.
+    pub fn resume(&self) {
+        self.0.pause.send_if_modified(|pause| {
+            let waits = *pause == Pause::Paused;
+            if waits {
+                *pause = Pause::Over;
             }
-            Fate::NeverLeaves | Fate::IsTheLast(Death::BeforeSending) => {}
+            waits
+        });
+    }
+
+    async fn resumed(&self) {
+        let mut pause = self.0.pause.subscribe();
+        self.0.pause.send_if_modified(|pause| {
+            let first = *pause == Pause::NotYet;
+            if first {
+                *pause = Pause::Paused;
+            }
+            first
+        });
+        let _ = pause.wait_for(|pause| *pause == Pause::Over).await;
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Sent>> {
+        self.0.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happens to a request. Of those that are sent at once, those after the last never leave.
+    fn fate(&self, request: &Request<Body>) -> Fate {
+        let (method, path) = (request.method(), request.uri().path());
+        let all = self.0.counted == Counted::Requests;
+        let counts = all || is_write(method, path);
+        let mut list = self.list();
+        let number = 1 + list.iter().filter(|sent| all || sent.is_write()).count();
+        let last = self.0.end.filter(|_| counts);
+        match last {
+            Some((last, _)) if number > last => return Fate::NeverLeaves,
+            Some((last, Death::BeforeSending)) if number == last => return Fate::IsNotSent,
+            Some(_) | None => {}
         }
-        fate
+        list.push(Sent {
+            method: method.clone(),
+            path: path.to_owned(),
+            answer: None,
+        });
+        self.0.count.send_replace(list.len());
+        let at = list.len() - 1;
+        match last {
+            Some((last, Death::BeforeAnswer)) if number == last => Fate::IsNotAnswered(at),
+            Some(_) | None if self.0.pause_at.is_some_and(|pause| number >= pause) => {
+                Fate::Waits(at)
+            }
+            Some(_) | None => Fate::Passes(at),
+        }
     }
 }
 
+/// A request on its way; given up, it will not be answered.
+struct Way {
+    lifeline: Lifeline,
+    at: usize,
+    status: Option<u16>,
+}
+
+impl Way {
+    fn new(lifeline: &Lifeline, at: usize) -> Self {
+        let (lifeline, status) = (lifeline.clone(), None);
+        Self {
+            lifeline,
+            at,
+            status,
+        }
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if let Some(sent) = self.lifeline.list().get_mut(self.at) {
+            sent.answer = Some(self.status);
+        }
+    }
+}
+
+/// With the place in the list of what was sent.
 enum Fate {
-    Passes,
-    IsTheLast(Death),
+    Passes(usize),
+    Waits(usize),
+    IsNotSent,
+    IsNotAnswered(usize),
     NeverLeaves,
 }
 
@@ -153,29 +308,38 @@ where
             return dead();
         }
         let lifeline = self.lifeline.clone();
-        match lifeline.fate(&request) {
-            // An answer, even an error, would let the program drop the last write before it is carried out.
-            Fate::NeverLeaves => Box::pin(async move {
-                lifeline.death().await;
-                Err(BoxError::from("the program is dead"))
-            }),
-            Fate::IsTheLast(Death::BeforeSending) => {
-                lifeline.0.dead.send_replace(true);
-                dead()
+        let (at, waits, is_last) = match lifeline.fate(&request) {
+            // An answer, even an error, would let the program drop the last request before it is carried out.
+            Fate::NeverLeaves => {
+                return Box::pin(async move {
+                    lifeline.death().await;
+                    Err(BoxError::from("the program is dead"))
+                });
             }
-            Fate::IsTheLast(Death::BeforeAnswer) => {
-                let answer = self.inner.call(request);
-                Box::pin(async move {
-                    let _ = answer.await;
-                    lifeline.0.dead.send_replace(true);
-                    Err(BoxError::from("the program died before the answer"))
-                })
+            Fate::IsNotSent => {
+                lifeline.die();
+                return dead();
             }
-            Fate::Passes => {
-                let answer = self.inner.call(request);
-                Box::pin(async move { answer.await.map_err(Into::into) })
+            Fate::IsNotAnswered(at) => (at, false, true),
+            Fate::Waits(at) => (at, true, false),
+            Fate::Passes(at) => (at, false, false),
+        };
+        // Nothing leaves before this is polled.
+        let answer = self.inner.call(request);
+        let mut way = Way::new(&lifeline, at);
+        Box::pin(async move {
+            if waits {
+                lifeline.resumed().await;
             }
-        }
+            let answer = answer.await;
+            way.status = answer.as_ref().ok().map(|it| it.status().as_u16());
+            drop(way);
+            if is_last {
+                lifeline.die();
+                return Err(BoxError::from("the program died before the answer"));
+            }
+            answer.map_err(Into::into)
+        })
     }
 }
 
@@ -218,5 +382,28 @@ mod tests {
         let unsent = Lifeline::ending_at(2, Death::BeforeSending);
         assert_eq!(reach(&unsent), 1);
         assert_eq!(reach(&Lifeline::endless()), 3);
+    }
+
+    #[test]
+    fn what_is_paused_leaves_only_when_it_is_resumed() {
+        let paused = Lifeline::pausing_at_request(2);
+        paused.resume();
+        let (sender, leaves) = std::sync::mpsc::channel();
+        let mut line = paused.layer(service_fn(move |_: Request<Body>| {
+            let sender = sender.clone();
+            async move {
+                sender.send(()).unwrap();
+                Ok::<_, Infallible>(Response::new(()))
+            }
+        }));
+        let mut get = || line.call(Request::get("/api").body(Body::empty()).unwrap());
+        let (mut first, mut second) = (get(), get());
+        assert!((&mut first).now_or_never().is_some());
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!((leaves.try_iter().count(), paused.on_their_way()), (1, 1));
+        assert!(paused.paused().now_or_never().is_some());
+        paused.resume();
+        assert!(second.now_or_never().is_some());
+        assert_eq!((leaves.try_iter().count(), paused.on_their_way()), (1, 0));
     }
 }

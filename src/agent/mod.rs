@@ -118,8 +118,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// All tasks; once `stop` is cancelled their ends are no error.
-async fn work(
+/// All tasks, with a client of the caller's; once `stop` is cancelled their ends are no error.
+///
+/// # Errors
+/// The first task that ends, and why.
+pub async fn work(
     args: Args,
     client: Client,
     metrics: Metrics,

@@ -45,6 +45,10 @@ where
 }
 
 pub fn start(client: &Client) -> JoinHandle<()> {
+    start_in(client, Scope::Cluster)
+}
+
+pub fn start_in(client: &Client, scope: Scope) -> JoinHandle<()> {
     let image = Image {
         name: "none".into(),
         pull_policy: "Never".into(),
@@ -55,7 +59,7 @@ pub fn start(client: &Client) -> JoinHandle<()> {
         Arc::new(SystemClock),
         events,
         image,
-        Scope::Cluster,
+        scope,
     ))))
 }
 
@@ -108,21 +112,24 @@ impl Fixture {
         })
         .await?;
         controller.abort();
-        apply(
-            &namespaces,
-            namespace,
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-        )
-        .await?;
-        let fixture = Self {
-            client,
-            namespace: namespace.to_owned(),
-        };
+        let fixture = Self::empty(client, namespace).await?;
         fixture
             .database()
             .await
             .context("failed to make the database's pod")?;
         Ok(fixture)
+    }
+
+    /// The namespace alone; it was never there before.
+    pub async fn empty(client: Client, namespace: &str) -> Result<Self> {
+        let namespaces = Api::<Namespace>::all(client.clone());
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        apply(&namespaces, namespace, object).await?;
+        Ok(Self {
+            client,
+            namespace: namespace.to_owned(),
+        })
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -132,7 +139,8 @@ impl Fixture {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    async fn database(&self) -> Result<()> {
+    /// The pod's UID and address, when it runs. It mounts its first claim at `data`.
+    pub async fn pod(&self, data: &str, host_network: bool) -> Result<(String, String)> {
         let claim = |name: &str| {
             json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
             "storageClassName": "highwater-btrfs", "resources": {"requests": {"storage": "64Mi"}}}})
@@ -142,13 +150,13 @@ impl Fixture {
             "serviceName": "orders", "selector": {"matchLabels": {"app": "orders"}},
             "volumeClaimTemplates": [claim("data"), claim("wal")],
             "template": {"metadata": {"labels": {"app": "orders"}}, "spec": {
-                "terminationGracePeriodSeconds": 0,
+                "terminationGracePeriodSeconds": 0, "hostNetwork": host_network,
                 "containers": [{"name": "db", "image": "localhost/pause:1", "imagePullPolicy": "Never", "env": env,
-                    "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "wal", "mountPath": "/wal"}]}]}},
+                    "volumeMounts": [{"name": "data", "mountPath": data}, {"name": "wal", "mountPath": "/wal"}]}]}},
         });
         let object = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "orders"}, "spec": spec});
         apply(&self.api::<StatefulSet>(), "orders", object).await?;
-        let (uid, address) = until("pod orders-0 runs", || async {
+        until("pod orders-0 runs", || async {
             let pod = self.api::<Pod>().get_opt("orders-0").await?;
             let runs = |pod: Pod| {
                 let status = pod.status?;
@@ -156,7 +164,11 @@ impl Fixture {
             };
             Ok(pod.and_then(runs))
         })
-        .await?;
+        .await
+    }
+
+    async fn database(&self) -> Result<()> {
+        let (uid, address) = self.pod("/data", false).await?;
         let api_version = "highwater.dev/v1alpha1";
         apply(
             &self.api::<PgBackupPolicy>(),
