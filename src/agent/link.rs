@@ -22,7 +22,7 @@ use super::{
 use crate::{
     api::{
         DatabaseFacts, Primary, Transport, WalStatus,
-        conditions::{CONNECTED, SLOTS_DROPPED, Status, WAL_ARCHIVING},
+        conditions::{CONNECTED, SLOTS_DROPPED, STREAMING_REFUSED, Status, WAL_ARCHIVING},
     },
     controller::context::Chain,
     postgres::{
@@ -220,7 +220,7 @@ async fn serve_one(
     let choice = choice.await;
     let chosen = choice.as_ref().ok();
     connected(shared, answering, chosen, config.synchronous, has_slot);
-    let choice = choice.map_err(|refused| Trouble::new("StreamingRefused", &refused))?;
+    let choice = choice.map_err(|refused| Trouble::new(STREAMING_REFUSED, &refused))?;
     tracing::info!(reason = choice.reason, "{}", choice.message);
     let by = choice.transport();
     if by == Transport::ArchiveCommand {

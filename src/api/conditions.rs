@@ -20,6 +20,10 @@ pub const WAITS_FOR_CHECKPOINT: &str = "WaitsForCheckpoint";
 pub const WAL_ARCHIVING: &str = "WalArchiving";
 /// `Connected` is `False`: the role may not do what Highwater needs.
 pub const INSUFFICIENT_PRIVILEGES: &str = "InsufficientPrivileges";
+/// Reason of [`CUT`]: a VolumeSnapshot could not be made.
+pub const CREATE_FAILED: &str = "CreateFailed";
+/// Reason of [`WAL_ARCHIVING`]: the policy wants a stream, and the server gives none.
+pub const STREAMING_REFUSED: &str = "StreamingRefused";
 /// `SlotWithinCeiling` is `False`: a slot holds back more than it may, and keeps it, as the policy says.
 pub const SLOT_OVER_CEILING: &str = "SlotOverCeiling";
 /// PgProtection, written by the agent: its replication slots hold back less than half of what they may.

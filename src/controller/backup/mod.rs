@@ -118,6 +118,14 @@ pub enum Error {
         /// The PgBackup.
         name: String,
     },
+    /// The API server took the turn and does not have it.
+    #[error(
+        "failed to take the turn in the status of PgProtection {name}: the API server does not keep it; apply the CRDs of this version"
+    )]
+    TurnNotKept {
+        /// The PgProtection.
+        name: String,
+    },
     /// The status could not be applied.
     #[error("failed to apply the status of PgBackup {name}")]
     Report {
@@ -134,7 +142,7 @@ impl Error {
         match self {
             Self::Report { source, .. } | Self::Write { source, .. } => source.is_conflict(),
             Self::Late { .. } => true,
-            Self::Read { .. } | Self::NameTaken { .. } => false,
+            Self::Read { .. } | Self::NameTaken { .. } | Self::TurnNotKept { .. } => false,
         }
     }
 }
@@ -147,6 +155,7 @@ impl PassError for Error {
             | Self::Report { source, .. } => source.reason(),
             Self::NameTaken { .. } => "NameTaken",
             Self::Late { .. } => "Conflict",
+            Self::TurnNotKept { .. } => "TurnNotKept",
         }
     }
 
@@ -156,7 +165,7 @@ impl PassError for Error {
             | Self::Write { source, .. }
             | Self::Report { source, .. } => source.class(),
             Self::NameTaken { .. } => Class::Terminal,
-            Self::Late { .. } => Class::Transient,
+            Self::Late { .. } | Self::TurnNotKept { .. } => Class::Transient,
         }
     }
 }
@@ -403,10 +412,11 @@ impl Backups {
             };
             let state = validate::validate(&observed, now);
             let plan = plan(&state, now);
-            if plan.needs() <= depth {
+            let needs = plan.needs(&observed.backup);
+            if needs <= depth {
                 return Ok(Some((observed, state, plan)));
             }
-            depth = plan.needs();
+            depth = needs;
         }
     }
 
@@ -438,6 +448,8 @@ fn requeue(plan: &Plan, state: &State, by_group: bool, now: Timestamp) -> Action
         Step::Await { what, until } => Some(match what {
             Awaited::Gone => SWEEP_REST,
             Awaited::Door => left(*until, DOOR_REST),
+            // That nobody acts on a snapshot no watch tells.
+            Awaited::Cut if !by_group => left(*until, report::SILENT.unsigned_abs()),
             Awaited::Turn
             | Awaited::Session
             | Awaited::Cut

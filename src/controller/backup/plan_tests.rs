@@ -163,7 +163,7 @@ fn a_backup_at_the_door_waits_for_what_a_watch_tells() {
     let until = "2026-01-01T01:00:00Z".parse().unwrap();
     let what = Awaited::Door;
     assert_eq!(plan.step, Step::Await { what, until });
-    assert_eq!(plan.needs(), Depth::Told);
+    assert_eq!(plan.needs(&held.backup), Depth::Told);
     let late = "2026-01-01T01:00:00Z";
     let failed = Step::Fail(Setback::Rejected(queued()));
     assert_eq!(step_at(&held, late), failed);

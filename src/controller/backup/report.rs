@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{
         Attempt, GroupStatus, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus,
-        conditions::{ACCEPTED, COMPLETED, CUT, READY, Status, owned, upsert},
+        conditions::{ACCEPTED, COMPLETED, CREATE_FAILED, CUT, READY, Status, owned, upsert},
         managers,
     },
     controller::{Context, context::Chain},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// After how long nobody is known to act on a VolumeSnapshot.
-const SILENT: SignedDuration = SignedDuration::from_secs(30);
+pub const SILENT: SignedDuration = SignedDuration::from_secs(30);
 
 /// The fields that the controller owns; an apply holds all of them, or those it leaves out are removed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -236,7 +236,7 @@ fn ran(writer: &mut Writer, running: &Running, outcome: &Result<Acted, Error>) {
             Err(error) => writer.set(
                 CUT,
                 Status::Unknown,
-                "CreateFailed",
+                CREATE_FAILED,
                 clip(&Chain(error).to_string()),
             ),
             Ok(_) if open => match ignored(running, writer.now) {

@@ -11,7 +11,7 @@ use super::{
     door::{Rejection, members, mounts, primary, protection, site},
     observe::Observed,
 };
-use crate::api::{Preflight, Transport, conditions};
+use crate::api::{Preflight, Primary, Transport, conditions};
 
 /// Whether it holds; if it does not, why, and what to do.
 pub type Rule = fn(&Observed) -> Result<(), Rejection>;
@@ -130,19 +130,15 @@ fn agent_is_connected(observed: &Observed) -> Result<(), Rejection> {
     })
 }
 
-/// What streams already has one; and where the policy leaves the choice, WAL comes without.
+/// What streams has one, and where the policy leaves the choice, WAL comes without.
 fn wal_sender_is_free(observed: &Observed) -> Result<(), Rejection> {
-    let only_streams = match transport(observed) {
-        Transport::Streaming => true,
-        Transport::Auto | Transport::Sql | Transport::ArchiveCommand => false,
-    };
+    let refused = condition(observed, conditions::WAL_ARCHIVING)
+        .is_some_and(|it| is_false(it) && it.reason == conditions::STREAMING_REFUSED);
     match preflight(observed) {
-        Some(seen) if only_streams && seen.wal_senders.is_full() && !archives(observed) => {
-            Err(Rejection::TooManyWalSenders {
-                pod: seen.pod.clone(),
-                maximum: seen.wal_senders.maximum,
-            })
-        }
+        Some(seen) if refused && seen.wal_senders.is_full() => Err(Rejection::TooManyWalSenders {
+            pod: seen.pod.clone(),
+            maximum: seen.wal_senders.maximum,
+        }),
         Some(_) | None => Ok(()),
     }
 }
@@ -159,17 +155,32 @@ fn wal_is_archived(observed: &Observed) -> Result<(), Rejection> {
 }
 
 /// How many bytes are free no SQL function tells, and no right that the controller has. What can be known is that the slot
-/// keeps more than the policy lets it, and that the policy has it kept all the same.
+/// keeps more than the policy lets it, and that the policy has it kept all the same. The condition is of all members: it
+/// counts only where the primary itself keeps as much.
 fn disk_has_room(observed: &Observed) -> Result<(), Rejection> {
     let over = condition(observed, conditions::SLOT_WITHIN_CEILING)
         .filter(|it| is_false(it) && it.reason == conditions::SLOT_OVER_CEILING);
     match over {
-        Some(condition) => Err(Rejection::SlotOverCeiling {
+        Some(condition) if keeps_too_much(observed) => Err(Rejection::SlotOverCeiling {
             name: observed.backup.spec.protection.clone(),
             why: why(Some(condition)),
         }),
-        None => Ok(()),
+        Some(_) | None => Ok(()),
     }
+}
+
+/// Whether what the primary has written and the archive has not is more than the slot may keep.
+fn keeps_too_much(observed: &Observed) -> bool {
+    let status = observed
+        .protection
+        .as_ref()
+        .and_then(|it| it.status.as_ref());
+    let lag = status.and_then(|status| status.wal.as_ref()?.lag_bytes);
+    let lag = lag.and_then(|bytes| u64::try_from(bytes).ok());
+    let ceiling = observed.policy.as_ref();
+    let ceiling = ceiling.map(|policy| policy.spec.wal.slot_ceiling.get());
+    lag.zip(ceiling)
+        .is_some_and(|(lag, ceiling)| lag >= ceiling)
 }
 
 fn primary_is_known(observed: &Observed) -> Result<(), Rejection> {
@@ -228,14 +239,20 @@ fn why(condition: Option<&Condition>) -> String {
     }
 }
 
-fn archives(observed: &Observed) -> bool {
-    let archiving = condition(observed, conditions::WAL_ARCHIVING);
-    archiving.is_some_and(|it| it.status == conditions::Status::True.as_str())
-}
-
 fn preflight(observed: &Observed) -> Option<&Preflight> {
     let status = observed.protection.as_ref()?.status.as_ref()?;
-    status.preflight.as_ref()
+    // What is known of a former primary is not this one's.
+    let is_of = |primary: &Primary| {
+        status
+            .preflight
+            .as_ref()
+            .is_some_and(|it| it.pod == primary.pod)
+    };
+    let foreign = status
+        .primary
+        .as_ref()
+        .is_some_and(|primary| !is_of(primary));
+    status.preflight.as_ref().filter(|_| !foreign)
 }
 
 fn transport(observed: &Observed) -> Transport {

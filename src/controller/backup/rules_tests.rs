@@ -46,10 +46,16 @@ fn streams_only(observed: &mut Observed) {
     policy.spec.wal.transport = Transport::Streaming;
 }
 
+/// So many bytes the archive has not yet.
+fn keeps(observed: &mut Observed, bytes: i64) {
+    let wal = json!({"transport": "sql", "reason": "", "lagBytes": bytes});
+    status(observed).wal = Some(serde_json::from_value(wal).unwrap());
+}
+
 type Change = fn(&mut Observed);
 
 /// The rule, the reason, what must be in the sentence, and what breaks it.
-const BROKEN: [(&str, &str, &str, Change); 20] = [
+const BROKEN: [(&str, &str, &str, Change); 21] = [
     (
         "protection",
         "ProtectionNotFound",
@@ -114,8 +120,14 @@ const BROKEN: [(&str, &str, &str, Change); 20] = [
     ("wal-archiving", "WalNotArchived", "mend it", |o| {
         fails(o, "WalArchiving", "AccessDenied")
     }),
+    ("wal-archiving", "WalNotArchived", "mend it", |o| {
+        sees(o, |seen| seen.wal_senders = Room::new(1, 1));
+        streams_only(o);
+        fails(o, "WalArchiving", "ArchiveUnavailable");
+    }),
     ("disk", "SlotOverCeiling", "mend it", |o| {
-        fails(o, "SlotWithinCeiling", "SlotOverCeiling")
+        fails(o, "SlotWithinCeiling", "SlotOverCeiling");
+        keeps(o, 50 << 30);
     }),
     ("primary", "NoPrimary", "StatefulSet orders", |o| {
         status(o).primary = None
@@ -171,7 +183,17 @@ fn each_rule_says_what_is_wrong_and_no_other_does_before_it() {
 
 #[test]
 fn what_a_backup_can_do_without_holds_none_up() {
-    let does_without: [(&str, Change); 8] = [
+    let does_without: [(&str, Change); 10] = [
+        ("a standby's slot is over the ceiling", |o| {
+            fails(o, "SlotWithinCeiling", "SlotOverCeiling");
+            keeps(o, (50 << 30) - 1);
+        }),
+        ("the primary before had not enough", |o| {
+            sees(o, |seen| {
+                "orders-1".clone_into(&mut seen.pod);
+                seen.connections = Room::new(97, 97);
+            });
+        }),
         ("nothing is known of the primary", |o| {
             status(o).preflight = None
         }),

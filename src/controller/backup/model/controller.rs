@@ -52,12 +52,13 @@ impl World {
         let trusts = self.mistake == Mistake::TrustWatches;
         for depth in [Depth::Told, Depth::Backup] {
             let plan = plan(&validate(&observed, self.now), self.now);
-            if plan.needs() <= depth || trusts {
+            let needs = plan.needs(&observed.backup);
+            if needs <= depth || trusts {
                 return self.act(observed, self.now, None);
             }
             let names_only = self.backup.as_ref().map(search) == Some(Search::Names);
             match self.backup.clone().filter(|_| names_only) {
-                Some(live) if plan.needs() == Depth::Backup => {
+                Some(live) if needs == Depth::Backup => {
                     observed = self.observe_among(live, snapshots, contents);
                 }
                 Some(_) | None => break,

@@ -3,7 +3,7 @@
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
-use super::{Claim, Place, claim, is_over, of, place};
+use super::{Claim, Place, claim, is_over, of, place, written};
 use crate::{
     api::{PgBackup, PgProtection, managers},
     controller::backup::{
@@ -70,10 +70,17 @@ pub async fn take(client: &Client, observed: &Observed, plan: &Plan) -> Result<(
         Api::namespaced(client.clone(), &backup.namespace().unwrap_or_default());
     let status = json!({ "turn": turn });
     let applied = apply_status_unchanged(&api, &protection.metadata, managers::TURN, &status);
-    applied.await.map(drop).map_err(|source| Error::Write {
+    let applied: PgProtection = applied.await.map_err(|source| Error::Write {
         verb: "take the turn in the status of",
         kind: PgProtection::kind(&()).into_owned(),
         name: protection.name_any(),
         source,
-    })
+    })?;
+    // A server that has the CRD of an older version may leave out what it does not know.
+    match written(&applied) == Some(&turn) {
+        true => Ok(()),
+        false => Err(Error::TurnNotKept {
+            name: protection.name_any(),
+        }),
+    }
 }
