@@ -40,6 +40,8 @@ mod rules;
 mod session;
 #[path = "scenarios/setup.rs"]
 mod setup;
+#[path = "scenarios/standby.rs"]
+mod standby;
 #[path = "scenarios/synchronous.rs"]
 mod synchronous;
 #[path = "scenarios/volumes.rs"]

@@ -37,6 +37,8 @@ pub struct Report {
     pub lineage: Option<LineageId>,
     /// The member that takes writes.
     pub primary: Option<Primary>,
+    /// Who streams from it.
+    pub standbys: Vec<String>,
     /// What PostgreSQL says of itself.
     pub database: Option<DatabaseFacts>,
     /// How WAL is shipped and how far it is.
@@ -60,6 +62,7 @@ impl Report {
         Self {
             lineage: status.lineage.clone(),
             primary: status.primary.clone(),
+            standbys: status.standbys.clone(),
             database: status.database.clone(),
             wal: status.wal.clone(),
             preflight: status.preflight.clone(),
@@ -77,6 +80,7 @@ impl Report {
         PgProtectionStatus {
             lineage: self.lineage.clone(),
             primary: self.primary.clone(),
+            standbys: self.standbys.clone(),
             database: self.database.clone(),
             wal: self.wal.clone(),
             preflight: self.preflight.clone(),

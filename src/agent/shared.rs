@@ -84,6 +84,8 @@ impl Shared {
 
 /// The primary that WAL is shipped from, and the lineage that it is shipped to.
 pub struct Link {
+    /// Its pod's address.
+    pub address: String,
     /// What it says of itself.
     pub facts: ServerFacts,
     /// The role of the session.

@@ -152,13 +152,28 @@ pub struct Attempt {
     pub release_at: ReleaseAt,
     /// Why the volumes are snapshotted one by one although the policy says `groupConsistency: Atomic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub one_by_one: Option<OneByOne>,
+    pub one_by_one: Option<Instead>,
+    /// Set if the pod is a standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<StandbyAttempt>,
+    /// Why the primary is backed up although the policy says `backupFrom: PreferStandby`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_primary: Option<Instead>,
 }
 
-/// Why there is no group snapshot.
+/// What an attempt of a standby must heed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct OneByOne {
+pub struct StandbyAttempt {
+    /// The PersistentVolumeClaim with pg_control, which says where the copy is whole: one by one, it is snapshotted when the
+    /// cut of every other volume is written down here.
+    pub control_claim: String,
+}
+
+/// Why an attempt is not made as the policy prefers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Instead {
     /// The reason, as condition Accepted has it.
     pub reason: String,
     /// What is missing, and what to do about it.
@@ -273,19 +288,19 @@ pub struct Session {
     /// The timeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<TimelineId>,
-    /// What `pg_backup_start` returned: replay begins here.
+    /// What `pg_backup_start` returned: replay begins here. On a standby it is its last restart point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_lsn: Option<Lsn>,
-    /// When it returned, by PostgreSQL's clock.
+    /// When it returned, by the clock of the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<MicroTime>,
     /// Seconds that `pg_backup_start` took: the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_seconds: Option<f64>,
-    /// What `pg_backup_stop` returned: a restore is consistent from here.
+    /// What `pg_backup_stop` returned: a restore is consistent from here. On a standby it is what must be replayed at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_lsn: Option<Lsn>,
-    /// When it returned, by PostgreSQL's clock.
+    /// When it returned, by the clock of the primary: what restores compare with the times of commits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<MicroTime>,
     /// Seconds from the return of `pg_backup_start` to the return of `pg_backup_stop`.

@@ -36,6 +36,13 @@ pub struct PgBackupPolicySpec {
     /// How volumes are snapshotted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotPolicy>,
+    /// Which member of the database is backed up. `Primary` (default): the one that takes writes. `PreferStandby`: a standby that
+    /// streams on the primary's timeline; the primary where there is none, or where the attempt before was of a standby and is
+    /// void, and condition Accepted of the PgBackup says why. `Standby`: a standby alone, and the backup waits for one. The
+    /// primary takes part all the same: it makes a checkpoint, as `checkpoint` says, and its WAL is what is shipped. Volumes of
+    /// a standby are snapshotted one by one with that of pg_control last, when all the others are cut, or by one group.
+    #[serde(default)]
+    pub backup_from: BackupSource,
     /// `fast` starts a backup with an immediate checkpoint, `spread` spreads the checkpoint's I/O and takes longer.
     #[serde(default)]
     pub checkpoint: Checkpoint,
@@ -101,6 +108,18 @@ impl ReleaseAt {
     pub(super) const fn is_cut(&self) -> bool {
         matches!(self, Self::Cut)
     }
+}
+
+/// Which member of a database is backed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackupSource {
+    /// The one that takes writes.
+    #[default]
+    Primary,
+    /// A standby, or the primary where there is none.
+    PreferStandby,
+    /// A standby alone.
+    Standby,
 }
 
 /// How the checkpoint at the start of a backup is done.

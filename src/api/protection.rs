@@ -2,8 +2,8 @@
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, `turn`, condition
 //! `Active`.
-//! Written by the agent: `lineage`, `primary`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`, conditions
-//! `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
+//! Written by the agent: `lineage`, `primary`, `standbys`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`,
+//! conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
@@ -171,6 +171,10 @@ pub struct PgProtectionStatus {
     /// The member that takes writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<Primary>,
+    /// Pods that stream from the primary, or from one that does, on its timeline: a backup may be of one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub standbys: Vec<String>,
     /// What PostgreSQL says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<DatabaseFacts>,

@@ -13,7 +13,7 @@ use super::{
 pub struct Started {
     /// Replay begins here (REDO).
     pub start_lsn: Lsn,
-    /// The timeline that the server writes.
+    /// The timeline that the server writes; on a standby, that of the restart point.
     pub timeline: TimelineId,
     /// The server's clock after the call.
     pub at: Timestamp,
@@ -22,7 +22,7 @@ pub struct Started {
 /// Backup mode has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// A restore is consistent from here.
+    /// A restore is consistent from here. On a standby it is what must have been replayed, in WAL that others archive.
     pub stop_lsn: Lsn,
     /// The server's clock after the call.
     pub at: Timestamp,
@@ -32,20 +32,22 @@ pub struct Stopped {
     pub tablespace_map: String,
 }
 
-/// Begins backup mode on a primary; returns after a checkpoint, at once if `fast`, spread out otherwise. Never in a
-/// transaction.
+// pg_walfile_name() fails in recovery. The target list is evaluated after the call: pg_control has its restart point then.
+const TIMELINE: &str = "CASE WHEN pg_is_in_recovery() THEN NULL \
+         ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END, \
+    (SELECT timeline_id FROM pg_control_checkpoint())";
+
+/// Begins backup mode; returns after a checkpoint, at once if `fast`, spread out otherwise. On a standby that is a restart
+/// point: at the last checkpoint of the primary that it has replayed. Never in a transaction.
 ///
 /// # Errors
-/// No right to, the server is a standby, the session is in backup mode already, or is lost.
+/// No right to, a standby replayed WAL that was written with `full_page_writes = off`, the session is in backup mode already, or is lost.
 pub async fn start(client: &Client, label: &str, fast: bool) -> Result<Started, QueryError> {
     let call = match client.major() {
         ..15 => "pg_start_backup($1, $2, false)",
         _ => "pg_backup_start($1, $2)",
     };
-    let query = format!(
-        "SELECT lsn, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), clock_timestamp() \
-         FROM {call} AS lsn"
-    );
+    let query = format!("SELECT lsn, clock_timestamp(), {TIMELINE} FROM {call} AS lsn");
     let failed = |error: tokio_postgres::Error| QueryError::new("begin backup mode", &error);
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
         [(&label, Type::TEXT), (&fast, Type::BOOL)];
@@ -54,21 +56,24 @@ pub async fn start(client: &Client, label: &str, fast: bool) -> Result<Started, 
         .await
         .map_err(failed)?;
     let start_lsn: PgLsn = row.try_get(0).map_err(failed)?;
-    let timeline: &str = row.try_get(1).map_err(failed)?;
+    let written: Option<&str> = row.try_get(2).map_err(failed)?;
+    let of_checkpoint: i32 = row.try_get(3).map_err(failed)?;
+    let timeline = match written {
+        Some(digits) => digits.parse().ok(),
+        None => TimelineId::new(of_checkpoint.cast_unsigned()),
+    };
     Ok(Started {
         start_lsn: Lsn::new(start_lsn.into()),
-        timeline: timeline.parse().map_err(|error| {
-            let error: super::TimelineParseError = error;
-            QueryError::unexpected("begin backup mode", error.to_string())
-        })?,
-        at: row.try_get(2).map_err(failed)?,
+        timeline: timeline
+            .ok_or_else(|| QueryError::unexpected("begin backup mode", "no timeline"))?,
+        at: row.try_get(1).map_err(failed)?,
     })
 }
 
-/// Ends backup mode. Does not wait for the server's own archiving: what counts is our archive.
+/// Ends backup mode. On a standby it writes nothing: WAL up to the end is archived when its primary's is. Does not wait for the server's own archiving: what counts is our archive.
 ///
 /// # Errors
-/// The session is not in backup mode, or is lost.
+/// The session is not in backup mode, or is lost; the standby was promoted meanwhile.
 pub async fn stop(client: &Client) -> Result<Stopped, QueryError> {
     let call = match client.major() {
         ..15 => "pg_stop_backup(false, false)",

@@ -1,5 +1,6 @@
 //! What PostgreSQL is: positions, names, files and records, as types. Pure but for the session and what uses it:
-//! [`session`], [`server`], [`headroom`], [`privileges`], [`slot`], [`archiver`], [`wal_reader`] and [`backup_mode`].
+//! [`session`], [`server`], [`headroom`], [`privileges`], [`slot`], [`archiver`], [`standby`], [`wal_reader`] and
+//! [`backup_mode`].
 
 pub mod archiver;
 mod backup_label;
@@ -13,6 +14,7 @@ mod segment;
 pub mod server;
 pub mod session;
 pub mod slot;
+pub mod standby;
 mod system_identifier;
 mod timeline;
 mod timeline_history;

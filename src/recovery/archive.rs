@@ -224,6 +224,7 @@ fn source(manifest: Manifest) -> Source {
         major: manifest.major_version,
         system_identifier: manifest.system_identifier,
         stop_lsn: manifest.stop_lsn,
+        stopped_at: manifest.stopped_at,
         user: manifest.user,
         database: manifest.database,
         settings: manifest.settings,

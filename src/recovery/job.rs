@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -55,6 +56,8 @@ pub struct Source {
     pub system_identifier: SystemIdentifier,
     /// What `pg_backup_stop` returned.
     pub stop_lsn: Lsn,
+    /// When it returned, by the clock of the primary.
+    pub stopped_at: Timestamp,
     /// The user that the agent connected as.
     pub user: String,
     /// The database that the agent connected to.
@@ -283,6 +286,9 @@ async fn prepare(
     let step = Some(marker.step);
     let control = match stage(step, None, &job.fetch.plan) {
         Stage::Prepare => {
+            let source = &job.source;
+            let end = (source.stop_lsn, source.stopped_at);
+            cut::reaches(&job.fetch.plan, &job.texts.backup_label, end)?;
             let control = directory.control()?;
             // Of another cluster that says nothing, and is told below.
             let ours = |it: &ControlFile| it.system_identifier == job.source.system_identifier;

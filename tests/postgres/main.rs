@@ -14,6 +14,7 @@ mod records;
 mod replication;
 mod rights;
 mod scan;
+mod standby;
 mod statements;
 mod timelines;
 mod waldump;

@@ -3,7 +3,7 @@
 use highwater::postgres::{
     archiver, backup_mode, privileges, server,
     session::{Client, QueryError, connect},
-    slot, wal_reader,
+    slot, standby, wal_reader,
 };
 
 use crate::database::{Database, programs::major};
@@ -22,6 +22,8 @@ async fn everything(client: &Client, database: &Database) -> Result<(), QueryErr
     assert_eq!(fate, archiver::Fate::Unnoticed);
     slot::advance(client, "rights", position.lsn).await?;
     slot::drop(client, "rights").await?;
+    assert_eq!(standby::streams(client).await?, None);
+    assert_eq!(standby::minimum_timeline(client).await?, None);
     backup_mode::start(client, "rights", true).await?;
     backup_mode::stop(client).await?;
     Ok(())

@@ -64,3 +64,27 @@ async fn a_snapshot_that_was_cut_at_another_time_is_refused() {
     restore.run().await.unwrap();
     assert_eq!(restore.rows().await.0, 5000);
 }
+
+/// By its label the backup is of a standby: then pg_control must say that it is one, and the plan must reach the backup's end,
+/// which PostgreSQL would not look for.
+#[tokio::test]
+async fn what_is_no_copy_of_a_standby_is_refused() {
+    let end = fixture().await.end;
+    let mut restore = Restore::new("promoted", end, json!(null)).await;
+    let right = restore.job.texts.backup_label.clone();
+    let label = String::from_utf8(right.clone()).unwrap();
+    let label = label.replace("BACKUP FROM: primary", "BACKUP FROM: standby");
+    restore.job.texts.backup_label = label.into_bytes();
+    let error = restore.run().await.unwrap_err();
+    assert_eq!(error.reason(), "StandbyPromoted", "{error}");
+    let stop = restore.job.source.stop_lsn;
+    let before = Lsn::new(stop.get() - 1);
+    let reached = std::mem::replace(&mut restore.job.fetch.plan.wal_to, before);
+    let error = restore.run().await.unwrap_err();
+    assert_eq!(error.reason(), "TargetBeforeWindow", "{error}");
+    assert!(!restore.pgdata().join("recovery.signal").exists());
+    restore.job.fetch.plan.wal_to = reached;
+    restore.job.texts.backup_label = right;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await.0, 5000);
+}

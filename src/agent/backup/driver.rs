@@ -445,20 +445,20 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
-        let mut session_lost = false;
+        let mut session_lost = None;
         tokio::select! {
             changed = self.objects.changed() => changed?,
             _ = link.changed() => {}
             _ = wanted.changed() => {}
             _ = progress.changed(), if ships => {}
-            () = lost => session_lost = true,
+            loss = lost => session_lost = Some(loss),
             () = tokio::time::sleep(PING), if self.held.is_some() => ping = true,
             () = tokio::time::sleep_until(retry) => {}
             () = self.shared.stop.cancelled() => {}
         }
         if let Some((_, session)) = &mut self.held {
-            if session_lost {
-                session.set_lost();
+            if let Some(loss) = session_lost {
+                session.set_lost(loss);
             }
             if ping {
                 session.ping().await;

@@ -4,6 +4,7 @@ mod catalogue;
 mod driver;
 mod plan;
 mod session;
+mod standby;
 mod status;
 mod work;
 

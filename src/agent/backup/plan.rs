@@ -53,10 +53,23 @@ pub struct Held {
 pub enum HeldState {
     /// In backup mode, and it answers.
     Alive,
-    /// PostgreSQL has left backup mode by itself.
-    Lost,
+    /// PostgreSQL has left backup mode by itself, or what was cut is worth nothing.
+    Lost(Loss),
     /// `pg_backup_stop` returned; label and map are in memory.
     Ended,
+}
+
+/// What a session was lost by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The connection broke, or the agent was restarted.
+    Session,
+    /// Of a standby's backup: the connection to the primary broke.
+    Primary,
+    /// Of a standby's backup: it is no standby any more.
+    Promoted,
+    /// Of a standby's backup: it follows another timeline than the one that it began on.
+    OtherTimeline,
 }
 
 /// The next thing to do.
@@ -85,8 +98,8 @@ pub enum Step {
 /// Why an attempt is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Void {
-    /// The connection broke, or the agent was restarted: PostgreSQL has left backup mode.
-    SessionLost,
+    /// PostgreSQL has left backup mode, or replays another history.
+    Lost(Loss),
     /// Backup mode reached its ceiling.
     BackupModeTooLong,
     /// Nobody wants a backup any more: the protection ended, or its policy or archive is gone.
@@ -97,7 +110,10 @@ impl Void {
     /// The reason for the condition.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::SessionLost => "SessionLost",
+            Self::Lost(Loss::Session) => "SessionLost",
+            Self::Lost(Loss::Primary) => "PrimaryLost",
+            Self::Lost(Loss::Promoted) => "StandbyPromoted",
+            Self::Lost(Loss::OtherTimeline) => "TimelineChanged",
             Self::BackupModeTooLong => "BackupModeTooLong",
             Self::NotWanted => "ProtectionEnded",
         }
@@ -175,10 +191,10 @@ pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Option<Duration>) 
 
 fn in_backup_mode(attempt: u32, cut: bool, held: Option<Held>, ceiling: Option<Duration>) -> Step {
     let Some(held) = held else {
-        return Step::Fail(attempt, Void::SessionLost);
+        return Step::Fail(attempt, Void::Lost(Loss::Session));
     };
     match held.state {
-        HeldState::Lost => Step::Fail(attempt, Void::SessionLost),
+        HeldState::Lost(loss) => Step::Fail(attempt, Void::Lost(loss)),
         // Nobody would take the label: the protection, its policy or its archive is gone.
         HeldState::Ended if ceiling.is_none() => Step::Fail(attempt, Void::NotWanted),
         HeldState::Ended => Step::Keep,

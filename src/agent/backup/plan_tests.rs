@@ -46,7 +46,7 @@ fn held(attempt: u32) -> Option<Held> {
 #[test]
 fn a_backup_goes_through_its_steps() {
     let dead = held(1).map(|held| Held {
-        state: HeldState::Lost,
+        state: HeldState::Lost(Loss::Session),
         ..held
     });
     let ended = held(1).map(|held| Held {
@@ -106,25 +106,25 @@ fn a_backup_goes_through_its_steps() {
             "restarted in backup mode",
             session(1),
             None,
-            Step::Fail(1, Void::SessionLost),
+            Step::Fail(1, Void::Lost(Loss::Session)),
         ),
         (
             "restarted after the cut",
             cut(session(1)),
             None,
-            Step::Fail(1, Void::SessionLost),
+            Step::Fail(1, Void::Lost(Loss::Session)),
         ),
         (
             "connection broken",
             session(1),
             dead,
-            Step::Fail(1, Void::SessionLost),
+            Step::Fail(1, Void::Lost(Loss::Session)),
         ),
         (
             "connection broken after the cut",
             cut(session(1)),
             dead,
-            Step::Fail(1, Void::SessionLost),
+            Step::Fail(1, Void::Lost(Loss::Session)),
         ),
         ("cut", cut(session(1)), held(1), Step::Stop),
         (
@@ -236,8 +236,17 @@ prop_compose! {
 fn any_state() -> impl Strategy<Value = HeldState> {
     prop_oneof![
         Just(HeldState::Alive),
-        Just(HeldState::Lost),
+        any_loss().prop_map(HeldState::Lost),
         Just(HeldState::Ended)
+    ]
+}
+
+fn any_loss() -> impl Strategy<Value = Loss> {
+    prop_oneof![
+        Just(Loss::Session),
+        Just(Loss::Primary),
+        Just(Loss::Promoted),
+        Just(Loss::OtherTimeline)
     ]
 }
 
@@ -273,10 +282,14 @@ proptest! {
             && !observed.ours.failed
             && observed.ours.stopped.is_none();
         let own = held.filter(|h| Some(h.attempt) == observed.attempt);
-        let lost = own.is_none_or(|h| h.state == HeldState::Lost);
-        if in_backup_mode && lost && own == held {
+        let lost = match own.map(|held| held.state) {
+            None => Some(Loss::Session),
+            Some(HeldState::Lost(loss)) => Some(loss),
+            Some(HeldState::Alive | HeldState::Ended) => None,
+        };
+        if let Some(loss) = lost.filter(|_| in_backup_mode && own == held) {
             let step = plan(&observed, held, BOUND);
-            prop_assert!(matches!(step, Step::Fail(_, Void::SessionLost)), "{step:?}");
+            prop_assert!(matches!(step, Step::Fail(_, Void::Lost(told)) if told == loss), "{step:?}");
         }
     }
 

@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::plan::{Held, HeldState};
+use super::{
+    plan::{Held, HeldState, Loss},
+    standby::Primary,
+};
 use crate::{
     agent::{primary::Login, shared::Link},
     api::{Attempt, Checkpoint},
     controller::context::Chain,
     postgres::{
         backup_mode::{self, Started, Stopped},
-        server,
+        server::{self, ServerFacts},
         session::{Client, QueryError},
+        wal_reader,
     },
 };
 
@@ -23,7 +27,7 @@ const PING_ANSWER: Duration = Duration::from_secs(5);
 /// What the session is called in `pg_stat_activity`.
 pub const APPLICATION: &str = "highwater-backup";
 /// How long `pg_backup_stop` may take: it writes a record and switches the segment.
-const STOP: Duration = Duration::from_secs(60);
+pub const STOP: Duration = Duration::from_secs(60);
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,8 @@ pub struct StartError {
 }
 
 impl StartError {
-    fn new(reason: &'static str, message: impl ToString) -> Self {
+    /// For this reason.
+    pub fn new(reason: &'static str, message: impl ToString) -> Self {
         let message = message.to_string();
         Self { reason, message }
     }
@@ -46,7 +51,7 @@ impl StartError {
     }
 
     /// `pg_backup_start` did not return.
-    fn too_long(patience: Duration) -> Self {
+    pub fn too_long(patience: Duration) -> Self {
         let seconds = patience.as_secs();
         let message = format!(
             "the checkpoint that backup mode begins with was not done within {seconds} s (the policy's deadlines.backup): see whether the disk keeps up, or set checkpoint: fast in the policy"
@@ -64,8 +69,10 @@ impl StartError {
 pub struct Session {
     attempt: u32,
     client: Client,
+    /// Where the client's server is a standby.
+    primary: Option<Primary>,
     since: Instant,
-    lost: bool,
+    lost: Option<Loss>,
     stopped: Option<(Stopped, Duration)>,
 }
 
@@ -80,7 +87,8 @@ pub struct Opened {
 }
 
 impl Session {
-    /// Connects to the pod of `attempt`, makes sure that it is the primary whose WAL is shipped, and begins backup mode.
+    /// Connects to the pod of `attempt`, makes sure that it is the primary whose WAL is shipped, or a standby of that if the
+    /// attempt is of one, and begins backup mode.
     ///
     /// # Errors
     /// Why not.
@@ -101,17 +109,27 @@ impl Session {
         check(&facts, link, attempt)?;
         let asked = Instant::now();
         let fast = checkpoint == Checkpoint::Fast;
+        let primary = match &attempt.standby {
+            None => None,
+            Some(_) => Some(Primary::begin(login, link, &client, label, fast, patience).await?),
+        };
         let started = backup_mode::start(&client, label, fast);
         // The server ends the call when it sees that nobody waits for it any more.
-        let started = tokio::time::timeout(patience, started).await;
+        let left = patience.saturating_sub(asked.elapsed());
+        let started = tokio::time::timeout(left, started).await;
         let started = started.map_err(|_| StartError::too_long(patience))?;
         let started = started.map_err(failed)?;
+        let started = match &primary {
+            Some(primary) => primary.around(started)?,
+            None => started,
+        };
         let since = Instant::now();
         let session = Self {
             attempt: attempt.number,
             client,
+            primary,
             since,
-            lost: false,
+            lost: None,
             stopped: None,
         };
         Ok(Opened {
@@ -127,8 +145,8 @@ impl Session {
             attempt: self.attempt,
             state: match (&self.stopped, self.lost) {
                 (Some(_), _) => HeldState::Ended,
-                (None, true) => HeldState::Lost,
-                (None, false) => HeldState::Alive,
+                (None, Some(loss)) => HeldState::Lost(loss),
+                (None, None) => HeldState::Alive,
             },
             open_for: self.since.elapsed(),
         }
@@ -139,40 +157,79 @@ impl Session {
         self.since
     }
 
-    /// Waits until the session is lost; never, once backup mode has ended.
-    pub async fn lost(&self) {
+    /// Waits until the session is lost, and how; never, once backup mode has ended.
+    pub async fn lost(&self) -> Loss {
+        let primary = async {
+            match &self.primary {
+                Some(primary) => primary.ended().await,
+                None => std::future::pending().await,
+            }
+        };
         match (&self.stopped, self.lost) {
-            (None, false) => self.client.ended().await,
+            (None, None) => tokio::select! {
+                () = self.client.ended() => Loss::Session,
+                () = primary => Loss::Primary,
+            },
             _ => std::future::pending().await,
         }
     }
 
     /// The session was seen to be lost.
-    pub const fn set_lost(&mut self) {
-        self.lost = true;
+    pub const fn set_lost(&mut self, loss: Loss) {
+        self.lost = Some(loss);
     }
 
-    /// Asks for a sign of life.
+    /// Asks for a sign of life; a standby, whether it is one still.
     pub async fn ping(&mut self) {
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || self.lost.is_some() {
             return;
         }
-        let answer = tokio::time::timeout(PING_ANSWER, self.client.ping()).await;
-        self.lost |= !matches!(answer, Ok(Ok(())));
+        let answer = tokio::time::timeout(PING_ANSWER, self.answers()).await;
+        self.lost = answer.unwrap_or(Some(Loss::Session));
+    }
+
+    /// What is lost, if anything is.
+    async fn answers(&self) -> Option<Loss> {
+        if self.client.ping().await.is_err() {
+            return Some(Loss::Session);
+        }
+        let primary = self.primary.as_ref()?;
+        if primary.ping().await.is_err() {
+            return Some(Loss::Primary);
+        }
+        self.promoted().await
+    }
+
+    /// Whether what was a standby is none any more.
+    async fn promoted(&self) -> Option<Loss> {
+        match wal_reader::end(&self.client).await {
+            Ok(end) => (!end.in_recovery).then_some(Loss::Promoted),
+            Err(_) => Some(Loss::Session),
+        }
     }
 
     /// Ends backup mode.
     pub async fn stop(&mut self) {
-        match tokio::time::timeout(STOP, backup_mode::stop(&self.client)).await {
-            Ok(Ok(stopped)) => self.stopped = Some((stopped, self.since.elapsed())),
-            Ok(Err(error)) => {
+        let stopped = tokio::time::timeout(STOP, backup_mode::stop(&self.client)).await;
+        let stopped = match (stopped, &self.primary) {
+            (Ok(Ok(stopped)), None) => Ok(stopped),
+            (Ok(Ok(stopped)), Some(primary)) => primary.end(&self.client, stopped).await,
+            (Ok(Err(error)), primary) => {
                 tracing::warn!(error = %Chain(&error), "failed to end backup mode");
-                self.lost = true;
+                let promoted = match primary {
+                    Some(_) => self.promoted().await,
+                    None => None,
+                };
+                Err(promoted.unwrap_or(Loss::Session))
             }
-            Err(_) => {
+            (Err(_), _) => {
                 tracing::warn!("failed to end backup mode: no answer");
-                self.lost = true;
+                Err(Loss::Session)
             }
+        };
+        match stopped {
+            Ok(stopped) => self.stopped = Some((stopped, self.since.elapsed())),
+            Err(loss) => self.lost = Some(loss),
         }
     }
 
@@ -182,8 +239,14 @@ impl Session {
     }
 }
 
-fn check(facts: &server::ServerFacts, link: &Link, attempt: &Attempt) -> Result<(), StartError> {
-    let pod = &attempt.pod;
+fn check(facts: &ServerFacts, link: &Link, attempt: &Attempt) -> Result<(), StartError> {
+    match &attempt.standby {
+        Some(_) => check_standby(facts, link, &attempt.pod),
+        None => check_primary(facts, link, &attempt.pod),
+    }
+}
+
+fn check_cluster(facts: &ServerFacts, link: &Link, pod: &str) -> Result<(), StartError> {
     if facts.system_identifier != link.facts.system_identifier {
         return Err(StartError::new(
             "OtherCluster",
@@ -193,11 +256,15 @@ fn check(facts: &server::ServerFacts, link: &Link, attempt: &Attempt) -> Result<
             ),
         ));
     }
+    Ok(())
+}
+
+/// It is the server whose WAL is shipped, by what it says of itself.
+pub fn check_primary(facts: &ServerFacts, link: &Link, pod: &str) -> Result<(), StartError> {
+    check_cluster(facts, link, pod)?;
     if facts.in_recovery {
-        return Err(StartError::new(
-            "NotPrimary",
-            format!("{pod} is in recovery"),
-        ));
+        let message = format!("{pod} is in recovery");
+        return Err(StartError::new("NotPrimary", message));
     }
     if facts.timeline != link.facts.timeline {
         return Err(StartError::new(
@@ -207,6 +274,25 @@ fn check(facts: &server::ServerFacts, link: &Link, attempt: &Attempt) -> Result<
                 facts.timeline, link.facts.timeline
             ),
         ));
+    }
+    Ok(())
+}
+
+/// Its timeline is told by its restart point, later. On which volume pg_control lies was found out of the primary.
+fn check_standby(facts: &ServerFacts, link: &Link, pod: &str) -> Result<(), StartError> {
+    check_cluster(facts, link, pod)?;
+    if !facts.in_recovery {
+        let message = format!("{pod} is no standby any more");
+        return Err(StartError::new("NotStandby", message));
+    }
+    let (own, primary) = (&facts.data_directory, &link.facts.data_directory);
+    if own != primary {
+        let message = format!(
+            "{pod} has its data directory at {}, the primary at {}: let them have the same, or set backupFrom: Primary in the policy",
+            own.display(),
+            primary.display()
+        );
+        return Err(StartError::new("StandbyDiffers", message));
     }
     Ok(())
 }

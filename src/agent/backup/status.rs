@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::plan::{Ours, Void, read_back};
+use super::plan::{Loss, Ours, Void, read_back};
 use crate::{
     agent::config::micro_time,
     api::{
@@ -166,15 +166,30 @@ impl Part {
 /// The sentence that goes with a void attempt.
 pub fn void_message(void: Void, ceiling: Option<Duration>) -> String {
     match void {
-        Void::SessionLost => {
-            "the session in backup mode was lost: PostgreSQL has left backup mode, and what was cut is void".to_owned()
-        }
+        Void::Lost(loss) => loss_message(loss).to_owned(),
         Void::BackupModeTooLong => format!(
             "the snapshots were not cut within {} s of backup mode (the policy's deadlines.backupMode)",
             ceiling.unwrap_or_default().as_secs()
         ),
         Void::NotWanted => {
             "the database is not protected any more, or its PgBackupPolicy or PgArchive is gone: backup mode was ended".to_owned()
+        }
+    }
+}
+
+const fn loss_message(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Session => {
+            "the session in backup mode was lost: PostgreSQL has left backup mode, and what was cut is void"
+        }
+        Loss::Primary => {
+            "the session with the primary was lost while its standby was backed up: who takes writes now is not known, and what was cut is void"
+        }
+        Loss::Promoted => {
+            "the standby was promoted while it was backed up: what was cut is no copy of a standby any more, and is void"
+        }
+        Loss::OtherTimeline => {
+            "the standby followed another timeline while it was backed up: what was cut belongs to two histories, and is void"
         }
     }
 }

@@ -152,6 +152,7 @@ pub(super) async fn ship(
     let opened = Carrier::open(shared, config, choice, route, signals, archived);
     let mut carrier = opened.await?;
     shared.link.send_replace(Some(Arc::new(Link {
+        address: member.address.clone(),
         facts: facts.clone(),
         user: user.clone(),
         id: id.clone(),

@@ -1,5 +1,6 @@
-//! Watches what replication slots hold back, on every member: standbys hold what the primary holds, so that after a
-//! failover nothing is missing; and none holds more than the policy's ceiling, whatever the archive does.
+//! Looks after every member: who is a standby that a backup may be of, and what replication slots hold back. Standbys hold
+//! what the primary holds, so that after a failover nothing is missing; and none holds more than the policy's ceiling,
+//! whatever the archive does.
 
 mod plan;
 
@@ -22,9 +23,9 @@ use crate::{
     },
     controller::context::Chain,
     postgres::{
-        Lsn, SegmentSize,
+        Lsn, SegmentSize, TimelineId,
         session::{Client, ConnectError, QueryError},
-        slot, wal_reader,
+        slot, standby, wal_reader,
     },
 };
 
@@ -36,6 +37,8 @@ const EACH: Duration = Duration::from_secs(10);
 /// Runs until the process is to end.
 pub async fn run(shared: Arc<Shared>) {
     let mut wanted = shared.wanted.clone();
+    // Who takes writes may be another one: then its standbys are others too.
+    let mut link = shared.link.subscribe();
     let mut sessions = Sessions::new();
     let mut last = None;
     loop {
@@ -56,6 +59,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
+            _ = link.changed() => {}
             changed = wanted.changed() => if changed.is_err() { return },
             () = shared.stop.cancelled() => return,
         }
@@ -75,6 +79,8 @@ struct Looked {
     /// It let go of WAL that may not be archived.
     gave_way: bool,
     in_recovery: bool,
+    /// What it streams.
+    streams: Option<TimelineId>,
     holds: bool,
 }
 
@@ -152,6 +158,10 @@ async fn one(
         None => shared.login.connect(&member.address).await?,
     };
     let seen = see(&client, &shared.slot).await?;
+    let streams = match seen.in_recovery {
+        true => standby::streams(&client).await?,
+        false => None,
+    };
     let step = plan(&seen, &config.slots, archived, size);
     act(&client, &shared.slot, step).await?;
     let bytes = held(&seen);
@@ -172,6 +182,7 @@ async fn one(
         level: fill(&seen, &config.slots, size),
         gave_way: matches!(step, Step::LetGo(_) | Step::Renew),
         in_recovery: seen.in_recovery,
+        streams,
         holds: match step {
             Step::Create | Step::Renew | Step::Advance(_) | Step::LetGo(_) => true,
             Step::Drop => false,
@@ -216,6 +227,9 @@ async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
     };
     let pods = config.members.iter().map(|member| member.pod.as_str());
     shared.reporter.edit(|report| {
+        let writes = report.primary.as_ref().map(|primary| primary.timeline);
+        let streaming = looked.iter().map(|it| (it.pod.as_str(), it.streams));
+        report.standbys = followers(streaming, writes);
         if let Some(wal) = &mut report.wal {
             let before = std::mem::take(&mut wal.standby_slots);
             wal.standby_slots = standbys(pods, &before, holds);
@@ -237,6 +251,19 @@ async fn told(shared: &Shared, config: &Config, looked: &[Looked]) {
             .warning(about, "SlotCeilingReached", note)
             .await;
     }
+}
+
+/// The standbys that stream on the timeline that is written.
+fn followers<'a>(
+    streaming: impl Iterator<Item = (&'a str, Option<TimelineId>)>,
+    writes: Option<TimelineId>,
+) -> Vec<String> {
+    let mut pods: Vec<_> = streaming
+        .filter(|(_, streams)| streams.is_some() && *streams == writes)
+        .map(|(pod, _)| pod.to_owned())
+        .collect();
+    pods.sort();
+    pods
 }
 
 /// The standbys with a slot: those that were seen to have one, and those that had and could not be asked now. A member that
@@ -337,5 +364,19 @@ mod tests {
         };
         let found = standbys(["a", "b", "c", "e"].into_iter(), &before, seen);
         assert_eq!(found, ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn a_standby_follows_on_the_timeline_that_is_written() {
+        let second = TimelineId::new(2);
+        let seen = [
+            ("c", second),
+            ("primary", None),
+            ("behind", Some(TimelineId::FIRST)),
+            ("a", second),
+        ];
+        let found = |writes| followers(seen.into_iter(), writes);
+        assert_eq!(found(second), ["a", "c"]);
+        assert!(found(None).is_empty(), "nobody knows who writes");
     }
 }

@@ -115,7 +115,7 @@ where
     Api::namespaced(client.clone(), &backup.namespace().unwrap_or_default())
 }
 
-/// Makes the members that are not there yet, all at once: the sooner the cuts, the shorter backup mode.
+/// Makes the members that are not there yet and are due, all at once: the sooner the cuts, the shorter backup mode.
 async fn create(
     client: &Client,
     backup: &PgBackup,
@@ -126,7 +126,7 @@ async fn create(
     let missing = set
         .members()
         .iter()
-        .filter(|member| member.volume_snapshot_uid.is_none());
+        .filter(|member| member.volume_snapshot_uid.is_none() && set.is_due(member));
     let creations: Vec<_> = missing
         .map(|member| create_one(&api, backup, number, member))
         .collect();

@@ -10,13 +10,17 @@ use kube::{ResourceExt, api::DynamicObject};
 use super::{
     attempt::SnapshotSet,
     group,
+    instance::{self, Instance, NoStandby, Role},
     observe::{Observed, Source},
     plan::Proposal,
     redact::redact,
     rules, volumes,
 };
 use crate::{
-    api::{Attempt, DatabaseFacts, Member, PgBackup, PgProtection, VolumeStatus, names},
+    api::{
+        Attempt, DatabaseFacts, Instead, PgBackup, PgProtection, StandbyAttempt, VolumeStatus,
+        names,
+    },
     csi::NoClass,
 };
 
@@ -47,11 +51,17 @@ pub enum Rejection {
     #[error("no member of StatefulSet {0} takes writes: look at the PgProtection's status")]
     NoPrimary(String),
     #[error(
+        "{0}; or set backupFrom: PreferStandby in the policy, and the primary is backed up instead"
+    )]
+    NoStandby(NoStandby),
+    #[error(
         "there is no StatefulSet {0} in this namespace: create it, or correct the PgProtection"
     )]
     StatefulSetNotFound(String),
     #[error("pod {0}, the primary, is not running: wait for it, or look at its events")]
     PrimaryNotRunning(String),
+    #[error("pod {0}, the standby, is not running: wait for it, or look at its events")]
+    StandbyNotRunning(String),
     #[error(
         "pod {0} mounts no volume with a claim that is not excluded: there is nothing to snapshot"
     )]
@@ -114,8 +124,10 @@ impl Rejection {
             Self::NotConnected { .. } => "NotConnected",
             Self::WalNotArchived { .. } => "WalNotArchived",
             Self::NoPrimary(_) => "NoPrimary",
+            Self::NoStandby(none) => none.reason(),
             Self::StatefulSetNotFound(_) => "StatefulSetNotFound",
             Self::PrimaryNotRunning(_) => "PrimaryNotRunning",
+            Self::StandbyNotRunning(_) => "StandbyNotRunning",
             Self::NoVolumes(_) => "NoVolumes",
             Self::ClaimNotBound(_) => "ClaimNotBound",
             Self::VolumeNotCsi { .. } => "VolumeNotCsi",
@@ -154,6 +166,7 @@ impl Rejection {
             | Self::NotConnected { .. }
             | Self::WalNotArchived { .. }
             | Self::NoPrimary(_)
+            | Self::NoStandby(_)
             | Self::InsufficientPrivileges { .. }
             | Self::WalLevelTooLow { .. }
             | Self::TooManyReplicationSlots { .. }
@@ -162,6 +175,7 @@ impl Rejection {
             | Self::SlotOverCeiling { .. } => true,
             Self::StatefulSetNotFound(_)
             | Self::PrimaryNotRunning(_)
+            | Self::StandbyNotRunning(_)
             | Self::NoVolumes(_)
             | Self::ClaimNotBound(_)
             | Self::VolumeNotCsi { .. }
@@ -179,9 +193,9 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
     rules::check(observed)?;
     let site = site(observed)?;
     let mut members = members(observed, &site)?;
-    mounts(&site, &mut members)?;
+    let control_claim = mounts(&site, &mut members)?;
     let Site {
-        primary,
+        instance,
         owner,
         pod,
         ..
@@ -195,21 +209,33 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
     if group.is_none() {
         name(&observed.backup, number, &mut members);
     }
+    let (standby, of_primary) = of(&instance.role, control_claim);
     let attempt = Attempt {
         number,
         started_at: MicroTime(now),
         pod: pod.name_any(),
         pod_uid: pod.uid().unwrap_or_default(),
-        address: primary.address.clone(),
+        address: instance.member.address.clone(),
         release_at: policy
             .map(|snapshot| snapshot.release_at)
             .unwrap_or_default(),
         one_by_one,
+        standby,
+        of_primary,
     };
     Ok(Proposal {
         set: SnapshotSet::new(attempt, members, group),
         stateful_set: redact(&owner.data["spec"]),
     })
+}
+
+/// What the attempt is of, as it is written down.
+fn of(role: &Role, control_claim: String) -> (Option<StandbyAttempt>, Option<Instead>) {
+    match role {
+        Role::Primary => (None, None),
+        Role::PrimaryInstead(none) => (None, Some(none.told())),
+        Role::Standby => (Some(StandbyAttempt { control_claim }), None),
+    }
 }
 
 /// A group's members are named by the snapshot controller; these by us, beforehand.
@@ -228,23 +254,23 @@ pub fn protection(observed: &Observed) -> Result<&PgProtection, Rejection> {
     protection.ok_or_else(|| Rejection::ProtectionNotFound(name.clone()))
 }
 
-/// The primary, and what it says of itself.
-pub fn primary(protection: &PgProtection) -> Result<(&Member, &DatabaseFacts), Rejection> {
-    let none = || Rejection::NoPrimary(protection.spec.stateful_set.clone());
-    let status = protection.status.as_ref().ok_or_else(none)?;
-    let primary = status.primary.as_ref().ok_or_else(none)?;
-    let member = status
-        .members
-        .iter()
-        .find(|member| member.pod == primary.pod);
-    let facts = status.database.as_ref().ok_or_else(none)?;
-    Ok((member.ok_or_else(none)?, facts))
+/// The member that is backed up next.
+pub fn instance(observed: &Observed) -> Result<Instance<'_>, Rejection> {
+    let protection = protection(observed)?;
+    instance::choose(&observed.backup, protection, observed.policy.as_ref())
+}
+
+/// What the database says of itself.
+fn facts(protection: &PgProtection) -> Result<&DatabaseFacts, Rejection> {
+    let status = protection.status.as_ref();
+    let facts = status.and_then(|status| status.database.as_ref());
+    facts.ok_or_else(|| Rejection::NoPrimary(protection.spec.stateful_set.clone()))
 }
 
 /// Where an attempt is taken.
 pub struct Site<'a> {
     protection: &'a PgProtection,
-    primary: &'a Member,
+    instance: Instance<'a>,
     facts: &'a DatabaseFacts,
     source: &'a Source,
     owner: &'a DynamicObject,
@@ -254,16 +280,16 @@ pub struct Site<'a> {
 /// The database's pod, as it was read.
 pub fn site(observed: &Observed) -> Result<Site<'_>, Rejection> {
     let protection = protection(observed)?;
-    let (primary, facts) = primary(protection)?;
+    let (instance, facts) = (instance(observed)?, facts(protection)?);
     let stateful_set = &protection.spec.stateful_set;
     let source = observed.source.as_ref();
     let (source, owner) = source
         .and_then(|source| Some((source, source.stateful_set.as_ref()?)))
         .ok_or_else(|| Rejection::StatefulSetNotFound(stateful_set.clone()))?;
-    let pod = running(source, primary)?;
+    let pod = running(source, &instance)?;
     Ok(Site {
         protection,
-        primary,
+        instance,
         facts,
         source,
         owner,
@@ -279,8 +305,8 @@ pub fn members(observed: &Observed, site: &Site<'_>) -> Result<Vec<VolumeStatus>
     volumes::members(site.protection, site.source, site.pod, named)
 }
 
-/// Notes where the volumes are mounted.
-pub fn mounts(site: &Site<'_>, members: &mut [VolumeStatus]) -> Result<(), Rejection> {
+/// Notes where the volumes are mounted; returns the claim of pg_control's.
+pub fn mounts(site: &Site<'_>, members: &mut [VolumeStatus]) -> Result<String, Rejection> {
     let Site {
         protection,
         facts,
@@ -291,18 +317,20 @@ pub fn mounts(site: &Site<'_>, members: &mut [VolumeStatus]) -> Result<(), Rejec
     volumes::mounts(protection, owner, pod, facts, members)
 }
 
-/// The primary's pod: the one that the agent is connected to, not one of the same name.
-fn running<'a>(source: &'a Source, primary: &Member) -> Result<&'a Pod, Rejection> {
+/// The member's pod: the one that the agent is connected to, not one of the same name.
+fn running<'a>(source: &'a Source, instance: &Instance<'_>) -> Result<&'a Pod, Rejection> {
+    let member = instance.member;
     let runs = |pod: &&Pod| {
         let status = pod.status.as_ref();
-        pod.metadata.uid.as_ref() == Some(&primary.uid)
+        pod.metadata.uid.as_ref() == Some(&member.uid)
             && pod.metadata.deletion_timestamp.is_none()
             && status.and_then(|s| s.phase.as_deref()) == Some("Running")
-            && status.and_then(|s| s.pod_ip.as_deref()) == Some(&primary.address)
+            && status.and_then(|s| s.pod_ip.as_deref()) == Some(&member.address)
     };
-    source
-        .pod
-        .as_ref()
-        .filter(runs)
-        .ok_or_else(|| Rejection::PrimaryNotRunning(primary.pod.clone()))
+    let name = member.pod.clone();
+    let not_running = match instance.role {
+        Role::Primary | Role::PrimaryInstead(_) => Rejection::PrimaryNotRunning(name),
+        Role::Standby => Rejection::StandbyNotRunning(name),
+    };
+    source.pod.as_ref().filter(runs).ok_or(not_running)
 }

@@ -6,7 +6,7 @@
 //! sees by what the watches told ([`told`]), and reads what its plan must rest on ([`depth`]).
 //!
 //! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]), and for its turn ([`turn`]); what
-//! begins is one attempt with names of its own ([`attempt`]); an attempt that is given up is void for ever, and the
+//! begins is one attempt with names of its own ([`attempt`]), of one member ([`instance`]); an attempt that is given up is void for ever, and the
 //! janitor ([`sweep`]) removes its snapshots while the next one runs. Deadlines count from times that the API holds, never
 //! from memory.
 
@@ -17,6 +17,7 @@ mod depth;
 mod door;
 mod evidence;
 mod group;
+mod instance;
 #[cfg(test)]
 mod model;
 mod observe;
@@ -33,6 +34,7 @@ mod turn;
 mod validate;
 mod volumes;
 mod wake;
+mod waves;
 
 use std::{sync::Arc, time::Duration};
 

@@ -20,6 +20,7 @@ use super::{
     Error,
     depth::Depth,
     group::{self, Groups},
+    instance::{Instance, choose},
     sweep,
     told::Told,
     turn, volumes,
@@ -63,7 +64,7 @@ pub struct Observed {
 pub struct Source {
     /// The StatefulSet, with fields that this program does not know.
     pub stateful_set: Option<DynamicObject>,
-    /// The primary's pod.
+    /// The pod of the member that is to be backed up.
     pub pod: Option<Pod>,
     /// The pod's claims that are there, by name.
     pub claims: BTreeMap<String, PersistentVolumeClaim>,
@@ -235,8 +236,9 @@ async fn observe_source(
     let Some(protection) = &observed.protection else {
         return Ok(());
     };
-    let status = protection.status.as_ref();
-    let Some(primary) = status.and_then(|status| status.primary.as_ref()) else {
+    let policy = observed.policy.as_ref();
+    // Where there is none to be backed up, the door says why.
+    let Ok(Instance { member, role: _ }) = choose(&observed.backup, protection, policy) else {
         return Ok(());
     };
     let kind = ApiResource::erase::<StatefulSet>(&());
@@ -246,7 +248,7 @@ async fn observe_source(
     let everything = ListParams::default();
     let (owner, pod, classes) = tokio::try_join!(
         get_dynamic(&owners, &protection.spec.stateful_set),
-        get(&pods, &primary.pod),
+        get(&pods, &member.pod),
         async {
             match request(classes.list(&everything)).await {
                 Ok(list) => Ok(Some(list.items)),

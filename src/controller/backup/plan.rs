@@ -98,7 +98,7 @@ pub enum Step {
     Hold(Rejection),
     /// Write attempt and expected snapshots into status. Nothing else happens yet.
     Accept(Proposal),
-    /// One VolumeSnapshot per member, names known beforehand: safe to repeat as a whole.
+    /// One VolumeSnapshot per member that is due, names known beforehand: safe to repeat as a whole.
     CreateSnapshots(SnapshotSet<Recorded>),
     /// The claims get the label that the attempt's group selects by.
     LabelClaims(SnapshotSet<Recorded>),

@@ -194,11 +194,18 @@ fn accepted(writer: &mut Writer, attempt: &Attempt, proposal: &Proposal) {
     let volumes = proposal.set.members().len();
     let mut message = format!("attempt {number}: pod {pod}, {volumes} volumes");
     let mut reason = "Resolved";
+    if attempt.standby.is_some() {
+        message += ", of a standby";
+    }
     if proposal.set.group().is_some() {
         message += ", as one group";
     }
     if let Some(why) = &attempt.one_by_one {
         message += &format!(", one by one: {}", why.message);
+        reason = &why.reason;
+    }
+    if let Some(why) = &attempt.of_primary {
+        message += &format!(", of the primary: {}", why.message);
         reason = &why.reason;
     }
     writer.set(ACCEPTED, Status::True, reason, message);

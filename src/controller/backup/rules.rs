@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::{
-    door::{Rejection, members, mounts, primary, protection, site},
+    door::{Rejection, instance, members, mounts, protection, site},
     observe::Observed,
 };
 use crate::api::{Preflight, Primary, Transport, conditions};
@@ -30,7 +30,7 @@ pub const RULES: [(&str, Rule); 17] = [
     ("wal-senders", wal_sender_is_free),
     ("wal-archiving", wal_is_archived),
     ("disk", disk_has_room),
-    ("primary", primary_is_known),
+    ("member", member_is_known),
     ("pod", pod_runs),
     ("snapshot-api", snapshots_are_served),
     ("volumes", volumes_can_be_snapshotted),
@@ -183,8 +183,9 @@ fn keeps_too_much(observed: &Observed) -> bool {
         .is_some_and(|(lag, ceiling)| lag >= ceiling)
 }
 
-fn primary_is_known(observed: &Observed) -> Result<(), Rejection> {
-    primary(protection(observed)?).map(drop)
+/// The primary, or the standby that the policy asks for.
+fn member_is_known(observed: &Observed) -> Result<(), Rejection> {
+    instance(observed).map(drop)
 }
 
 fn pod_runs(observed: &Observed) -> Result<(), Rejection> {
@@ -204,7 +205,7 @@ fn volumes_can_be_snapshotted(observed: &Observed) -> Result<(), Rejection> {
 
 fn directories_are_on_volumes(observed: &Observed) -> Result<(), Rejection> {
     let site = site(observed)?;
-    mounts(&site, &mut members(observed, &site)?)
+    mounts(&site, &mut members(observed, &site)?).map(drop)
 }
 
 /// The condition of the protection is `True`, or `rejection` of its name and of why not.

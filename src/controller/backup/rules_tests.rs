@@ -129,7 +129,7 @@ const BROKEN: [(&str, &str, &str, Change); 21] = [
         fails(o, "SlotWithinCeiling", "SlotOverCeiling");
         keeps(o, 50 << 30);
     }),
-    ("primary", "NoPrimary", "StatefulSet orders", |o| {
+    ("member", "NoPrimary", "StatefulSet orders", |o| {
         status(o).primary = None
     }),
     ("pod", "StatefulSetNotFound", "StatefulSet orders", |o| {

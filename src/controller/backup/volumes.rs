@@ -113,49 +113,31 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     phase == Some("Bound") && claim.metadata.deletion_timestamp.is_none()
 }
 
-/// Notes where PostgreSQL's container mounts each member, and checks that data directory and tablespaces lie on one.
+/// Notes where PostgreSQL's container mounts each member, and checks that data directory and tablespaces lie on one. Returns
+/// the claim of the one with pg_control.
 pub fn mounts(
     protection: &PgProtection,
     stateful_set: &DynamicObject,
     pod: &Pod,
     facts: &DatabaseFacts,
     members: &mut [VolumeStatus],
-) -> Result<(), Rejection> {
+) -> Result<String, Rejection> {
     let claims = claims(pod, &protection.spec.exclude_volumes);
-    let on = |container: &Container, path: &str| {
-        innermost(container, path)
-            .filter(|mount| claims.contains_key(&mount.name))
-            .cloned()
-    };
-    let named = protection
-        .spec
-        .connection
-        .as_ref()
-        .and_then(|connection| connection.container.as_deref())
-        .or_else(|| {
-            let marks = stateful_set.annotations();
-            marks.get(annotations::CONTAINER).map(String::as_str)
-        });
-    let containers = pod.spec.iter().flat_map(|spec| spec.containers.iter());
-    let container = containers
-        .filter(|container| named.is_none_or(|name| container.name == name))
-        .find(|container| on(container, &facts.data_directory).is_some())
-        .ok_or_else(|| Rejection::DataDirectoryNotOnVolume {
-            pod: pod.name_any(),
-            directory: facts.data_directory.clone(),
-        })?;
-    let directories = facts.tablespaces.iter().chain([&facts.data_directory]);
-    for directory in directories {
-        let mount = on(container, directory).ok_or_else(|| Rejection::TablespaceNotOnVolume {
-            directory: directory.clone(),
-        })?;
-        if mount
-            .sub_path_expr
-            .is_some_and(|expression| !expression.is_empty())
-        {
-            let directory = directory.clone();
+    let container = container(protection, stateful_set, pod, facts, &claims)?;
+    let claim_of = |directory: &str| {
+        let elsewhere = || Rejection::TablespaceNotOnVolume {
+            directory: directory.to_owned(),
+        };
+        let (mount, claim) = on(container, directory, &claims).ok_or_else(elsewhere)?;
+        let expression = mount.sub_path_expr.as_ref();
+        if expression.is_some_and(|expression| !expression.is_empty()) {
+            let directory = directory.to_owned();
             return Err(Rejection::SubPathExpression { directory });
         }
+        Ok(claim.clone())
+    };
+    for directory in facts.tablespaces.iter().chain([&facts.data_directory]) {
+        claim_of(directory)?;
     }
     for mount in container.volume_mounts.iter().flatten() {
         let claim = claims.get(&mount.name);
@@ -166,7 +148,45 @@ pub fn mounts(
             });
         }
     }
-    Ok(())
+    let data = facts.data_directory.trim_end_matches('/');
+    claim_of(&format!("{data}/global"))
+}
+
+/// The one that runs PostgreSQL: as it was named, with the data directory on a claim.
+fn container<'a>(
+    protection: &PgProtection,
+    stateful_set: &DynamicObject,
+    pod: &'a Pod,
+    facts: &DatabaseFacts,
+    claims: &BTreeMap<String, String>,
+) -> Result<&'a Container, Rejection> {
+    let named = protection
+        .spec
+        .connection
+        .as_ref()
+        .and_then(|connection| connection.container.as_deref())
+        .or_else(|| {
+            let marks = stateful_set.annotations();
+            marks.get(annotations::CONTAINER).map(String::as_str)
+        });
+    let containers = pod.spec.iter().flat_map(|spec| spec.containers.iter());
+    containers
+        .filter(|container| named.is_none_or(|name| container.name == name))
+        .find(|container| on(container, &facts.data_directory, claims).is_some())
+        .ok_or_else(|| Rejection::DataDirectoryNotOnVolume {
+            pod: pod.name_any(),
+            directory: facts.data_directory.clone(),
+        })
+}
+
+/// The mount that `path` lies on, and its claim, if it has one that is snapshotted.
+fn on<'a>(
+    container: &'a Container,
+    path: &str,
+    claims: &'a BTreeMap<String, String>,
+) -> Option<(&'a VolumeMount, &'a String)> {
+    let mount = innermost(container, path)?;
+    Some((mount, claims.get(&mount.name)?))
 }
 
 /// The mount that `path` lies on.

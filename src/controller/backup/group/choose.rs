@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 
 use crate::{
-    api::{GroupConsistency, GroupStatus, OneByOne, SnapshotPolicy, VolumeStatus, names},
+    api::{GroupConsistency, GroupStatus, Instead, SnapshotPolicy, VolumeStatus, names},
     controller::backup::observe::Observed,
     csi::group::{NoGroupClass, group_class_for},
 };
@@ -44,8 +44,8 @@ impl NoGroup {
     }
 
     /// As it is written down.
-    pub fn told(&self) -> OneByOne {
-        OneByOne {
+    pub fn told(&self) -> Instead {
+        Instead {
             reason: self.reason().to_owned(),
             message: self.to_string(),
         }

@@ -2,6 +2,7 @@
 
 use super::{GroupRemoval, GroupSeen};
 use crate::{
+    api::VolumeStatus,
     controller::backup::{
         attempt::{Running, Seen},
         plan::Step,
@@ -18,10 +19,13 @@ pub fn creation(running: &Running, in_backup_mode: bool) -> Option<Step> {
         (Some(group), _) if !group.labelled => Some(Step::LabelClaims(set())),
         (Some(_), Some(GroupSeen::Missing)) if in_backup_mode => Some(Step::CreateGroup(set())),
         (Some(_), _) => None,
-        (None, _) if in_backup_mode && running.seen.contains(&Seen::Missing) => {
-            Some(Step::CreateSnapshots(set()))
+        (None, _) => {
+            let due = |(member, seen): (&VolumeStatus, &Seen)| {
+                *seen == Seen::Missing && running.set.is_due(member)
+            };
+            let any = in_backup_mode && running.members().any(due);
+            any.then(|| Step::CreateSnapshots(set()))
         }
-        (None, _) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{CLAIMS, object};
-use crate::api::annotations;
+use crate::api::{BackupSource, annotations};
 use crate::controller::backup::{
     door::door,
     group::Groups,
@@ -80,6 +80,25 @@ pub fn base() -> Observed {
         groups: Groups::default(),
         scope_goes: false,
     }
+}
+
+/// The same of a standby: another member takes writes.
+pub fn base_of_standby() -> Observed {
+    let mut observed = base();
+    let status = observed
+        .protection
+        .as_mut()
+        .and_then(|it| it.status.as_mut());
+    let status = status.unwrap();
+    status.members = object(json!([
+        {"pod": "orders-0", "uid": "pod-1", "address": "10.1.2.3"},
+        {"pod": "orders-1", "uid": "pod-2", "address": "10.1.2.4"},
+    ]));
+    status.primary = object(json!({"pod": "orders-1", "timeline": 1}));
+    status.standbys = vec!["orders-0".to_owned()];
+    let policy = observed.policy.as_mut().unwrap();
+    policy.spec.backup_from = BackupSource::Standby;
+    observed
 }
 
 /// A first attempt of which everything is proved; only `Completed` is not written yet.

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use super::{Action, CLAIMS, World};
 use crate::{
     controller::backup::{observe::is_finished, report::Own},
-    csi::DeletionPolicy,
+    csi::{DeletionPolicy, VolumeSnapshot},
 };
 
 impl World {
@@ -19,6 +19,23 @@ impl World {
         if !holds {
             self.violated(what);
         }
+    }
+
+    /// Of a standby the volume with pg_control is snapshotted when every other one of the attempt is cut.
+    pub(super) fn check_wave(&mut self, number: u32, snapshot: &VolumeSnapshot) {
+        let claim = snapshot.spec.source.persistent_volume_claim_name.as_deref();
+        let attempt = self.status().attempt;
+        let control = attempt.and_then(|attempt| Some(attempt.standby?.control_claim));
+        if control.is_none() || control.as_deref() != claim {
+            return;
+        }
+        let is_cut = |of: &str| {
+            let mut truths = self.truths.values();
+            truths.any(|it| it.attempt == number && it.cut && it.claim.as_deref() == Some(of))
+        };
+        let mut others = CLAIMS.iter().filter(|it| claim != Some(**it));
+        let all = others.all(|it| is_cut(it));
+        self.require(all, "pg_control of a standby was not the last to be cut");
     }
 
     /// What is left of void attempts.

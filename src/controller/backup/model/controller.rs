@@ -17,7 +17,7 @@ use crate::controller::backup::{
     validate::validate,
 };
 use crate::{
-    api::{PgBackup, annotations},
+    api::{PgBackup, VolumeStatus, annotations},
     csi::{self, DeletionPolicy, VolumeSnapshot, VolumeSnapshotContent},
 };
 
@@ -189,11 +189,12 @@ impl World {
             Step::Release => self.finalizer(observed, false),
             Step::CreateSnapshots(set) => {
                 let number = set.attempt().number;
-                for member in set
-                    .members()
-                    .iter()
-                    .filter(|m| m.volume_snapshot_uid.is_none())
-                {
+                let due = |it: &&VolumeStatus| {
+                    it.volume_snapshot_uid.is_none()
+                        && (set.is_due(it) || self.mistake == Mistake::AllAtOnce)
+                };
+                let due: Vec<_> = set.members().iter().filter(due).collect();
+                for member in due {
                     if *left == 0 {
                         break;
                     }

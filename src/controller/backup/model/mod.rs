@@ -20,7 +20,7 @@ use crate::{
     api::{PgBackup, conditions},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
 };
-use base::base;
+use base::{base, base_of_standby};
 
 /// The claims of the database's pod.
 pub const CLAIMS: [&str; 2] = ["data-orders-0", "wal-orders-0"];
@@ -89,12 +89,16 @@ pub enum Mistake {
     TrustWatches,
     /// What has a recorded name counts, whatever was written down of it.
     AnyUid,
+    /// Of a standby, too, all volumes are snapshotted at once.
+    AllAtOnce,
 }
 
 /// The truth about one snapshot.
 #[derive(Clone, Debug, Default)]
 struct Truth {
     attempt: u32,
+    claim: Option<String>,
+    cut: bool,
     /// The session that was live at the moment of the cut.
     cut_in: Option<u32>,
 }
@@ -140,7 +144,15 @@ fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
 impl World {
     /// A new PgBackup, and a database that can be backed up.
     pub fn new(mistake: Mistake) -> Self {
-        let base = base();
+        Self::of(base(), mistake)
+    }
+
+    /// The same of a standby.
+    pub fn of_standby(mistake: Mistake) -> Self {
+        Self::of(base_of_standby(), mistake)
+    }
+
+    fn of(base: Observed, mistake: Mistake) -> Self {
         Self {
             backup: Some(base.backup.clone()),
             now: base.backup.metadata.creation_timestamp.as_ref().unwrap().0,

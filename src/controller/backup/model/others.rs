@@ -47,7 +47,8 @@ impl World {
         if status.creation_time.is_none() {
             status.creation_time = Some(self.now.as_nanosecond().try_into().unwrap());
             status.snapshot_handle = Some(format!("cut-{uid}"));
-            self.truths.get_mut(&uid).unwrap().cut_in = self.live;
+            let truth = self.truths.get_mut(&uid).unwrap();
+            (truth.cut, truth.cut_in) = (true, self.live);
         } else if pointed(snapshot) {
             status.ready_to_use = Some(true);
             status.error = None;

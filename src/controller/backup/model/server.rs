@@ -142,6 +142,7 @@ impl World {
             self.started.contains(&number),
             "a snapshot was made before its attempt's start returned",
         );
+        self.check_wave(number, &snapshot);
         let owner = *self.names.entry(name).or_insert(number);
         self.require(owner == number, "a name was used by two attempts");
         self.uids += 1;
@@ -152,6 +153,8 @@ impl World {
             uid,
             Truth {
                 attempt: number,
+                claim: snapshot.spec.source.persistent_volume_claim_name.clone(),
+                cut: false,
                 cut_in: None,
             },
         );
