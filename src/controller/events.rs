@@ -1,7 +1,7 @@
 //! Events: what is told again aggregates, what is new is told; one event per change of a condition, not per pass.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -103,7 +103,8 @@ impl Events {
     }
 
     /// One event for each condition in `after` whose status or reason is not the one in `before`. `False` warns.
-    /// Conditions that start as `Unknown`, or go on as they should, say nothing yet. Call it after the status was applied.
+    /// Conditions that start as `Unknown`, or go on as they should, say nothing yet; two that say the same are one event.
+    /// Call it after the status was applied.
     pub async fn condition_changes(
         &self,
         about: &ObjectReference,
@@ -155,19 +156,23 @@ impl Events {
     }
 }
 
-fn changed<'a>(
-    before: &'a [Condition],
-    after: &'a [Condition],
-) -> impl Iterator<Item = &'a Condition> {
-    after.iter().filter(move |condition| {
-        let unknown = condition.status == Status::Unknown.as_str();
-        let on_its_way = unknown && ON_ITS_WAY.contains(&condition.reason.as_str());
-        let is_new = match conditions::find(before, &condition.type_) {
-            Some(old) => (&old.status, &old.reason) != (&condition.status, &condition.reason),
-            None => !unknown,
-        };
-        is_new && !on_its_way
-    })
+fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
+    let mut told: Vec<&Condition> = after.iter().filter(|it| is_news(before, it)).collect();
+    // What is decided before what is only held up by it.
+    told.sort_by_key(|it| it.status == Status::Unknown.as_str());
+    let mut said = HashSet::new();
+    told.retain(|it| said.insert((&it.reason, &it.message)));
+    told
+}
+
+fn is_news(before: &[Condition], condition: &Condition) -> bool {
+    let unknown = condition.status == Status::Unknown.as_str();
+    let on_its_way = unknown && ON_ITS_WAY.contains(&condition.reason.as_str());
+    let is_new = match conditions::find(before, &condition.type_) {
+        Some(old) => (&old.status, &old.reason) != (&condition.status, &condition.reason),
+        None => !unknown,
+    };
+    is_new && !on_its_way
 }
 
 #[cfg(test)]
@@ -218,10 +223,16 @@ mod tests {
         ]);
         let types = |after: &[Condition]| -> Vec<String> {
             let told = changed(&before, after);
-            told.map(|condition| condition.type_.clone()).collect()
+            let types = told.iter().map(|condition| condition.type_.clone());
+            types.collect()
         };
         assert_eq!(types(&after), ["Active"]);
-        assert_eq!(changed(&after, &after).count(), 0);
+        assert!(changed(&after, &after).is_empty());
+        let held_up = with(&[
+            ("Cut", Status::Unknown, "ArchiveNotFound", "the same"),
+            ("Active", Status::False, "ArchiveNotFound", "the same"),
+        ]);
+        assert_eq!(types(&held_up), ["Active"], "one event says it");
         let on_its_way = with(&[("Cut", Status::Unknown, "Snapshotting", "")]);
         assert!(types(&on_its_way).is_empty(), "it goes on as it should");
         let in_trouble = with(&[("Cut", Status::Unknown, "CreateFailed", "")]);
