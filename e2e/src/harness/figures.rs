@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 pub struct Figures {
     /// Backups that completed.
     pub backups: u32,
+    /// Of those, backups of a standby.
+    pub of_standby: u32,
     /// Backups that failed, and said why.
     pub failed: u32,
     /// Processes that were killed, by what they were.
@@ -35,6 +37,7 @@ impl Figures {
             kills,
             failovers,
             restores,
+            of_standby,
             minutes,
         } = *floor;
         let mut wrong = self.complaints.clone();
@@ -46,6 +49,8 @@ impl Figures {
         least("kills", self.killed().into(), kills.into());
         least("failovers", self.failovers.into(), failovers.into());
         least("restores", self.restores.into(), restores.into());
+        let of_standbys = "backups of a standby";
+        least(of_standbys, self.of_standby.into(), of_standby.into());
         least("minutes", ran.as_secs() / 60, minutes);
         if self.lost > 0 {
             wrong.push(format!("{} acknowledged rows are lost", self.lost));
@@ -58,6 +63,7 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             backups,
+            of_standby,
             failed,
             kills,
             failovers,
@@ -72,7 +78,7 @@ impl fmt::Display for Figures {
             .collect();
         write!(
             f,
-            "backups {backups} completed, {failed} failed; kills {} ({}); failovers {failovers}; outages {outages}; \
+            "backups {backups} completed ({of_standby} of a standby), {failed} failed; kills {} ({}); failovers {failovers}; outages {outages}; \
              restores {restores}; lost rows {lost}; complaints {}",
             self.killed(),
             kinds.join(", "),
@@ -90,6 +96,8 @@ pub struct Floor {
     pub failovers: u32,
     /// Restores compared.
     pub restores: u32,
+    /// Backups of a standby that completed.
+    pub of_standby: u32,
     /// Under load, with kills.
     pub minutes: u64,
 }
@@ -102,12 +110,14 @@ impl Floor {
                 kills: 200,
                 failovers: 20,
                 restores: 100,
+                of_standby: 10,
                 minutes: 60,
             },
             _ => Self {
                 kills: 8,
                 failovers: 1,
                 restores: 4,
+                of_standby: 1,
                 minutes,
             },
         }
@@ -144,6 +154,7 @@ mod tests {
             kills: [("agent", 120), ("controller", 80)].into(),
             failovers: 20,
             restores: 100,
+            of_standby: 10,
             ..Figures::default()
         }
     }
@@ -156,8 +167,8 @@ mod tests {
         assert_eq!(done().judge(&floor, HOUR - second).len(), 1);
         let mut less = done();
         less.kills.insert("agent", 119);
-        (less.failovers, less.restores) = (19, 99);
-        assert_eq!(less.judge(&floor, HOUR).len(), 3);
+        (less.failovers, less.restores, less.of_standby) = (19, 99, 9);
+        assert_eq!(less.judge(&floor, HOUR).len(), 4);
         let short = less.judge(&Floor::of(2), HOUR);
         assert_eq!(short, Vec::<String>::new());
     }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use highwater::clock::{Clock, SystemClock};
 use highwater_e2e::{
+    devcluster::{Names, Rate, Snapshotter},
     flow::Lifeline,
     harness::random::{Random, seed},
 };
@@ -25,8 +26,8 @@ use super::{
     site::Site,
 };
 
-/// Sites at once. The snapshot controller asks the API server five times in a second at most: more lanes are not faster.
-const LANES: usize = 2;
+/// Sites at once: a life waits more than it works.
+const LANES: usize = 4;
 /// Points where not all are asked for.
 const SAMPLE: usize = 6;
 /// So many failures say enough.
@@ -93,6 +94,10 @@ pub async fn sweep() -> Result<()> {
     let begin = Instant::now();
     let client = Lifeline::endless().client().await?;
     define_kinds(&client).await?;
+    let names = Names::entered()?;
+    for program in Snapshotter::ALL {
+        program.restart(&names, Rate::RAISED)?;
+    }
     let run = format!("sweep-{:x}", SystemClock.now().as_millisecond());
     let sites = (0..LANES).map(|lane| prepare(client.clone(), format!("{run}-{lane}")));
     let ready = try_join_all(sites).await?;

@@ -40,7 +40,7 @@ pub async fn first(run: &Run, set: &Arc<Set>) -> Result<Job> {
     let name = &set.database.name;
     let its = |backup: &&Value| backup["spec"]["protection"] == **name;
     let first = backups.iter().find(its).context("there is no backup")?;
-    run.figures().backups += 1;
+    count(run, first);
     job(set, text(first)?, 0, true).await
 }
 
@@ -53,7 +53,7 @@ pub async fn others(run: &Run, sets: &[Arc<Set>]) -> Result<Vec<Job>> {
         if backup["spec"]["reason"] == "Gap" && has(&backup, "Completed", "True") {
             let set = set.context("a backup of nobody")?;
             run.tell(&format!("{} was taken for a gap", text(&backup)?));
-            run.figures().backups += 1;
+            count(run, &backup);
             jobs.push(job(set, text(&backup)?, 0, true).await?);
         }
     }
@@ -70,23 +70,30 @@ pub async fn take(run: &Run, set: &Arc<Set>, seed: u64, jobs: &UnboundedSender<J
         let name = format!("{}-t{number}", set.database.name);
         let owed = set.load.ledger.acknowledged();
         match one(run, set, &name).await {
-            Ok(true) => {
-                run.figures().backups += 1;
+            Ok(Some(backup)) => {
+                count(run, &backup);
                 let exact = random.below(2) == 0;
                 match job(set, &name, owed, exact).await {
                     Ok(job) => drop(jobs.send(job)),
                     Err(error) => run.complain(format!("{error:#}")),
                 }
             }
-            Ok(false) => run.figures().failed += 1,
+            Ok(None) => run.figures().failed += 1,
             Err(error) => run.complain(format!("backup {name}: {error:#}")),
         }
         tokio::time::sleep_until(next.into()).await;
     }
 }
 
-/// One backup to its end: whether it completed.
-async fn one(run: &Run, set: &Set, name: &str) -> Result<bool> {
+/// This backup completed.
+fn count(run: &Run, backup: &Value) {
+    let mut figures = run.figures();
+    figures.backups += 1;
+    figures.of_standby += u32::from(!backup["status"]["attempt"]["standby"].is_null());
+}
+
+/// One backup to its end: itself, if it completed.
+async fn one(run: &Run, set: &Set, name: &str) -> Result<Option<Value>> {
     let (namespace, protection) = (&run.namespace, &set.database.name);
     run.kubectl.apply(&format!(
         "apiVersion: highwater.dev/v1alpha1\nkind: PgBackup\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
@@ -102,7 +109,7 @@ async fn one(run: &Run, set: &Set, name: &str) -> Result<bool> {
         let (reason, message) = (&why["reason"], &why["message"]);
         run.tell(&format!("{name} failed: {reason} {message}"));
     }
-    Ok(completed)
+    Ok(completed.then_some(ended))
 }
 
 async fn job(set: &Arc<Set>, backup: &str, owed: i64, exact: bool) -> Result<Job> {

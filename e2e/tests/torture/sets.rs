@@ -99,9 +99,13 @@ pub async fn make(deployment: &Deployment, namespace: &str, long: bool) -> Resul
     let database = Database::create_as(deployment, namespace, "members", class, shape).await?;
     stream(&database).await?;
     sets.push(Set::new(database, MEMBERS));
-    let deadlines = json!({"spec": {"deadlines": {"backup": "10m", "cut": "2m", "ready": "10m"}}});
+    // Of the three that stream a standby is backed up, of the others who there is.
+    let spec = json!({"spec": {
+        "backupFrom": "PreferStandby",
+        "deadlines": {"backup": "10m", "cut": "2m", "ready": "10m"},
+    }});
     let policy = ("pgp", "gold");
-    deployment.kubectl.patch(namespace, policy, &deadlines)?;
+    deployment.kubectl.patch(namespace, policy, &spec)?;
     for set in &sets {
         set.database.annotate("highwater.dev/policy", "gold")?;
     }

@@ -12,11 +12,6 @@ use kube::Client;
 
 pub use highwater_e2e::devcluster::Rate;
 
-/// What snapshot controller and sidecar may ask of the API server where twenty databases are backed up at once.
-const RAISED: Rate = Rate {
-    qps: 200,
-    burst: 400,
-};
 /// How many databases are started at a time.
 const STARTING: usize = 4;
 
@@ -152,7 +147,7 @@ impl Raised {
     pub fn begin() -> Result<Self> {
         let raised = Self(Names::entered()?);
         for program in Snapshotter::ALL {
-            program.restart(&raised.0, RAISED)?;
+            program.restart(&raised.0, Rate::RAISED)?;
         }
         Ok(raised)
     }
