@@ -52,8 +52,9 @@ fn needs(major: u32) -> Vec<Need> {
             statement: "ALTER ROLE {role} REPLICATION".into(),
         },
         Need {
-            purpose: "to read the settings that a restore must match",
-            has: "pg_has_role('pg_read_all_settings', 'USAGE')".into(),
+            purpose: "to read the settings that a restore must match, and who streams",
+            has: "pg_has_role('pg_read_all_settings', 'USAGE') AND pg_has_role('pg_read_all_stats', 'USAGE')"
+                .into(),
             statement: "GRANT pg_monitor TO {role}".into(),
         },
         Need::execute(

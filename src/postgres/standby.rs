@@ -1,4 +1,4 @@
-//! What a standby says of the log that it replays.
+//! What a standby says of the log that it replays, and its restart points.
 
 use tokio_postgres::Row;
 
@@ -34,6 +34,16 @@ pub async fn minimum_timeline(client: &Client) -> Result<Option<TimelineId>, Que
     let failed = |error: tokio_postgres::Error| QueryError::new(action, &error);
     let row = client.query_typed_one(MINIMUM, &[]).await;
     timeline(&row.map_err(failed)?).map_err(failed)
+}
+
+/// Has the standby write what it has replayed to disk, so that a base backup finds its restart point made. As a command of
+/// its own it holds no snapshot of rows, which replay would cancel as it does a long query; a function call does.
+///
+/// # Errors
+/// The role may not (`pg_checkpoint`, which PostgreSQL 14 does not have), or the session is lost.
+pub async fn restart_point(client: &Client) -> Result<(), QueryError> {
+    let made = client.batch_execute("CHECKPOINT").await;
+    made.map_err(|error| QueryError::new("make a restart point", &error))
 }
 
 fn timeline(row: &Row) -> Result<Option<TimelineId>, tokio_postgres::Error> {

@@ -14,6 +14,8 @@ pub struct Observed {
     pub over: bool,
     /// The controller's attempt, once it is accepted.
     pub attempt: Option<u32>,
+    /// It is of a standby.
+    pub of_standby: bool,
     /// Every snapshot of that attempt is cut.
     pub cut: bool,
     /// Every snapshot of that attempt is ready.
@@ -42,6 +44,8 @@ pub struct Ours {
 pub struct Held {
     /// Of this attempt.
     pub attempt: u32,
+    /// It was opened for a standby.
+    pub of_standby: bool,
     /// What has become of it.
     pub state: HeldState,
     /// Since `pg_backup_start` returned, on the monotonic clock.
@@ -100,6 +104,8 @@ pub enum Step {
 pub enum Void {
     /// PostgreSQL has left backup mode, or replays another history.
     Lost(Loss),
+    /// The attempt is not what the session was opened for.
+    AttemptChanged,
     /// Backup mode reached its ceiling.
     BackupModeTooLong,
     /// Nobody wants a backup any more: the protection ended, or its policy or archive is gone.
@@ -114,6 +120,7 @@ impl Void {
             Self::Lost(Loss::Primary) => "PrimaryLost",
             Self::Lost(Loss::Promoted) => "StandbyPromoted",
             Self::Lost(Loss::OtherTimeline) => "TimelineChanged",
+            Self::AttemptChanged => "AttemptChanged",
             Self::BackupModeTooLong => "BackupModeTooLong",
             Self::NotWanted => "ProtectionEnded",
         }
@@ -125,12 +132,12 @@ pub fn observe(backup: &PgBackup, ours: Ours) -> Observed {
     let empty = PgBackupStatus::default();
     let status = backup.status.as_ref().unwrap_or(&empty);
     let holds = |type_| conditions::is_true(&status.conditions, type_);
+    let attempt = status.attempt.as_ref();
+    let accepted = attempt.filter(|_| holds(conditions::ACCEPTED));
     Observed {
         over: backup.metadata.deletion_timestamp.is_some() || is_decided(status),
-        attempt: match holds(conditions::ACCEPTED) {
-            true => status.attempt.as_ref().map(|attempt| attempt.number),
-            false => None,
-        },
+        attempt: accepted.map(|attempt| attempt.number),
+        of_standby: accepted.is_some_and(|attempt| attempt.standby.is_some()),
         cut: holds(conditions::CUT),
         ready: holds(conditions::READY),
         ours,
@@ -177,7 +184,7 @@ pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Option<Duration>) 
         return held.map_or(Step::Wait, |_| Step::Release);
     }
     let Some(stop_lsn) = ours.stopped else {
-        return in_backup_mode(attempt, observed.cut, held, ceiling);
+        return in_backup_mode(attempt, observed, held, ceiling);
     };
     if held.is_some() {
         return Step::Release;
@@ -189,16 +196,25 @@ pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Option<Duration>) 
     }
 }
 
-fn in_backup_mode(attempt: u32, cut: bool, held: Option<Held>, ceiling: Option<Duration>) -> Step {
+fn in_backup_mode(
+    attempt: u32,
+    observed: &Observed,
+    held: Option<Held>,
+    ceiling: Option<Duration>,
+) -> Step {
     let Some(held) = held else {
         return Step::Fail(attempt, Void::Lost(Loss::Session));
     };
+    // A controller that knows no standbys took that away with its first word, and cuts in any order.
+    if held.of_standby != observed.of_standby {
+        return Step::Fail(attempt, Void::AttemptChanged);
+    }
     match held.state {
         HeldState::Lost(loss) => Step::Fail(attempt, Void::Lost(loss)),
         // Nobody would take the label: the protection, its policy or its archive is gone.
         HeldState::Ended if ceiling.is_none() => Step::Fail(attempt, Void::NotWanted),
         HeldState::Ended => Step::Keep,
-        HeldState::Alive if cut => Step::Stop,
+        HeldState::Alive if observed.cut => Step::Stop,
         HeldState::Alive => match ceiling {
             None => Step::Fail(attempt, Void::NotWanted),
             Some(ceiling) if held.open_for >= ceiling => {

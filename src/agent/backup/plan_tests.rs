@@ -38,6 +38,7 @@ fn stopped(attempt: u32) -> Observed {
 fn held(attempt: u32) -> Option<Held> {
     Some(Held {
         attempt,
+        of_standby: false,
         state: HeldState::Alive,
         open_for: Duration::from_secs(3),
     })
@@ -198,6 +199,28 @@ fn a_backup_goes_through_its_steps() {
     }
 }
 
+/// A controller that knows no standbys leaves out what it does not know, and cuts in any order.
+#[test]
+fn a_session_beside_a_standby_is_worth_nothing_to_another_attempt() {
+    let of_standby = held(1).map(|held| Held {
+        of_standby: true,
+        ..held
+    });
+    let cut = |of_standby| Observed {
+        of_standby,
+        cut: true,
+        ..session(1)
+    };
+    assert_eq!(plan(&cut(true), of_standby, BOUND), Step::Stop);
+    let void = Step::Fail(1, Void::AttemptChanged);
+    assert_eq!(plan(&cut(false), of_standby, BOUND), void);
+    let ended = of_standby.map(|held| Held {
+        state: HeldState::Ended,
+        ..held
+    });
+    assert_eq!(plan(&cut(false), ended, BOUND), void);
+}
+
 /// Not the ceiling's fault, and not said to be.
 #[test]
 fn what_nobody_wants_any_more_ends_for_that_reason() {
@@ -229,7 +252,7 @@ prop_compose! {
         catalogued: bool,
     ) -> Observed {
         let ours = Ours { attempt: ours_attempt, failed, stopped, wal_archived, catalogued };
-        Observed { over, attempt, cut, ready, ours }
+        Observed { over, attempt, of_standby: false, cut, ready, ours }
     }
 }
 
@@ -252,7 +275,7 @@ fn any_loss() -> impl Strategy<Value = Loss> {
 
 prop_compose! {
     fn any_held()(attempt in 1u32..3, state in any_state(), seconds in 0u64..1800) -> Held {
-        Held { attempt, state, open_for: Duration::from_secs(seconds) }
+        Held { attempt, of_standby: false, state, open_for: Duration::from_secs(seconds) }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::{primary::Login, shared::Link},
-    api::{Attempt, Checkpoint},
+    api::Attempt,
     controller::context::Chain,
     postgres::{
         backup_mode::{self, Started, Stopped},
@@ -23,11 +23,11 @@ use crate::{
 /// How often PostgreSQL is asked whether the session still lives.
 pub const PING: Duration = Duration::from_secs(3);
 /// How long a ping may take.
-const PING_ANSWER: Duration = Duration::from_secs(5);
+pub const PING_ANSWER: Duration = Duration::from_secs(5);
 /// What the session is called in `pg_stat_activity`.
 pub const APPLICATION: &str = "highwater-backup";
 /// How long `pg_backup_stop` may take: it writes a record and switches the segment.
-pub const STOP: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(60);
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ impl StartError {
     }
 
     /// `pg_backup_start` did not return.
-    pub fn too_long(patience: Duration) -> Self {
+    fn too_long(patience: Duration) -> Self {
         let seconds = patience.as_secs();
         let message = format!(
             "the checkpoint that backup mode begins with was not done within {seconds} s (the policy's deadlines.backup): see whether the disk keeps up, or set checkpoint: fast in the policy"
@@ -76,6 +76,18 @@ pub struct Session {
     stopped: Option<(Stopped, Duration)>,
 }
 
+/// How backup mode is to begin.
+pub struct Terms<'a> {
+    /// What the backup is called.
+    pub label: &'a str,
+    /// The checkpoint is made at once, and not spread out.
+    pub fast: bool,
+    /// The longest that it may take to begin.
+    pub patience: Duration,
+    /// The longest that it may last.
+    pub ceiling: Duration,
+}
+
 /// What `pg_backup_start` said, and how long it took.
 pub struct Opened {
     /// The session.
@@ -96,9 +108,7 @@ impl Session {
         login: &Login,
         link: &Link,
         attempt: &Attempt,
-        label: &str,
-        checkpoint: Checkpoint,
-        patience: Duration,
+        terms: &Terms<'_>,
     ) -> Result<Opened, StartError> {
         let failed = |error: QueryError| StartError::new("StartFailed", Chain(&error));
         let client = login
@@ -108,22 +118,14 @@ impl Session {
         let facts = server::facts(&client).await.map_err(failed)?;
         check(&facts, link, attempt)?;
         let asked = Instant::now();
-        let fast = checkpoint == Checkpoint::Fast;
-        let primary = match &attempt.standby {
-            None => None,
-            Some(_) => Some(Primary::begin(login, link, &client, label, fast, patience).await?),
+        let (primary, started) = match &attempt.standby {
+            None => (None, begin(&client, terms).await?),
+            Some(_) => {
+                let (primary, started) = Primary::begin(login, link, &client, terms).await?;
+                (Some(primary), started)
+            }
         };
-        let started = backup_mode::start(&client, label, fast);
-        // The server ends the call when it sees that nobody waits for it any more.
-        let left = patience.saturating_sub(asked.elapsed());
-        let started = tokio::time::timeout(left, started).await;
-        let started = started.map_err(|_| StartError::too_long(patience))?;
-        let started = started.map_err(failed)?;
-        let started = match &primary {
-            Some(primary) => primary.around(started)?,
-            None => started,
-        };
-        let since = Instant::now();
+        let since = primary.as_ref().map_or_else(Instant::now, Primary::since);
         let session = Self {
             attempt: attempt.number,
             client,
@@ -135,7 +137,7 @@ impl Session {
         Ok(Opened {
             session,
             started,
-            checkpoint: since - asked,
+            checkpoint: asked.elapsed(),
         })
     }
 
@@ -143,6 +145,7 @@ impl Session {
     pub fn held(&self) -> Held {
         Held {
             attempt: self.attempt,
+            of_standby: self.primary.is_some(),
             state: match (&self.stopped, self.lost) {
                 (Some(_), _) => HeldState::Ended,
                 (None, Some(loss)) => HeldState::Lost(loss),
@@ -181,61 +184,81 @@ impl Session {
 
     /// Asks for a sign of life; a standby, whether it is one still.
     pub async fn ping(&mut self) {
-        if self.stopped.is_some() || self.lost.is_some() {
-            return;
+        if self.stopped.is_none() && self.lost.is_none() {
+            self.lost = self.answers().await.err();
         }
-        let answer = tokio::time::timeout(PING_ANSWER, self.answers()).await;
-        self.lost = answer.unwrap_or(Some(Loss::Session));
     }
 
-    /// What is lost, if anything is.
-    async fn answers(&self) -> Option<Loss> {
-        if self.client.ping().await.is_err() {
-            return Some(Loss::Session);
+    async fn answers(&self) -> Result<(), Loss> {
+        answer(self.client.ping(), Loss::Session).await?;
+        match &self.primary {
+            None => Ok(()),
+            Some(primary) => {
+                answer(primary.ping(), Loss::Primary).await?;
+                self.is_standby().await
+            }
         }
-        let primary = self.primary.as_ref()?;
-        if primary.ping().await.is_err() {
-            return Some(Loss::Primary);
-        }
-        self.promoted().await
     }
 
-    /// Whether what was a standby is none any more.
-    async fn promoted(&self) -> Option<Loss> {
-        match wal_reader::end(&self.client).await {
-            Ok(end) => (!end.in_recovery).then_some(Loss::Promoted),
-            Err(_) => Some(Loss::Session),
+    /// What was a standby is one still.
+    async fn is_standby(&self) -> Result<(), Loss> {
+        let end = answer(wal_reader::end(&self.client), Loss::Session).await?;
+        match end.in_recovery {
+            true => Ok(()),
+            false => Err(Loss::Promoted),
         }
     }
 
     /// Ends backup mode.
     pub async fn stop(&mut self) {
-        let stopped = tokio::time::timeout(STOP, backup_mode::stop(&self.client)).await;
-        let stopped = match (stopped, &self.primary) {
-            (Ok(Ok(stopped)), None) => Ok(stopped),
-            (Ok(Ok(stopped)), Some(primary)) => primary.end(&self.client, stopped).await,
-            (Ok(Err(error)), primary) => {
-                tracing::warn!(error = %Chain(&error), "failed to end backup mode");
-                let promoted = match primary {
-                    Some(_) => self.promoted().await,
-                    None => None,
-                };
-                Err(promoted.unwrap_or(Loss::Session))
-            }
-            (Err(_), _) => {
-                tracing::warn!("failed to end backup mode: no answer");
-                Err(Loss::Session)
-            }
-        };
-        match stopped {
+        let ended = tokio::time::timeout(STOP, self.end()).await;
+        let ended = ended.unwrap_or_else(|_| {
+            tracing::warn!("failed to end backup mode: no answer");
+            Err(Loss::Session)
+        });
+        match ended {
             Ok(stopped) => self.stopped = Some((stopped, self.since.elapsed())),
             Err(loss) => self.lost = Some(loss),
+        }
+    }
+
+    async fn end(&self) -> Result<Stopped, Loss> {
+        match (backup_mode::stop(&self.client).await, &self.primary) {
+            (Ok(stopped), None) => Ok(stopped),
+            (Ok(stopped), Some(primary)) => primary.end(&self.client, stopped).await,
+            (Err(error), primary) => {
+                tracing::warn!(error = %Chain(&error), "failed to end backup mode");
+                if primary.is_some() {
+                    self.is_standby().await?;
+                }
+                Err(Loss::Session)
+            }
         }
     }
 
     /// What `pg_backup_stop` returned, and how long backup mode was.
     pub const fn stopped(&self) -> Option<&(Stopped, Duration)> {
         self.stopped.as_ref()
+    }
+}
+
+/// Begins backup mode on a primary.
+pub async fn begin(client: &Client, terms: &Terms<'_>) -> Result<Started, StartError> {
+    let started = backup_mode::start(client, terms.label, terms.fast);
+    // The server ends the call when it sees that nobody waits for it any more.
+    let started = tokio::time::timeout(terms.patience, started).await;
+    let started = started.map_err(|_| StartError::too_long(terms.patience))?;
+    started.map_err(|error| StartError::new("StartFailed", Chain(&error)))
+}
+
+/// What is said in time, or how the session is `lost`.
+async fn answer<T>(
+    asked: impl Future<Output = Result<T, QueryError>>,
+    lost: Loss,
+) -> Result<T, Loss> {
+    match tokio::time::timeout(PING_ANSWER, asked).await {
+        Ok(Ok(said)) => Ok(said),
+        Ok(Err(_)) | Err(_) => Err(lost),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     plan::Loss,
-    session::{APPLICATION, STOP, StartError, check_primary},
+    session::{self, APPLICATION, PING_ANSWER, StartError, Terms, check_primary},
 };
 use crate::{
     agent::{primary::Login, shared::Link},
@@ -33,11 +33,13 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A session in backup mode with the primary.
 pub struct Primary {
     client: Client,
+    since: Instant,
     started: Started,
 }
 
 impl Primary {
-    /// Begins backup mode on the primary, and waits until `standby` has replayed its checkpoint.
+    /// Begins backup mode on the primary, and on `standby` when that has replayed the primary's checkpoint. Returns what counts
+    /// as the backup's beginning.
     ///
     /// # Errors
     /// Why not.
@@ -45,38 +47,55 @@ impl Primary {
         login: &Login,
         link: &Link,
         standby: &Client,
-        label: &str,
-        fast: bool,
-        patience: Duration,
-    ) -> Result<Self, StartError> {
-        let failed = |error: QueryError| StartError::new("StartFailed", Chain(&error));
+        terms: &Terms<'_>,
+    ) -> Result<(Self, Started), StartError> {
         // Asked again at the end, which is late to hear that the role may not.
         standby::minimum_timeline(standby).await.map_err(failed)?;
         let client = login.connect_as(APPLICATION, &link.address).await;
         let client = client.map_err(|error| StartError::new(error.reason(), Chain(&error)))?;
         let facts = server::facts(&client).await.map_err(failed)?;
         check_primary(&facts, link, "the primary")?;
-        let started = backup_mode::start(&client, label, fast);
-        let started = tokio::time::timeout(patience, started).await;
-        let started = started.map_err(|_| StartError::too_long(patience))?;
-        let started = started.map_err(failed)?;
-        // The checkpoint that it was is flushed: it lies before this.
-        let flushed = wal_reader::flush_position(&client).await;
-        let flushed = flushed.map_err(|error| StartError::new("StartFailed", Chain(&error)))?;
-        replay(standby, flushed.lsn).await?;
-        Ok(Self { client, started })
+        // One that is far behind costs the primary no checkpoint.
+        replay(standby, flushed(&client).await?).await?;
+        let started = session::begin(&client, terms).await?;
+        let since = Instant::now();
+        let primary = Self {
+            client,
+            since,
+            started,
+        };
+        let around = tokio::time::timeout(terms.ceiling, primary.around(standby, terms.label));
+        let around = tokio::select! {
+            around = around => around,
+            () = primary.ended() => {
+                return Err(StartError::new("PrimaryLost", "the session with the primary was lost before its standby was in backup mode"));
+            }
+        };
+        let started = around.map_err(|_| too_slow(terms.ceiling))??;
+        Ok((primary, started))
     }
 
-    /// `standby`: what the standby's own start returned. As it counts for the backup: with the primary's clock.
-    ///
-    /// # Errors
-    /// It begins on another timeline, or with an older checkpoint, whose WAL may not be in the archive.
-    pub fn around(&self, standby: Started) -> Result<Started, StartError> {
-        begins(&self.started, &standby)?;
+    /// Begins backup mode on `standby`. As it counts for the backup: with the primary's clock.
+    async fn around(&self, standby: &Client, label: &str) -> Result<Started, StartError> {
+        // The checkpoint that it was is flushed: it lies before this.
+        replay(standby, flushed(&self.client).await?).await?;
+        if let Err(error) = standby::restart_point(standby).await {
+            // Backup mode begins with one, if this was none.
+            tracing::debug!(error = %Chain(&error), "no restart point of its own");
+        }
+        // At once: it holds a snapshot of rows until its restart point is made, and costs the primary nothing.
+        let started = backup_mode::start(standby, label, true);
+        let started = started.await.map_err(failed)?;
+        begins(&self.started, &started)?;
         Ok(Started {
             at: self.started.at,
-            ..standby
+            ..started
         })
+    }
+
+    /// When backup mode began on the primary.
+    pub const fn since(&self) -> Instant {
+        self.since
     }
 
     /// Waits until the session has ended.
@@ -99,8 +118,7 @@ impl Primary {
     pub async fn end(&self, standby: &Client, stopped: Stopped) -> Result<Stopped, Loss> {
         let timeline = standby::minimum_timeline(standby).await;
         let timeline = timeline.map_err(|error| told(Loss::Session, &error))?;
-        let own = tokio::time::timeout(STOP, backup_mode::stop(&self.client)).await;
-        let own = own.map_err(|_| Loss::Primary)?;
+        let own = backup_mode::stop(&self.client).await;
         let own = own.map_err(|error| told(Loss::Primary, &error))?;
         ends(self.started.timeline, timeline, &stopped, own.stop_lsn)?;
         Ok(Stopped {
@@ -108,6 +126,31 @@ impl Primary {
             ..stopped
         })
     }
+}
+
+fn failed(error: QueryError) -> StartError {
+    StartError::new("StartFailed", Chain(&error))
+}
+
+fn too_slow(ceiling: Duration) -> StartError {
+    let seconds = ceiling.as_secs();
+    let message = format!(
+        "the standby was not in backup mode within {seconds} s of the primary (the policy's deadlines.backupMode): see whether its disk keeps up with its restart points, or set backupFrom: PreferStandby"
+    );
+    StartError::new("StandbyBehind", message)
+}
+
+/// Up to where the primary has written WAL that a standby can have.
+async fn flushed(primary: &Client) -> Result<Lsn, StartError> {
+    let flushed = tokio::time::timeout(PING_ANSWER, wal_reader::flush_position(primary)).await;
+    let flushed = flushed.map_err(|_| no_answer("the primary"))?;
+    let flushed = flushed.map_err(|error| StartError::new("StartFailed", Chain(&error)))?;
+    Ok(flushed.lsn)
+}
+
+fn no_answer(server: &str) -> StartError {
+    let message = format!("{server} did not answer within {} s", PING_ANSWER.as_secs());
+    StartError::new("StartFailed", message)
 }
 
 fn told(loss: Loss, error: &QueryError) -> Loss {
@@ -119,8 +162,9 @@ fn told(loss: Loss, error: &QueryError) -> Loss {
 async fn replay(standby: &Client, lsn: Lsn) -> Result<(), StartError> {
     let begin = Instant::now();
     loop {
-        let end = wal_reader::end(standby).await;
-        let end = end.map_err(|error| StartError::new("StartFailed", Chain(&error)))?;
+        let end = tokio::time::timeout(PING_ANSWER, wal_reader::end(standby)).await;
+        let end = end.map_err(|_| no_answer("the standby"))?;
+        let end = end.map_err(failed)?;
         if !end.in_recovery {
             let message = "the standby was promoted before its backup began";
             return Err(StartError::new("NotStandby", message));

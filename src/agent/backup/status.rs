@@ -167,6 +167,9 @@ impl Part {
 pub fn void_message(void: Void, ceiling: Option<Duration>) -> String {
     match void {
         Void::Lost(loss) => loss_message(loss).to_owned(),
+        Void::AttemptChanged => {
+            "the attempt is not the one that the session was opened for: a controller of another version works on it; let all replicas be of this one".to_owned()
+        }
         Void::BackupModeTooLong => format!(
             "the snapshots were not cut within {} s of backup mode (the policy's deadlines.backupMode)",
             ceiling.unwrap_or_default().as_secs()

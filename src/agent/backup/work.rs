@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     plan::{Observed, Step, observe},
-    session::{Opened, Session, StartError},
+    session::{Opened, Session, StartError, Terms},
     status::Part,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         shared::{Link, Shared},
         watch::Objects,
     },
-    api::{Attempt, PgBackup, conditions},
+    api::{Attempt, Checkpoint, PgBackup, conditions},
     postgres::Lsn,
 };
 
@@ -180,8 +180,14 @@ pub async fn open(
             observed.over || observed.attempt != Some(attempt.number)
         })
     });
+    let terms = Terms {
+        label: &label,
+        fast: config.checkpoint == Checkpoint::Fast,
+        patience: config.backup,
+        ceiling: config.backup_mode,
+    };
     tokio::select! {
-        opened = Session::open(&shared.login, link, attempt, &label, config.checkpoint, config.backup) => Some(opened),
+        opened = Session::open(&shared.login, link, attempt, &terms) => Some(opened),
         _ = given_up => None,
         () = shared.stop.cancelled() => None,
     }

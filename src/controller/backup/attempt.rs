@@ -90,6 +90,8 @@ pub struct Running {
     pub agent: AgentPart,
     /// Since when `Cut=True` is written down for this attempt.
     pub cut_since: Option<Timestamp>,
+    /// Its pod, a standby, is not the one that was accepted.
+    pub replaced: bool,
 }
 
 /// What is there of one member.
@@ -157,6 +159,7 @@ impl Running {
             group,
             agent,
             cut_since,
+            replaced: false,
         })
     }
 

@@ -37,6 +37,8 @@ impl Proofs {
             group,
             agent,
             cut_since,
+            // It counts before a snapshot is made.
+            replaced: _,
         } = running;
         let holds = |it: bool| it.then_some(());
         let stopped = agent.stopped_since.is_some();

@@ -1,7 +1,11 @@
 //! Which member an attempt is made of. Pure.
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::door::Rejection;
-use crate::api::{Attempt, BackupSource, Instead, Member, PgBackup, PgBackupPolicy, PgProtection};
+use crate::api::{
+    Attempt, BackupSource, Instead, Member, PgBackup, PgBackupPolicy, PgProtection, VolumeStatus,
+};
 
 /// The member whose volumes are snapshotted.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,6 +126,26 @@ fn standby<'a>(protection: &'a PgProtection, last: Option<&Attempt>) -> Option<&
     let turn = last.map_or(0, |last| last.number.div_ceil(2));
     let turn = usize::try_from(turn).unwrap_or_default();
     standbys.get(turn.checked_rem(standbys.len())?).copied()
+}
+
+/// The attempt, if it is of a standby, and a snapshot of it is still to be made. Another standby answers as well as this one
+/// does, where it has got its address: what is in backup mode and what is cut would be two servers.
+pub fn unmade_of_standby(backup: &PgBackup) -> Option<&Attempt> {
+    let status = backup.status.as_ref()?;
+    let unmade = |volume: &VolumeStatus| volume.volume_snapshot_uid.is_none();
+    let attempt = status.attempt.as_ref()?;
+    let unmade = status.volumes.iter().any(unmade);
+    (unmade && attempt.standby.is_some()).then_some(attempt)
+}
+
+/// It has had its address since it was accepted, as the same pod.
+pub fn is_accepted_pod(attempt: &Attempt, pod: Option<&Pod>) -> bool {
+    pod.is_some_and(|pod| {
+        let address = pod.status.as_ref().and_then(|it| it.pod_ip.as_ref());
+        pod.metadata.uid.as_ref() == Some(&attempt.pod_uid)
+            && pod.metadata.deletion_timestamp.is_none()
+            && address == Some(&attempt.address)
+    })
 }
 
 #[cfg(test)]

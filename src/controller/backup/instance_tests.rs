@@ -2,10 +2,13 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::api::{StandbyAttempt, conditions};
 use crate::controller::backup::{
     door::door,
-    model::base::{base, base_of_standby},
+    model::base::{base, base_of_standby, proved},
     observe::Observed,
+    plan::{Setback, Step, plan},
+    validate::validate,
 };
 
 /// A protection of as many members, the first of which takes writes, and these standbys.
@@ -199,4 +202,56 @@ fn pg_control_is_looked_for_where_it_is_mounted() {
         let standby = attempt(&observed).standby.unwrap();
         assert_eq!(standby.control_claim, expected, "{mount}");
     }
+}
+
+/// Another standby with its address answers as well.
+#[test]
+fn a_standby_that_is_replaced_before_its_snapshots_voids_the_attempt() {
+    let observed = base_of_standby();
+    let number = 1;
+    let now = "2026-01-01T00:00:10Z".parse().unwrap();
+    let proposal = door(&observed, number, now).unwrap();
+    let attempt = proposal.set.attempt();
+    let pod = observed.source.as_ref().unwrap().pod.clone().unwrap();
+    let with = |edit: fn(&mut Pod)| {
+        let mut pod = pod.clone();
+        edit(&mut pod);
+        is_accepted_pod(attempt, Some(&pod))
+    };
+    assert!(with(|_| {}));
+    assert!(!is_accepted_pod(attempt, None));
+    assert!(!with(|pod| pod.metadata.uid = Some("pod-9".into())));
+    assert!(!with(|pod| pod.status.as_mut().unwrap().pod_ip = None));
+    let going = |pod: &mut Pod| {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+    };
+    assert!(!with(going));
+
+    let mut running = proved();
+    let status = running.backup.status.as_mut().unwrap();
+    let conditions = [conditions::CUT, conditions::STOPPED];
+    status
+        .conditions
+        .retain(|it| !conditions.contains(&it.type_.as_str()));
+    for volume in &mut status.volumes {
+        volume.volume_snapshot_uid = None;
+    }
+    (running.snapshots, running.contents) = (Vec::new(), Vec::new());
+    let of_standby = |backup: &mut PgBackup| {
+        let attempt = backup.status.as_mut().unwrap().attempt.as_mut().unwrap();
+        let control_claim = "data-orders-0".to_owned();
+        attempt.standby = Some(StandbyAttempt { control_claim });
+    };
+    assert_eq!(unmade_of_standby(&running.backup), None);
+    of_standby(&mut running.backup);
+    assert!(unmade_of_standby(&running.backup).is_some());
+    let step = |observed: &Observed| plan(&validate(observed, now), now).step;
+    let due = step(&running);
+    assert!(matches!(due, Step::CreateSnapshots(_)), "{due:?}");
+    running.replaced = true;
+    let step = step(&running);
+    let replaced = Setback::StandbyReplaced("orders-0".to_owned());
+    assert_eq!(step, Step::Abandon(replaced));
 }

@@ -20,7 +20,7 @@ use super::{
     Error,
     depth::Depth,
     group::{self, Groups},
-    instance::{Instance, choose},
+    instance::{Instance, choose, is_accepted_pod, unmade_of_standby},
     sweep,
     told::Told,
     turn, volumes,
@@ -49,6 +49,8 @@ pub struct Observed {
     pub ahead: Option<String>,
     /// The database's pod and volumes, if an attempt may begin.
     pub source: Option<Source>,
+    /// The pod of the running attempt, a standby, is not the one that was accepted. Read while a snapshot is to be made.
+    pub replaced: bool,
     /// VolumeSnapshots that are, or may be, of this backup.
     pub snapshots: Vec<VolumeSnapshot>,
     /// Contents that are, or may be, of this backup.
@@ -123,6 +125,7 @@ async fn observe_surroundings(
         policy: None,
         ahead: None,
         source: None,
+        replaced: false,
         snapshots: Vec::new(),
         contents: Vec::new(),
         groups: Groups::default(),
@@ -144,6 +147,10 @@ async fn observe_surroundings(
         if !is_accepted(&observed.backup) {
             observed.ahead = turn::act::ahead(client, told, &observed).await?;
             observe_source(client, namespace, &mut observed).await?;
+        } else if let Some(attempt) = unmade_of_standby(&observed.backup) {
+            let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+            let pod = get(&pods, &attempt.pod).await?;
+            observed.replaced = !is_accepted_pod(attempt, pod.as_ref());
         }
     }
     Ok(observed)

@@ -161,6 +161,11 @@ pub enum Setback {
     /// A snapshot is not the one that was written down.
     #[error("a snapshot was lost: {0}")]
     SnapshotLost(String),
+    /// The address of a standby may be another server's.
+    #[error(
+        "pod {0}, the standby, was replaced before its volumes were snapshotted: look at its events"
+    )]
+    StandbyReplaced(String),
     /// The stop came before every cut was written down: the snapshots may hold pages of after the backup's end.
     #[error("backup mode ended before every snapshot was seen cut")]
     StoppedBeforeCut,
@@ -220,6 +225,7 @@ impl Setback {
         match self {
             Self::SessionLost(_) => "SessionLost",
             Self::SnapshotLost(_) => "SnapshotLost",
+            Self::StandbyReplaced(_) => "StandbyReplaced",
             Self::StoppedBeforeCut => "StoppedBeforeCut",
             Self::CutTooLate { .. } => "CutDeadlineExceeded",
             Self::AgentSilent(_) => "AgentSilent",
@@ -417,6 +423,10 @@ fn plan_cut(state: &State, running: &Running, now: Timestamp) -> Step {
         Some(made) => after(made, state.deadlines.cut.get()).min(state.deadline()),
         None => state.deadline(),
     };
+    if running.replaced {
+        let pod = running.set.attempt().pod.clone();
+        return give_up(state, Setback::StandbyReplaced(pod), now);
+    }
     if now >= until {
         let (within, trouble) = (state.deadlines.cut, running.trouble());
         return give_up(state, Setback::CutTooLate { within, trouble }, now);

@@ -50,6 +50,7 @@ impl Told {
             policy: None,
             ahead: None,
             source: None,
+            replaced: false,
             snapshots,
             contents,
             groups: Groups::default(),

@@ -96,7 +96,10 @@ fn phase(observed: &Observed, now: Timestamp) -> Phase {
         ..
     } = observed;
     if let Some(running) = Running::read(backup, snapshots, contents, groups) {
-        return Phase::Running(running);
+        return Phase::Running(Running {
+            replaced: observed.replaced,
+            ..running
+        });
     }
     let last = backup.status.as_ref().and_then(last);
     let number = last.as_ref().map(|last| last.number);

@@ -75,6 +75,7 @@ pub fn base() -> Observed {
             )],
             not_served: false,
         }),
+        replaced: false,
         snapshots: Vec::new(),
         contents: Vec::new(),
         groups: Groups::default(),
