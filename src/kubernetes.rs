@@ -42,6 +42,12 @@ impl RequestError {
         self.code() == Some(409)
     }
 
+    /// The API server has decided against it, and will again: neither is it overloaded, nor has anything changed meanwhile.
+    pub fn is_refusal(&self) -> bool {
+        self.code()
+            .is_some_and(|code| !matches!(code, 404 | 409 | 429 | 502..=504))
+    }
+
     /// This program lacks the right.
     pub fn is_forbidden(&self) -> bool {
         self.code() == Some(403)

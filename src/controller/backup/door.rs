@@ -40,6 +40,9 @@ pub enum Rejection {
     PolicyNotFound(String),
     #[error("PgBackup {0} of the same protection comes first: backups are taken one at a time")]
     Queued(String),
+    /// As it was said: by a pass that did not get it, and at the deadline again.
+    #[error("{why}")]
+    TurnNotTaken { reason: &'static str, why: String },
     #[error("PgProtection {name} is not active: {why}")]
     ProtectionNotActive { name: String, why: String },
     #[error("the agent of PgProtection {name} is not connected to the database: {why}")]
@@ -120,6 +123,7 @@ impl Rejection {
             Self::ProtectionDeleted(_) => "ProtectionDeleted",
             Self::PolicyNotFound(_) => "PolicyNotFound",
             Self::Queued(_) => "Queued",
+            Self::TurnNotTaken { reason, .. } => reason,
             Self::ProtectionNotActive { .. } => "ProtectionNotActive",
             Self::NotConnected { .. } => "NotConnected",
             Self::WalNotArchived { .. } => "WalNotArchived",
@@ -173,7 +177,8 @@ impl Rejection {
             | Self::TooManyConnections { .. }
             | Self::TooManyWalSenders { .. }
             | Self::SlotOverCeiling { .. } => true,
-            Self::StatefulSetNotFound(_)
+            Self::TurnNotTaken { .. }
+            | Self::StatefulSetNotFound(_)
             | Self::PrimaryNotRunning(_)
             | Self::StandbyNotRunning(_)
             | Self::NoVolumes(_)

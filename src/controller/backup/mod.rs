@@ -15,12 +15,15 @@ mod attempt;
 mod build;
 mod depth;
 mod door;
+mod error;
 mod evidence;
 mod group;
 mod instance;
 #[cfg(test)]
 mod model;
 mod observe;
+#[cfg(test)]
+mod pass_tests;
 mod plan;
 #[cfg(test)]
 mod properties;
@@ -57,12 +60,13 @@ use self::{
     told::{Told, Trust, Written},
     wake::Wake,
 };
-use super::{Class, Context, PassError, drive, error_policy};
+use super::{Context, drive, error_policy};
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
-    kubernetes::RequestError,
 };
+
+pub use error::Error;
 
 /// How many backups are worked on at once.
 const CONCURRENCY: u16 = 16;
@@ -76,101 +80,6 @@ const UNWATCHED_REST: Duration = Duration::from_secs(10);
 const GROUP_REST: Duration = Duration::from_secs(2);
 /// The same while snapshots are going.
 const SWEEP_REST: Duration = Duration::from_secs(5);
-
-/// What a pass fails with.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A read failed.
-    #[error("failed to read {kind} {name}")]
-    Read {
-        /// The kind.
-        kind: String,
-        /// The object; empty for a list.
-        name: String,
-        /// Why.
-        source: RequestError,
-    },
-    /// A write failed.
-    #[error("failed to {verb} {kind} {name}")]
-    Write {
-        /// What was tried.
-        verb: &'static str,
-        /// The kind.
-        kind: String,
-        /// The object.
-        name: String,
-        /// Why.
-        source: RequestError,
-    },
-    /// Somebody else made an object of a name that is ours.
-    #[error(
-        "failed to create snapshot {name} for PgBackup {backup}: another one ({uid}) has that name; delete it"
-    )]
-    NameTaken {
-        /// The snapshot's name.
-        name: String,
-        /// The UID of the one that is there.
-        uid: String,
-        /// The PgBackup.
-        backup: String,
-    },
-    /// The backup has gone on since it was read.
-    #[error("failed to take the turn of PgBackup {name}: a later attempt of it has begun")]
-    Late {
-        /// The PgBackup.
-        name: String,
-    },
-    /// The API server took the turn and does not have it.
-    #[error(
-        "failed to take the turn in the status of PgProtection {name}: the API server does not keep it; apply the CRDs of this version"
-    )]
-    TurnNotKept {
-        /// The PgProtection.
-        name: String,
-    },
-    /// The status could not be applied.
-    #[error("failed to apply the status of PgBackup {name}")]
-    Report {
-        /// The PgBackup.
-        name: String,
-        /// Why.
-        source: RequestError,
-    },
-}
-
-impl Error {
-    /// The object changed between read and write: the pass is repeated at once, with nobody told.
-    fn is_overtaken(&self) -> bool {
-        match self {
-            Self::Report { source, .. } | Self::Write { source, .. } => source.is_conflict(),
-            Self::Late { .. } => true,
-            Self::Read { .. } | Self::NameTaken { .. } | Self::TurnNotKept { .. } => false,
-        }
-    }
-}
-
-impl PassError for Error {
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Read { source, .. }
-            | Self::Write { source, .. }
-            | Self::Report { source, .. } => source.reason(),
-            Self::NameTaken { .. } => "NameTaken",
-            Self::Late { .. } => "Conflict",
-            Self::TurnNotKept { .. } => "TurnNotKept",
-        }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            Self::Read { source, .. }
-            | Self::Write { source, .. }
-            | Self::Report { source, .. } => source.class(),
-            Self::NameTaken { .. } => Class::Terminal,
-            Self::Late { .. } | Self::TurnNotKept { .. } => Class::Transient,
-        }
-    }
-}
 
 /// What the passes over all backups share.
 struct Backups {
@@ -370,7 +279,7 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         return Ok(Action::await_change());
     };
     backups.wake.note(&observed.backup);
-    turn::act::take(&ctx.client, &observed, &plan).await?;
+    let (plan, refused) = turn::act::take(&ctx.client, &observed, plan).await?;
     let outcome = act::act(&ctx.client, &observed, &plan).await;
     let retained = outcome.as_ref().map_or(&[][..], |acted| &acted.retained);
     let (observed, state, plan) = retained::go_on((observed, state, plan), retained, now);
@@ -382,6 +291,9 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         backups.wrote(cached, &observed, marked);
     }
     act::tidy(&ctx.client, &observed, &plan).await?;
+    if let Some(error) = refused {
+        return Err(error);
+    }
     if plan.step == Step::Done || plan.step == Step::Release {
         backups.forget(&observed.backup);
     }

@@ -10,6 +10,7 @@ use super::{
     evidence::{Evidence, Proofs},
     group::{self, GroupContent, GroupSeen},
     sweep::Removal,
+    turn,
 };
 use crate::{api::Deadlines, csi::DeletionPolicy};
 
@@ -327,15 +328,23 @@ fn plan_waiting(
             until: state.deadline(),
         },
         (Err(rejection), _) => Step::Hold(rejection.clone()),
-        (Ok(_), _) if overdue => Step::Fail(Setback::AttemptsFailed {
-            within: state.deadlines.backup,
-            why: last.map_or_else(|| "there was none".to_owned(), |last| last.why.clone()),
-        }),
+        (Ok(_), _) if overdue => Step::Fail(never_cut(state, last)),
         (Ok(_), Some(turn)) if now < turn => Step::Await {
             what: Awaited::Turn,
             until: turn,
         },
         (Ok(proposal), _) => Step::Accept(proposal.clone()),
+    }
+}
+
+/// Why there was no attempt that came so far, where the next could begin at the deadline.
+fn never_cut(state: &State, last: Option<&Last>) -> Setback {
+    if let Some(refused) = state.said.as_ref().and_then(turn::said) {
+        return Setback::Rejected(refused);
+    }
+    Setback::AttemptsFailed {
+        within: state.deadlines.backup,
+        why: last.map_or_else(|| "there was none".to_owned(), |last| last.why.clone()),
     }
 }
 

@@ -3,7 +3,7 @@
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
-use super::{Claim, Place, claim, is_over, of, place, written};
+use super::{Claim, Place, claim, is_over, of, place, refused, written};
 use crate::{
     api::{PgBackup, PgProtection, managers},
     controller::backup::{
@@ -47,11 +47,32 @@ pub async fn ahead(
     }
 }
 
+/// Takes the backup's turn, if its attempt is to begin. Where that is refused the plan is to say so, and the pass fails by it.
+///
+/// # Errors
+/// As [`write_down`], where trying again may help.
+pub async fn take(
+    client: &Client,
+    observed: &Observed,
+    plan: Plan,
+) -> Result<(Plan, Option<Error>), Error> {
+    let Err(error) = write_down(client, observed, &plan).await else {
+        return Ok((plan, None));
+    };
+    match refused(&error) {
+        Some(rejection) => {
+            let step = Step::Hold(rejection);
+            Ok((Plan { step, ..plan }, Some(error)))
+        }
+        None => Err(error),
+    }
+}
+
 /// Writes down that it is the backup's turn, if its attempt is to begin: over the protection as it was read.
 ///
 /// # Errors
 /// As any write; a conflict if anybody has written to the protection since it was read; or the backup has gone on since.
-pub async fn take(client: &Client, observed: &Observed, plan: &Plan) -> Result<(), Error> {
+async fn write_down(client: &Client, observed: &Observed, plan: &Plan) -> Result<(), Error> {
     let (Step::Accept(proposal), Some(protection)) = (&plan.step, &observed.protection) else {
         return Ok(());
     };

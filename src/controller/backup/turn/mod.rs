@@ -12,8 +12,21 @@ mod model;
 
 use kube::ResourceExt;
 
-use super::observe::{is_accepted, is_finished};
-use crate::api::{PgBackup, PgProtection, Turn};
+use super::{
+    Error,
+    attempt::clip,
+    door::Rejection,
+    observe::{is_accepted, is_finished},
+};
+use crate::{
+    api::{PgBackup, PgProtection, Turn},
+    controller::context::Chain,
+};
+
+/// The API server does not keep it.
+const NOT_KEPT: &str = "TurnNotKept";
+/// The API server, or an admission policy of it, says no.
+const REFUSED: &str = "TurnRefused";
 
 /// What has to stand in the status before attempt `number` of `backup` begins.
 pub fn of(backup: &PgBackup, number: u32) -> Turn {
@@ -97,4 +110,32 @@ pub fn place<'a>(
         Some(told) if is_over(turn, Some(&told)) => Place::Free,
         Some(_) => Place::Taken(&turn.backup),
     }
+}
+
+/// What the backup is told where its turn could not be taken by `error`. `None`: trying again is all there is to it.
+pub fn refused(error: &Error) -> Option<Rejection> {
+    let why = clip(&Chain(error).to_string());
+    match error {
+        Error::TurnNotKept { .. } => Some(Rejection::TurnNotTaken {
+            reason: NOT_KEPT,
+            why,
+        }),
+        Error::Write { source, .. } if source.is_refusal() => Some(Rejection::TurnNotTaken {
+            reason: REFUSED,
+            why: format!("{why}; apply the manifests of this version, or mend what refuses it"),
+        }),
+        Error::Read { .. }
+        | Error::Write { .. }
+        | Error::NameTaken { .. }
+        | Error::Late { .. }
+        | Error::Report { .. } => None,
+    }
+}
+
+/// The same, from what `Accepted` says: reason and sentence.
+pub fn said((reason, why): &(String, String)) -> Option<Rejection> {
+    let mut reasons = [NOT_KEPT, REFUSED].into_iter();
+    let reason = reasons.find(|it| it == reason)?;
+    let why = why.clone();
+    Some(Rejection::TurnNotTaken { reason, why })
 }

@@ -1,0 +1,281 @@
+//! Whole passes over one backup, against an API server that answers from memory.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use http::{Method, Request, Response};
+use jiff::Timestamp;
+use kube::{
+    Client,
+    client::Body,
+    runtime::{controller::Action, reflector},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Backups, Error, model::base::base, observe::Observed, reconcile, told::Told};
+use crate::{
+    api::{
+        PgBackup, annotations,
+        conditions::{self, ACCEPTED, COMPLETED},
+    },
+    clock::Clock,
+    controller::{Context, Events, Image, PassError, Scope},
+};
+
+const BACKUP: &str = "/apis/highwater.dev/v1alpha1/namespaces/shop/pgbackups/nightly";
+const PROTECTION: &str = "/apis/highwater.dev/v1alpha1/namespaces/shop/pgprotections/orders";
+/// Of the backup: the deadline over all attempts is an hour.
+const CREATED: &str = "2026-01-01T00:00:00Z";
+
+/// How the API server takes the turn.
+#[derive(Clone, Copy, PartialEq)]
+enum Taken {
+    Kept,
+    LeftOut,
+    Refused(u16),
+}
+
+/// The objects by path, and the writes that it was asked for.
+struct Server {
+    objects: BTreeMap<String, Value>,
+    taken: Taken,
+    writes: Vec<String>,
+}
+
+impl Server {
+    fn of(observed: &Observed, taken: Taken) -> Self {
+        let mut server = Self {
+            objects: BTreeMap::new(),
+            taken,
+            writes: Vec::new(),
+        };
+        let source = observed.source.as_ref().unwrap();
+        let highwater = "/apis/highwater.dev/v1alpha1/namespaces/shop";
+        let class = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotclasses/cow";
+        server.put(BACKUP, &observed.backup);
+        server.put(PROTECTION, &observed.protection);
+        server.put(
+            &format!("{highwater}/pgbackuppolicies/gold"),
+            &observed.policy,
+        );
+        let owner = "/apis/apps/v1/namespaces/shop/statefulsets/orders";
+        server.put(owner, &source.stateful_set);
+        server.put("/api/v1/namespaces/shop/pods/orders-0", &source.pod);
+        for (name, claim) in &source.claims {
+            let claims = "/api/v1/namespaces/shop/persistentvolumeclaims";
+            server.put(&format!("{claims}/{name}"), claim);
+        }
+        for (name, volume) in &source.volumes {
+            server.put(&format!("/api/v1/persistentvolumes/{name}"), volume);
+        }
+        server.put(class, &source.classes[0]);
+        server
+    }
+
+    fn put(&mut self, path: &str, object: &impl Serialize) {
+        let object = serde_json::to_value(object).unwrap();
+        self.objects.insert(path.to_owned(), object);
+    }
+
+    fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        match *method {
+            Method::GET => match self.objects.get(path) {
+                Some(object) => (200, object.clone()),
+                None => self.list(path),
+            },
+            Method::PATCH => self.patch(path, body),
+            _ => (201, json!({"metadata": {"name": "event"}})),
+        }
+    }
+
+    /// Of kinds that have objects here.
+    fn list(&self, path: &str) -> (u16, Value) {
+        let below = format!("{path}/");
+        let items = self.objects.iter().filter(|(at, _)| at.starts_with(&below));
+        let items: Vec<_> = items.map(|(_, object)| object.clone()).collect();
+        match items.is_empty() {
+            true => refusal(404),
+            false => (200, json!({"metadata": {}, "items": items})),
+        }
+    }
+
+    fn patch(&mut self, path: &str, body: &Value) -> (u16, Value) {
+        let at = path.trim_end_matches("/status").to_owned();
+        let mut status = body["status"].clone();
+        if at == PROTECTION {
+            match self.taken {
+                Taken::Kept => {}
+                Taken::LeftOut => status = json!({}),
+                Taken::Refused(code) => return refusal(code),
+            }
+        }
+        let Some(object) = self.objects.get_mut(&at) else {
+            return refusal(404);
+        };
+        self.writes.push(at);
+        for (field, value) in status.as_object().unwrap() {
+            object["status"][field] = value.clone();
+        }
+        object["metadata"]["resourceVersion"] = json!(self.writes.len().to_string());
+        (200, object.clone())
+    }
+}
+
+fn refusal(code: u16) -> (u16, Value) {
+    let message = "admission webhook \"site\" denied the request";
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": "R", "code": code});
+    (code, status)
+}
+
+struct At(Mutex<Timestamp>);
+
+impl Clock for At {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// A controller and its API server.
+struct Site {
+    server: Arc<Mutex<Server>>,
+    clock: Arc<At>,
+    backups: Arc<Backups>,
+}
+
+impl Site {
+    fn new(observed: &Observed, taken: Taken) -> Self {
+        let server = Arc::new(Mutex::new(Server::of(observed, taken)));
+        let answering = server.clone();
+        let client = tower::service_fn(move |request: Request<Body>| {
+            let server = answering.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap();
+                let body = serde_json::from_slice(&body).unwrap_or_default();
+                let path = parts.uri.path().to_owned();
+                let answer = server.lock().unwrap().answer(&parts.method, &path, &body);
+                let response = Response::builder().status(answer.0);
+                let answer = serde_json::to_vec(&answer.1).unwrap();
+                Ok::<_, std::convert::Infallible>(response.body(Body::from(answer)).unwrap())
+            }
+        });
+        let client = Client::new(client, "shop");
+        let clock = Arc::new(At(Mutex::new(CREATED.parse().unwrap())));
+        let image = Image {
+            name: "highwater".to_owned(),
+            pull_policy: "Never".to_owned(),
+        };
+        let ctx = Context::new(
+            client.clone(),
+            clock.clone(),
+            Events::new(client, "highwater-controller", None),
+            image,
+            Scope::Cluster,
+        );
+        let backups = Arc::new(Backups {
+            ctx: Arc::new(ctx),
+            wake: Arc::default(),
+            told: untold(),
+        });
+        Self {
+            server,
+            clock,
+            backups,
+        }
+    }
+
+    fn backup(&self) -> PgBackup {
+        let server = self.server.lock().unwrap();
+        serde_json::from_value(server.objects[BACKUP].clone()).unwrap()
+    }
+
+    /// A pass, when the watch has told of the last write.
+    async fn pass(&self, minute: i64) -> Result<Action, Error> {
+        let created: Timestamp = CREATED.parse().unwrap();
+        *self.clock.0.lock().unwrap() = created + jiff::SignedDuration::from_mins(minute);
+        reconcile(Arc::new(self.backup()), self.backups.clone()).await
+    }
+
+    /// Status, reason and message of a condition.
+    fn said(&self, type_: &str) -> Option<(String, String, String)> {
+        let status = self.backup().status?;
+        let it = conditions::find(&status.conditions, type_)?;
+        Some((it.status.clone(), it.reason.clone(), it.message.clone()))
+    }
+
+    fn writes(&self) -> Vec<String> {
+        self.server.lock().unwrap().writes.clone()
+    }
+}
+
+/// Watches that have told of nothing yet.
+fn untold() -> Told {
+    Told {
+        backups: reflector::store().0,
+        protections: reflector::store().0,
+        policies: reflector::store().0,
+        snapshots: reflector::store().0,
+        contents: reflector::store().0,
+        written: Default::default(),
+        trust: Default::default(),
+    }
+}
+
+/// A backup that may begin.
+fn ready() -> Observed {
+    let mut observed = base();
+    observed.backup.metadata.finalizers = Some(vec![annotations::BACKUP_FINALIZER.to_owned()]);
+    observed
+}
+
+#[tokio::test]
+async fn a_backup_that_takes_its_turn_begins() {
+    let site = Site::new(&ready(), Taken::Kept);
+    site.pass(0).await.unwrap();
+    assert_eq!(site.said(ACCEPTED).unwrap().0, "True");
+    assert_eq!(site.writes(), [PROTECTION, BACKUP]);
+}
+
+#[tokio::test]
+async fn a_turn_that_cannot_be_taken_is_told_and_is_what_the_backup_ends_by() {
+    for (taken, outcome, reason, word) in [
+        (Taken::Refused(403), "Forbidden", "TurnRefused", "denied"),
+        (Taken::Refused(422), "Invalid", "TurnRefused", "denied"),
+        (Taken::Refused(500), "ApiError", "TurnRefused", "denied"),
+        (Taken::LeftOut, "TurnNotKept", "TurnNotKept", "CRDs"),
+    ] {
+        let site = Site::new(&ready(), taken);
+        let error = site.pass(0).await.unwrap_err();
+        assert_eq!(error.reason(), outcome, "{error}");
+        let (status, said, message) = site.said(ACCEPTED).unwrap();
+        assert_eq!((&*status, &*said), ("False", reason));
+        assert!(message.contains(word), "{message}");
+        assert_eq!(site.said(COMPLETED).unwrap().0, "Unknown");
+
+        let told = |site: &Site| site.writes().iter().filter(|at| *at == BACKUP).count();
+        site.pass(59).await.unwrap_err();
+        assert_eq!(told(&site), 1, "nothing is told twice");
+
+        site.pass(60).await.unwrap();
+        let ended = ("False".to_owned(), reason.to_owned(), message);
+        assert_eq!(site.said(COMPLETED), Some(ended.clone()));
+        assert_eq!(site.said(ACCEPTED), Some(ended));
+    }
+}
+
+#[tokio::test]
+async fn what_passes_by_itself_is_not_told() {
+    for code in [409, 429, 503] {
+        let site = Site::new(&ready(), Taken::Refused(code));
+        let passed = site.pass(0).await;
+        assert_eq!(passed.is_ok(), code == 409, "a conflict is tried at once");
+        assert!(site.writes().is_empty(), "{code}");
+        site.server.lock().unwrap().taken = Taken::Kept;
+        site.pass(1).await.unwrap();
+        assert_eq!(site.said(ACCEPTED).unwrap().0, "True");
+    }
+}
