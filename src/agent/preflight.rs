@@ -51,6 +51,8 @@ fn facts(seen: Headroom, pod: &str, now: jiff::Timestamp) -> Preflight {
         replication_slots,
         wal_senders,
         connections,
+        role_connections,
+        database_connections,
     } = seen;
     let room = |Used { maximum, used }: Used| Room::new(maximum, used);
     Preflight {
@@ -61,5 +63,7 @@ fn facts(seen: Headroom, pod: &str, now: jiff::Timestamp) -> Preflight {
         replication_slots: room(replication_slots),
         wal_senders: room(wal_senders),
         connections: room(connections),
+        role_connections: role_connections.map(room),
+        database_connections: database_connections.map(room),
     }
 }

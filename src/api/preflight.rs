@@ -22,6 +22,12 @@ pub struct Preflight {
     pub wal_senders: Room,
     /// `max_connections`, without those that are kept for other roles.
     pub connections: Room,
+    /// The role's `CONNECTION LIMIT`. Nothing where it has none, or is a superuser's, of whom none is enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_connections: Option<Room>,
+    /// That of the database which the agent connects to. Nothing where it has none, or the role is a superuser's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_connections: Option<Room>,
 }
 
 /// How much of something is left.
@@ -83,6 +89,8 @@ mod tests {
             replication_slots: Room::new(10, 1),
             wal_senders: Room::new(10, 1),
             connections: Room::new(97, used),
+            role_connections: None,
+            database_connections: None,
         }
     }
 

@@ -15,8 +15,12 @@ pub struct Headroom {
     pub replication_slots: Used,
     /// Processes that send WAL.
     pub wal_senders: Used,
-    /// Sessions, as many as the role of this one may have.
+    /// Sessions of the server, without those that are kept for other roles.
     pub connections: Used,
+    /// Those of the role, where it has a CONNECTION LIMIT. A superuser's is not enforced.
+    pub role_connections: Option<Used>,
+    /// Those of the database, where it has one. It is not enforced of superusers either.
+    pub database_connections: Option<Used>,
 }
 
 /// How much of something is in use.
@@ -29,19 +33,26 @@ pub struct Used {
 }
 
 // Of other roles' sessions the view tells the kind to members of pg_read_all_stats, as pg_monitor is. PostgreSQL 16 can
-// keep connections for the members of a role, which earlier versions do not have.
-const ASK: &str = "SELECT current_setting('wal_level'), \
+// keep connections for the members of a role, which earlier versions do not have. The limits are those of who has logged
+// in, and a WAL sender is none of the sessions that they count.
+const ASK: &str = "WITH sessions AS (SELECT usesysid, datid, backend_type FROM pg_stat_activity), \
+    clients AS (SELECT usesysid, datid FROM sessions WHERE backend_type = 'client backend') \
+    SELECT current_setting('wal_level'), \
     EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1), \
     current_setting('max_replication_slots')::int, (SELECT count(*)::int FROM pg_replication_slots), \
     current_setting('max_wal_senders')::int, \
-    (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'walsender'), \
+    (SELECT count(*)::int FROM sessions WHERE backend_type = 'walsender'), \
     current_setting('max_connections')::int \
         - CASE WHEN me.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int END \
         - CASE WHEN me.rolsuper OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'pg_use_reserved_connections' \
-              AND pg_has_role(oid, 'USAGE')) \
+              AND pg_has_role(session_user, oid, 'USAGE')) \
             THEN 0 ELSE coalesce(current_setting('reserved_connections', true)::int, 0) END, \
-    (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') \
-    FROM pg_roles me WHERE me.rolname = current_user";
+    (SELECT count(*)::int FROM clients), \
+    CASE WHEN NOT me.rolsuper AND me.rolconnlimit >= 0 THEN me.rolconnlimit END, \
+    (SELECT count(*)::int FROM clients WHERE usesysid = me.oid), \
+    CASE WHEN NOT me.rolsuper AND here.datconnlimit >= 0 THEN here.datconnlimit END, \
+    (SELECT count(*)::int FROM clients WHERE datid = here.oid) \
+    FROM pg_roles me, pg_database here WHERE me.rolname = session_user AND here.datname = current_database()";
 
 /// Asks the server; `slot` is the name of our own replication slot.
 ///
@@ -56,6 +67,11 @@ pub async fn ask(client: &Client, slot: &str) -> Result<Headroom, QueryError> {
     };
     let row = client.query_typed_one(ASK, &[(&slot, Type::NAME)]).await;
     let row = row.map_err(failed)?;
+    let limited = |at: usize| -> Result<Option<Used>, QueryError> {
+        let used = row.try_get(at + 1).map_err(failed)?;
+        let maximum: Option<i32> = row.try_get(at).map_err(failed)?;
+        Ok(maximum.map(|maximum| Used { maximum, used }))
+    };
     let used = |at: usize| -> Result<Used, QueryError> {
         Ok(Used {
             maximum: row.try_get(at).map_err(failed)?,
@@ -68,5 +84,7 @@ pub async fn ask(client: &Client, slot: &str) -> Result<Headroom, QueryError> {
         replication_slots: used(2)?,
         wal_senders: used(4)?,
         connections: used(6)?,
+        role_connections: limited(8)?,
+        database_connections: limited(10)?,
     })
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use highwater::postgres::{
     headroom::{self, Used},
-    session::connect,
+    replication::Replication,
+    session::{Client, ConnectOptions, connect},
     slot,
 };
 
@@ -65,4 +66,83 @@ async fn what_is_left_is_what_the_server_gives() {
     );
     let other = headroom::ask(&role, "another").await.unwrap();
     assert!(!other.has_slot);
+}
+
+/// Takes what is said to be left, and no more is given.
+async fn fill(login: &ConnectOptions, left: impl AsyncFn() -> Option<Used>) -> Vec<Client> {
+    let mut taken = Vec::new();
+    loop {
+        let Used { maximum, used } = left().await.unwrap();
+        if used >= maximum {
+            break;
+        }
+        taken.push(connect(login).await.unwrap());
+    }
+    let refused = connect(login).await.err().unwrap();
+    assert_eq!(refused.reason(), "TooManyConnections", "{refused}");
+    taken
+}
+
+#[tokio::test]
+async fn the_limits_of_role_and_database_count_as_the_server_counts() {
+    let database = Database::start(16, "");
+    database
+        .sql("CREATE ROLE outsider LOGIN REPLICATION PASSWORD 'p'; GRANT pg_monitor TO outsider")
+        .await;
+    database.allow_replication().await;
+    let login = database.login("outsider", Some("p"));
+    let superuser = database.client().await;
+    let alone = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datid IS NOT NULL";
+    while !superuser
+        .query_one(alone, &[])
+        .await
+        .unwrap()
+        .get::<_, bool>(0)
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let role = connect(&login).await.unwrap();
+    let seen = headroom::ask(&role, "ours").await.unwrap();
+    assert_eq!(
+        (seen.role_connections, seen.database_connections),
+        (None, None)
+    );
+
+    let _sender = Replication::connect(&login).await.unwrap();
+    let limit = |statement: &'static str| superuser.batch_execute(statement);
+    limit("ALTER ROLE outsider CONNECTION LIMIT 4")
+        .await
+        .unwrap();
+    let of_role = async || headroom::ask(&role, "ours").await.unwrap().role_connections;
+    let taken = fill(&login, of_role).await;
+    assert_eq!(taken.len(), 3, "a WAL sender is none of them");
+
+    limit("ALTER ROLE outsider CONNECTION LIMIT -1")
+        .await
+        .unwrap();
+    limit("ALTER DATABASE postgres CONNECTION LIMIT 7")
+        .await
+        .unwrap();
+    let of_database = async || {
+        let seen = headroom::ask(&role, "ours").await.unwrap();
+        assert_eq!(seen.role_connections, None);
+        seen.database_connections
+    };
+    let more = fill(&login, of_database).await;
+    assert_eq!(
+        2 + taken.len() + more.len(),
+        7,
+        "a superuser's is one of them"
+    );
+
+    limit("ALTER ROLE postgres CONNECTION LIMIT 0")
+        .await
+        .unwrap();
+    let another = database.client().await;
+    let seen = headroom::ask(&another, "ours").await.unwrap();
+    assert_eq!(
+        (seen.role_connections, seen.database_connections),
+        (None, None),
+        "neither keeps a superuser out"
+    );
 }

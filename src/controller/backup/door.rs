@@ -100,9 +100,14 @@ pub enum Rejection {
     )]
     TooManyReplicationSlots { pod: String, maximum: i32 },
     #[error(
-        "no connection is free on {pod} for the session in backup mode (the role may have {maximum}): close sessions, or raise max_connections, which takes a restart"
+        "no connection is free on {pod} for the session in backup mode ({} {maximum}): close sessions, or {}",
+        .limit.is(), .limit.remedy()
     )]
-    TooManyConnections { pod: String, maximum: i32 },
+    TooManyConnections {
+        pod: String,
+        limit: ConnectionLimit,
+        maximum: i32,
+    },
     #[error(
         "no WAL sender is free on {pod} (max_wal_senders is {maximum}) to stream WAL as the policy says: end a standby or a backup that streams, raise max_wal_senders, which takes a restart, or set wal.transport: Auto"
     )]
@@ -113,6 +118,35 @@ pub enum Rejection {
         "the cluster does not serve snapshot.storage.k8s.io/v1: install the external-snapshotter's CRDs and its snapshot controller"
     )]
     SnapshotsNotServed,
+}
+
+/// What bounds how many sessions there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// `max_connections`, without those that are kept for other roles.
+    Server,
+    /// Of the agent's role.
+    Role,
+    /// Of the database that the agent connects to.
+    Database,
+}
+
+impl ConnectionLimit {
+    const fn is(self) -> &'static str {
+        match self {
+            Self::Server => "the role may have",
+            Self::Role => "the CONNECTION LIMIT of the role is",
+            Self::Database => "the CONNECTION LIMIT of the database is",
+        }
+    }
+
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Server => "raise max_connections, which takes a restart",
+            Self::Role => "raise it: ALTER ROLE ... CONNECTION LIMIT",
+            Self::Database => "raise it: ALTER DATABASE ... CONNECTION LIMIT",
+        }
+    }
 }
 
 impl Rejection {

@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::{
-    door::{Rejection, instance, members, mounts, protection, site},
+    door::{ConnectionLimit, Rejection, instance, members, mounts, protection, site},
     observe::Observed,
 };
-use crate::api::{Preflight, Primary, Transport, conditions};
+use crate::api::{Preflight, Primary, Room, Transport, conditions};
 
 /// Whether it holds; if it does not, why, and what to do.
 pub type Rule = fn(&Observed) -> Result<(), Rejection>;
@@ -115,12 +115,24 @@ fn slot_is_held_or_free(observed: &Observed) -> Result<(), Rejection> {
 
 /// Backup mode has a session of its own.
 fn connection_is_free(observed: &Observed) -> Result<(), Rejection> {
-    match preflight(observed) {
-        Some(seen) if seen.connections.is_full() => Err(Rejection::TooManyConnections {
+    let Some(seen) = preflight(observed) else {
+        return Ok(());
+    };
+    let limits = [
+        (Some(seen.connections), ConnectionLimit::Server),
+        (seen.role_connections, ConnectionLimit::Role),
+        (seen.database_connections, ConnectionLimit::Database),
+    ];
+    let mut full = limits
+        .into_iter()
+        .filter_map(|(room, limit)| Some((room.filter(|room| room.is_full())?, limit)));
+    match full.next() {
+        Some((Room { maximum, .. }, limit)) => Err(Rejection::TooManyConnections {
             pod: seen.pod.clone(),
-            maximum: seen.connections.maximum,
+            limit,
+            maximum,
         }),
-        Some(_) | None => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -32,6 +32,8 @@ fn roomy() -> Preflight {
         replication_slots: Room::new(10, 4),
         wal_senders: Room::new(10, 1),
         connections: Room::new(97, 12),
+        role_connections: Some(Room::new(5, 2)),
+        database_connections: Some(Room::new(40, 12)),
     }
 }
 
@@ -55,7 +57,7 @@ fn keeps(observed: &mut Observed, bytes: i64) {
 type Change = fn(&mut Observed);
 
 /// The rule, the reason, what must be in the sentence, and what breaks it.
-const BROKEN: [(&str, &str, &str, Change); 21] = [
+const BROKEN: [(&str, &str, &str, Change); 23] = [
     (
         "protection",
         "ProtectionNotFound",
@@ -104,6 +106,12 @@ const BROKEN: [(&str, &str, &str, Change); 21] = [
             sees(o, |seen| seen.connections = Room::new(97, 97));
         },
     ),
+    ("connections", "TooManyConnections", "ALTER ROLE", |o| {
+        sees(o, |seen| seen.role_connections = Some(Room::new(2, 2)))
+    }),
+    ("connections", "TooManyConnections", "ALTER DATABASE", |o| {
+        sees(o, |seen| seen.database_connections = Some(Room::new(4, 4)))
+    }),
     ("connected", "NotConnected", "mend it", |o| {
         fails(o, "Connected", "PasswordRejected")
     }),
