@@ -43,7 +43,9 @@ pub enum Error {
         backup: String,
     },
     /// The backup has gone on since it was read.
-    #[error("failed to take the turn of PgBackup {name}: a later attempt of it has begun")]
+    #[error(
+        "failed to take the turn of PgBackup {name}: a later attempt of it has begun; if its status was set back, delete it and create another one"
+    )]
     Late {
         /// The PgBackup.
         name: String,
@@ -67,12 +69,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the watches told is old, and may be for minutes.
+    pub fn is_outdated(&self) -> bool {
+        self.is_overtaken() || matches!(self, Self::Late { .. })
+    }
+
     /// The object changed between read and write: the pass is repeated at once, with nobody told.
     pub fn is_overtaken(&self) -> bool {
         match self {
             Self::Report { source, .. } | Self::Write { source, .. } => source.is_conflict(),
-            Self::Late { .. } => true,
-            Self::Read { .. } | Self::NameTaken { .. } | Self::TurnNotKept { .. } => false,
+            // Whoever has set the status back by hand has it so for ever.
+            Self::Late { .. }
+            | Self::Read { .. }
+            | Self::NameTaken { .. }
+            | Self::TurnNotKept { .. } => false,
         }
     }
 }

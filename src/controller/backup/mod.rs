@@ -246,12 +246,12 @@ async fn reconcile(cached: Arc<PgBackup>, backups: Arc<Backups>) -> Result<Actio
         backups.forget(&cached);
         return Ok(Action::await_change());
     }
-    match pass(&cached, &backups).await {
-        Err(error) if error.is_overtaken() => {
-            // What the watches told is old, and may be for minutes.
-            backups.told.trust.lose(&cached);
-            Ok(Action::requeue(Duration::from_millis(20)))
-        }
+    let passed = pass(&cached, &backups).await;
+    if passed.as_ref().is_err_and(Error::is_outdated) {
+        backups.told.trust.lose(&cached);
+    }
+    match passed {
+        Err(error) if error.is_overtaken() => Ok(Action::requeue(Duration::from_millis(20))),
         other => other,
     }
 }

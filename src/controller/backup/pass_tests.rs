@@ -22,7 +22,7 @@ use crate::{
         conditions::{self, ACCEPTED, COMPLETED},
     },
     clock::Clock,
-    controller::{Context, Events, Image, PassError, Scope},
+    controller::{Class, Context, Events, Image, PassError, Scope},
 };
 
 const BACKUP: &str = "/apis/highwater.dev/v1alpha1/namespaces/shop/pgbackups/nightly";
@@ -278,4 +278,18 @@ async fn what_passes_by_itself_is_not_told() {
         site.pass(1).await.unwrap();
         assert_eq!(site.said(ACCEPTED).unwrap().0, "True");
     }
+}
+
+/// As it is for a moment where another controller has begun an attempt, and for ever where somebody has set the status back.
+#[tokio::test]
+async fn a_turn_of_a_later_attempt_is_asked_for_less_and_less_often() {
+    let mut observed = ready();
+    let turn = json!({"backup": "nightly", "uid": "backup-uid", "attempt": 2});
+    let protection = observed.protection.as_mut().unwrap();
+    protection.status.as_mut().unwrap().turn = serde_json::from_value(turn).unwrap();
+    let site = Site::new(&observed, Taken::Kept);
+    let error = site.pass(0).await.unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+    assert_eq!(error.class(), Class::Transient, "the pause grows");
+    assert!(site.writes().is_empty());
 }
