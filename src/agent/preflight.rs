@@ -24,10 +24,11 @@ pub async fn follow(shared: &Shared, answering: &Answering) {
     }
 }
 
-/// Looks once. What it does not find out keeps nobody from shipping.
+/// Looks once. What it does not find out keeps nobody from shipping, and is not told: what was seen before may be so no more.
 pub async fn look(shared: &Shared, answering: &Answering) {
     if let Err(error) = try_look(shared, answering).await {
         tracing::debug!(pod = answering.member.pod, error = %Chain(&error), "failed to look what the primary has left");
+        forget(shared);
     }
 }
 
@@ -39,7 +40,7 @@ async fn try_look(shared: &Shared, answering: &Answering) -> Result<(), QueryErr
     Ok(())
 }
 
-/// What was told is of a primary that cannot be asked any more.
+/// What was told is of a primary that cannot be asked any more, or does not answer.
 pub fn forget(shared: &Shared) {
     shared.reporter.edit(|report| report.preflight = None);
 }

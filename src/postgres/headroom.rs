@@ -1,8 +1,14 @@
 //! What a running server has left of what its configuration limits. How much room its disk has no SQL function tells.
 
-use tokio_postgres::types::Type;
+use std::time::Duration;
+
+use tokio_postgres::types::{ToSql, Type};
 
 use super::session::{Client, QueryError};
+
+/// How long the server may take: it reads a few small views.
+pub const ANSWER: Duration = Duration::from_secs(5);
+const ACTION: &str = "ask PostgreSQL what it has left of slots and connections";
 
 /// What a running server has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,15 +63,15 @@ const ASK: &str = "WITH sessions AS (SELECT usesysid, datid, backend_type FROM p
 /// Asks the server; `slot` is the name of our own replication slot.
 ///
 /// # Errors
-/// The session is lost.
+/// The session is lost, or there is no answer within [`ANSWER`].
 pub async fn ask(client: &Client, slot: &str) -> Result<Headroom, QueryError> {
-    let failed = |error: tokio_postgres::Error| {
-        QueryError::new(
-            "ask PostgreSQL what it has left of slots and connections",
-            &error,
-        )
-    };
-    let row = client.query_typed_one(ASK, &[(&slot, Type::NAME)]).await;
+    let failed = |error: tokio_postgres::Error| QueryError::new(ACTION, &error);
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&slot, Type::NAME)];
+    let row = client.query_typed_one(ASK, &parameters);
+    let row = tokio::time::timeout(ANSWER, row).await.map_err(|_| {
+        let cause = format!("no answer within {} s", ANSWER.as_secs());
+        QueryError::unexpected(ACTION, cause)
+    })?;
     let row = row.map_err(failed)?;
     let limited = |at: usize| -> Result<Option<Used>, QueryError> {
         let used = row.try_get(at + 1).map_err(failed)?;

@@ -68,6 +68,23 @@ async fn what_is_left_is_what_the_server_gives() {
     assert!(!other.has_slot);
 }
 
+/// Whoever asks ships WAL next: what a server that is slow has left is not known, and that is all.
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_not_waited_for() {
+    let database = Database::start(16, "");
+    let client = database.client().await;
+    let other = database.client().await;
+    other
+        .batch_execute("BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let asked = tokio::time::timeout(2 * headroom::ANSWER, headroom::ask(&client, "ours")).await;
+    let error = asked.expect("it is bounded").unwrap_err();
+    assert!(error.to_string().contains("no answer within"), "{error}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    headroom::ask(&client, "ours").await.unwrap();
+}
+
 /// Takes what is said to be left, and no more is given.
 async fn fill(login: &ConnectOptions, left: impl AsyncFn() -> Option<Used>) -> Vec<Client> {
     let mut taken = Vec::new();
