@@ -14,7 +14,7 @@ use super::{
     plan::{Held, Step, Void, plan},
     session::{Opened, PING, Session, StartError},
     status::void_message,
-    work::{Backup, connected_message, demand, ends_backup_mode, open, urgency},
+    work::{Backup, connected_message, demand, ends_backup_mode, open, unless_late, urgency},
 };
 use crate::{
     agent::{
@@ -22,9 +22,7 @@ use crate::{
         shared::{Link, Shared},
         watch::Objects,
     },
-    api::{Attempt, PgBackup, conditions, managers},
-    controller::context::Chain,
-    kubernetes::apply_status,
+    api::{Attempt, PgBackup, conditions},
     postgres::Lsn,
 };
 
@@ -86,8 +84,8 @@ impl Driver {
         }
     }
 
-    /// Those that are catalogued at once: what came before is told with it, by one request. Where that fails it is told
-    /// nevertheless, as it is tried again later.
+    /// Those that are catalogued at once: what came before is told with it, by one request. Where that fails or takes long
+    /// it is told nevertheless.
     fn catalogued_next(&self) -> BTreeSet<String> {
         let ceiling = self.ceiling();
         let is_next = |(uid, backup): &(&String, &Backup)| {
@@ -100,25 +98,11 @@ impl Driver {
 
     /// Writes the parts that changed.
     async fn write(&mut self) {
-        let api = self.shared.api::<PgBackup>();
         let later = self.catalogued_next();
         let backups = self.backups.iter_mut();
         let backups = backups.filter(|(uid, it)| it.dirty && it.is_due() && !later.contains(*uid));
         for (_, backup) in backups {
-            let name = backup.object.name_any();
-            let applied = apply_status(&api, &name, managers::AGENT, &backup.part.status()).await;
-            match applied {
-                Ok(_) => {
-                    backup.dirty = false;
-                    backup.settled();
-                    backup.tell(&self.shared);
-                }
-                Err(error) if error.is_not_found() => backup.dirty = false,
-                Err(error) => {
-                    tracing::warn!(backup = name, error = %Chain(&error), "failed to apply the status of the backup");
-                    backup.retry();
-                }
-            }
+            backup.write(&self.shared).await;
         }
     }
 
@@ -390,14 +374,19 @@ impl Driver {
         let Some(backup) = self.backups.get_mut(uid) else {
             return;
         };
-        match catalogue::write(
-            &self.shared,
-            &backup.object,
-            &backup.part,
-            backup.server.as_ref(),
-        )
-        .await
-        {
+        let (object, part, server) = (
+            backup.object.clone(),
+            backup.part.clone(),
+            backup.server.clone(),
+        );
+        let written = catalogue::write(&self.shared, &object, &part, server.as_ref());
+        // The store may be away for minutes: what came before is not held back as long.
+        let told = async {
+            if backup.dirty {
+                backup.write(&self.shared).await;
+            }
+        };
+        match unless_late(written, told).await {
             Ok(entry) => {
                 tracing::info!(
                     backup = backup.object.name_any(),

@@ -18,9 +18,14 @@ use crate::{
         shared::{Link, Shared},
         watch::Objects,
     },
-    api::{Attempt, Checkpoint, PgBackup, conditions},
+    api::{Attempt, Checkpoint, PgBackup, conditions, managers},
+    controller::context::Chain,
+    kubernetes::apply_status,
     postgres::Lsn,
 };
+
+/// How long what is done may wait to be told together with what comes of the next step.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// One backup that is not over.
 pub struct Backup {
@@ -75,8 +80,25 @@ impl Backup {
         (current.is_some() && session.lineage != current).then_some(session.attempt)
     }
 
+    /// Applies the agent's part of the status.
+    pub async fn write(&mut self, shared: &Shared) {
+        let (api, name) = (shared.api::<PgBackup>(), self.object.name_any());
+        match apply_status(&api, &name, managers::AGENT, &self.part.status()).await {
+            Ok(_) => {
+                self.dirty = false;
+                self.settled();
+                self.tell(shared);
+            }
+            Err(error) if error.is_not_found() => self.dirty = false,
+            Err(error) => {
+                tracing::warn!(backup = name, error = %Chain(&error), "failed to apply the status of the backup");
+                self.retry();
+            }
+        }
+    }
+
     /// An event for each condition that has changed since the last.
-    pub fn tell(&mut self, shared: &Shared) {
+    fn tell(&mut self, shared: &Shared) {
         let after = self.part.conditions().to_vec();
         let before = std::mem::replace(&mut self.told, after.clone());
         let (about, events) = (self.object.object_ref(&()), shared.events.clone());
@@ -131,6 +153,15 @@ pub const fn ends_backup_mode(step: Step) -> bool {
         | Step::Start(_)
         | Step::Wait
         | Step::Hold => false,
+    }
+}
+
+/// What comes of `work`. Where that takes longer than [`TOGETHER`], `late` is done beside it.
+pub async fn unless_late<T>(work: impl Future<Output = T>, late: impl Future<Output = ()>) -> T {
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(TOGETHER, &mut work).await {
+        Ok(done) => done,
+        Err(_) => tokio::join!(work, late).0,
     }
 }
 
@@ -190,5 +221,39 @@ pub async fn open(
         opened = Session::open(&shared.login, link, attempt, &terms) => Some(opened),
         _ = given_up => None,
         () = shared.stop.cancelled() => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::{sync::Notify, time::sleep};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_done_is_told_with_the_next_step_unless_that_takes_long() {
+        let told = Cell::new(0);
+        let tell = async || told.set(told.get() + 1);
+        let quick = async {
+            sleep(Duration::from_millis(20)).await;
+            "quick"
+        };
+        assert_eq!(unless_late(quick, tell()).await, "quick");
+        assert_eq!(told.get(), 0, "by one request");
+
+        // It ends only after that is told, as an outage would that outlasts it.
+        let heard = Notify::new();
+        let slow = async {
+            heard.notified().await;
+            "slow"
+        };
+        let tell_late = async {
+            tell().await;
+            heard.notify_one();
+        };
+        assert_eq!(unless_late(slow, tell_late).await, "slow");
+        assert_eq!(told.get(), 1);
     }
 }
