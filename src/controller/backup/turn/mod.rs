@@ -122,7 +122,9 @@ pub fn refused(error: &Error) -> Option<Rejection> {
         }),
         Error::Write { source, .. } if source.is_refusal() => Some(Rejection::TurnNotTaken {
             reason: REFUSED,
-            why: format!("{why}; apply the manifests of this version, or mend what refuses it"),
+            why: format!(
+                "{why}; apply the CRDs and manifests of this version, or mend what refuses it"
+            ),
         }),
         Error::Read { .. }
         | Error::Write { .. }
