@@ -193,7 +193,8 @@ pub struct GroupStatus {
     pub class_name: String,
     /// The CSI handles of the volumes that it must hold, and no others.
     pub volume_handles: Vec<String>,
-    /// Whether the claims have the label that it selects by.
+    /// Whether the claims have the label that it selects by. It is taken off after the cut; a backup is completed with
+    /// `false` where that was seen.
     #[serde(default)]
     pub labelled: bool,
     /// The VolumeGroupSnapshot's UID, once it is made: the names of its members follow from it.

@@ -242,7 +242,7 @@ where
 
 /// One pass over one backup.
 async fn reconcile(cached: Arc<PgBackup>, backups: Arc<Backups>) -> Result<Action, Error> {
-    if is_settled(&cached) {
+    if is_settled(&cached) && !backups.may_have_labelled(&cached) {
         backups.forget(&cached);
         return Ok(Action::await_change());
     }
@@ -256,8 +256,8 @@ async fn reconcile(cached: Arc<PgBackup>, backups: Arc<Backups>) -> Result<Actio
     }
 }
 
-/// Completed at the first attempt, without a group, whose label claims may still have: nothing can be left over, and
-/// nothing changes any more. The cache may be old, but a terminal status is a fixpoint.
+/// Completed at the first attempt, and no claim has a group's label: nothing can be left over, and nothing changes any more.
+/// The cache may be old, but a terminal status is a fixpoint.
 fn is_settled(cached: &PgBackup) -> bool {
     cached.metadata.deletion_timestamp.is_none()
         && cached.status.as_ref().is_some_and(|status| {
@@ -266,7 +266,7 @@ fn is_settled(cached: &PgBackup) -> bool {
                     .attempt
                     .as_ref()
                     .is_some_and(|attempt| attempt.number == 1)
-                && status.group.is_none()
+                && status.group.as_ref().is_none_or(|group| !group.labelled)
         })
 }
 
@@ -332,6 +332,11 @@ impl Backups {
             }
             depth = needs;
         }
+    }
+
+    /// Whether a pass of ours was overtaken, perhaps while it put a group's label on claims, from which another's took it off.
+    fn may_have_labelled(&self, cached: &PgBackup) -> bool {
+        group::recorded(cached).is_some() && self.told.trust.is_lost(cached)
     }
 
     fn wrote(&self, cached: &PgBackup, observed: &Observed, written: PgBackup) {

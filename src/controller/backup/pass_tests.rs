@@ -15,7 +15,10 @@ use kube::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Backups, Error, model::base::base, observe::Observed, reconcile, told::Told};
+use super::{
+    Backups, Error, group::tests::grouped, model::base::base, observe::Observed, reconcile,
+    told::Told,
+};
 use crate::{
     api::{
         PgBackup, annotations,
@@ -43,6 +46,7 @@ struct Server {
     objects: BTreeMap<String, Value>,
     taken: Taken,
     writes: Vec<String>,
+    requests: usize,
 }
 
 impl Server {
@@ -51,6 +55,7 @@ impl Server {
             objects: BTreeMap::new(),
             taken,
             writes: Vec::new(),
+            requests: 0,
         };
         let source = observed.source.as_ref().unwrap();
         let highwater = "/apis/highwater.dev/v1alpha1/namespaces/shop";
@@ -81,6 +86,7 @@ impl Server {
     }
 
     fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
+        self.requests += 1;
         match *method {
             Method::GET => match self.objects.get(path) {
                 Some(object) => (200, object.clone()),
@@ -116,7 +122,7 @@ impl Server {
             return refusal(404);
         };
         self.writes.push(at);
-        for (field, value) in status.as_object().unwrap() {
+        for (field, value) in status.as_object().into_iter().flatten() {
             object["status"][field] = value.clone();
         }
         object["metadata"]["resourceVersion"] = json!(self.writes.len().to_string());
@@ -125,9 +131,10 @@ impl Server {
 }
 
 fn refusal(code: u16) -> (u16, Value) {
+    let reason = if code == 404 { "NotFound" } else { "R" };
     let message = "admission webhook \"site\" denied the request";
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": "R", "code": code});
+        "message": message, "reason": reason, "code": code});
     (code, status)
 }
 
@@ -292,4 +299,37 @@ async fn a_turn_of_a_later_attempt_is_asked_for_less_and_less_often() {
     assert!(matches!(error, Error::Late { .. }), "{error}");
     assert_eq!(error.class(), Class::Transient, "the pause grows");
     assert!(site.writes().is_empty());
+}
+
+/// Each start of a controller has a pass over each backup that there is.
+#[tokio::test]
+async fn a_completed_backup_by_a_group_is_asked_nothing_for() {
+    let mut completed = grouped();
+    let status = completed.backup.status.as_mut().unwrap();
+    status.group.as_mut().unwrap().labelled = false;
+    let now = CREATED.parse().unwrap();
+    let holds = conditions::Status::True;
+    conditions::upsert(
+        &mut status.conditions,
+        COMPLETED,
+        holds,
+        "Completed",
+        "",
+        None,
+        now,
+    );
+    completed.source = ready().source;
+    let site = Site::new(&completed, Taken::Kept);
+    let requests = || site.server.lock().unwrap().requests;
+    assert_eq!(site.pass(10).await.unwrap(), Action::await_change());
+    assert_eq!(requests(), 0);
+
+    // A pass that was held up before the cut has put the label on again, and is told of a conflict.
+    site.backups.told.trust.lose(&completed.backup);
+    site.pass(11).await.unwrap();
+    let claims = "/api/v1/namespaces/shop/persistentvolumeclaims/data-orders-0";
+    assert!(
+        site.writes().iter().any(|at| at == claims),
+        "it is taken off"
+    );
 }

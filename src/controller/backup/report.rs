@@ -9,7 +9,7 @@ use super::{
     Error,
     act::Acted,
     attempt::{Running, Seen, Session, clip},
-    group::{group_progress, name_members},
+    group::{self, group_progress, name_members},
     observe::Observed,
     plan::{Phase, Plan, Proposal, Setback, State, Step},
 };
@@ -181,6 +181,7 @@ pub fn own_status(
                 let count = evidence.snapshots();
                 let message = format!("{count} snapshots, their WAL and the manifest are safe");
                 writer.set(COMPLETED, Status::True, "Completed", message);
+                own.group = group::settled(own.group.take(), &observed.groups);
             }
         }
         Step::AddFinalizer | Step::Release | Step::Done => {}

@@ -248,6 +248,11 @@ impl Trust {
         self.lock().insert(key(backup), Timestamp::MIN);
     }
 
+    /// Whether what they told is known to be old, and nothing was read since.
+    pub fn is_lost(&self, backup: &PgBackup) -> bool {
+        self.lock().get(&key(backup)) == Some(&Timestamp::MIN)
+    }
+
     /// Nothing more will be asked.
     pub fn forget(&self, backup: &PgBackup) {
         self.lock().remove(&key(backup));
@@ -319,8 +324,9 @@ mod tests {
         assert!(holds(119));
         trust.lose(&backup);
         assert!(!holds(61), "a conflict was told");
+        assert!(trust.is_lost(&backup));
         trust.read(&backup, at(61));
-        assert!(holds(62));
+        assert!(holds(62) && !trust.is_lost(&backup));
         let waits = |second| trust.holds(&waiting, at(second));
         assert!(waits(360) && !waits(361), "no attempt runs");
     }

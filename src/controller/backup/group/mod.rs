@@ -25,7 +25,7 @@ use crate::{
 pub use choose::choose;
 pub use observe::observe;
 pub use plan::{creation, make_deletable};
-pub use report::{group_progress, name_members};
+pub use report::{group_progress, name_members, settled};
 pub use seen::{GroupContent, GroupSeen, check_members, is_member, see};
 pub use sweep::{GroupRemoval, is_member_content, sweep};
 
@@ -72,4 +72,4 @@ pub fn recorded(backup: &PgBackup) -> Option<&GroupStatus> {
 #[cfg(test)]
 mod choose_tests;
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use super::GroupSeen;
+use super::{GroupSeen, Groups};
 use crate::{
     api::{GroupStatus, VolumeStatus},
     controller::backup::{Error, act::Acted, attempt::Running},
@@ -31,6 +31,14 @@ pub fn group_progress(running: &Running, outcome: &Result<Acted, Error>) -> Opti
         Some(GroupSeen::Lost(_)) | None => {}
     }
     Some(group)
+}
+
+/// The group of a backup that is completed: where no claim has its label any more, nothing of it is left to be looked after.
+pub fn settled(group: Option<GroupStatus>, seen: &Groups) -> Option<GroupStatus> {
+    group.map(|group| GroupStatus {
+        labelled: group.labelled && !seen.labelled.is_empty(),
+        ..group
+    })
 }
 
 /// Once the group has a UID, its members' names are known.

@@ -8,8 +8,9 @@ use crate::{
     controller::backup::{
         act::Acted,
         door::door,
+        is_settled,
         model::base::{base, proved},
-        observe::Observed,
+        observe::{self, Observed},
         plan::{Awaited, Setback, Step, plan},
         report::own_status,
         sweep::Removal,
@@ -48,7 +49,7 @@ pub(super) fn wishing(snapshot: Value) -> Observed {
 }
 
 /// A first attempt by a group of which everything is proved; only `Completed` is not written yet.
-fn grouped() -> Observed {
+pub(in crate::controller::backup) fn grouped() -> Observed {
     let mut observed = proved();
     let wish = wishing(json!({"groupConsistency": "Atomic"}));
     observed.policy = wish.policy.clone();
@@ -428,4 +429,19 @@ fn a_running_group_loses_its_labels_after_the_cut_and_nothing_else() {
     assert_eq!(left(&observed), [unlabel]);
     without(&mut observed, &["Cut"]);
     assert_eq!(left(&observed), []);
+}
+
+#[test]
+fn a_completed_group_is_settled_once_no_claim_has_its_label() {
+    let mut observed = grouped();
+    assert!(is_settled(&written(&observed, Acted::default()).backup));
+    observed.groups.labelled = vec![Labelled {
+        claim: "data-orders-0".into(),
+        uid: None,
+        version: None,
+    }];
+    let left = written(&observed, Acted::default()).backup;
+    let group = recorded(&left).unwrap();
+    assert!(group.labelled && observe::is_finished(&left));
+    assert!(!is_settled(&left), "its label is to be taken off");
 }
