@@ -115,7 +115,8 @@ impl Server {
             match self.taken {
                 Taken::Kept => {}
                 Taken::LeftOut => status = json!({}),
-                Taken::Refused(code) => return refusal(code),
+                // From another port each time.
+                Taken::Refused(code) => return refusal_by(code, self.requests),
             }
         }
         let Some(object) = self.objects.get_mut(&at) else {
@@ -131,8 +132,12 @@ impl Server {
 }
 
 fn refusal(code: u16) -> (u16, Value) {
+    refusal_by(code, 0)
+}
+
+fn refusal_by(code: u16, port: usize) -> (u16, Value) {
     let reason = if code == 404 { "NotFound" } else { "R" };
-    let message = "admission webhook \"site\" denied the request";
+    let message = format!("webhook \"site\" denied the request from 10.0.0.1:{port}");
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "code": code});
     (code, status)

@@ -49,7 +49,7 @@ pub fn validate(observed: &Observed, now: Timestamp) -> State {
 }
 
 /// Why no attempt begins, as `Accepted` says it.
-fn said(status: &PgBackupStatus) -> Option<(String, String)> {
+pub fn said(status: &PgBackupStatus) -> Option<(String, String)> {
     let accepted = conditions::find(&status.conditions, conditions::ACCEPTED);
     let held = accepted.filter(|_| conditions::is_false(&status.conditions, conditions::ACCEPTED));
     held.map(|held| (held.reason.clone(), held.message.clone()))

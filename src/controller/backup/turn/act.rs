@@ -3,7 +3,7 @@
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
-use super::{Claim, Place, claim, is_over, of, place, refused, written};
+use super::{Claim, Place, as_told, claim, is_over, of, place, refused, written};
 use crate::{
     api::{PgBackup, PgProtection, managers},
     controller::backup::{
@@ -61,7 +61,7 @@ pub async fn take(
     };
     match refused(&error) {
         Some(rejection) => {
-            let step = Step::Hold(rejection);
+            let step = Step::Hold(as_told(rejection, &observed.backup));
             Ok((Plan { step, ..plan }, Some(error)))
         }
         None => Err(error),

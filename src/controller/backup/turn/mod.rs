@@ -17,6 +17,7 @@ use super::{
     attempt::clip,
     door::Rejection,
     observe::{is_accepted, is_finished},
+    validate,
 };
 use crate::{
     api::{PgBackup, PgProtection, Turn},
@@ -132,6 +133,20 @@ pub fn refused(error: &Error) -> Option<Rejection> {
         | Error::Late { .. }
         | Error::Report { .. } => None,
     }
+}
+
+/// `rejection`, as the backup was told already where that differs by numbers alone, as ports and times do: a status that
+/// changed with each try would wake the next one at once.
+pub fn as_told(rejection: Rejection, backup: &PgBackup) -> Rejection {
+    let letters = |it: &Rejection| -> String {
+        let text = it.to_string();
+        text.chars().filter(|it| !it.is_ascii_digit()).collect()
+    };
+    let is_same =
+        |it: &Rejection| it.reason() == rejection.reason() && letters(it) == letters(&rejection);
+    let told = backup.status.as_ref().and_then(validate::said);
+    let told = told.as_ref().and_then(said).filter(is_same);
+    told.unwrap_or(rejection)
 }
 
 /// The same, from what `Accepted` says: reason and sentence.
