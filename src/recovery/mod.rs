@@ -6,7 +6,7 @@
 
 mod archive;
 mod controldata;
-mod cut;
+pub mod cut;
 mod directory;
 pub mod fetch;
 mod files;
