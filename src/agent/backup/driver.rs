@@ -89,7 +89,7 @@ impl Driver {
     fn catalogued_next(&self) -> BTreeSet<String> {
         let ceiling = self.ceiling();
         let is_next = |(uid, backup): &(&String, &Backup)| {
-            backup.not_before.is_none()
+            backup.step.due_at().is_none()
                 && plan(&backup.observed(), self.held_for(uid), ceiling) == Step::Catalogue
         };
         let next = self.backups.iter().filter(is_next);
@@ -100,7 +100,8 @@ impl Driver {
     async fn write(&mut self) {
         let later = self.catalogued_next();
         let backups = self.backups.iter_mut();
-        let backups = backups.filter(|(uid, it)| it.dirty && it.is_due() && !later.contains(*uid));
+        let now = Instant::now();
+        let backups = backups.filter(|(uid, it)| it.is_to_write(now) && !later.contains(*uid));
         for (_, backup) in backups {
             backup.write(&self.shared).await;
         }
@@ -121,7 +122,7 @@ impl Driver {
 
     /// The first step that can be taken; what ends backup mode goes first.
     fn next(&self) -> Option<(String, Step)> {
-        let ceiling = self.ceiling();
+        let (ceiling, now) = (self.ceiling(), Instant::now());
         let mut steps: Vec<_> = self
             .backups
             .iter()
@@ -130,7 +131,7 @@ impl Driver {
                 (uid, backup, step)
             })
             .filter(|(uid, backup, step)| {
-                (backup.is_due() || ends_backup_mode(*step)) && self.can(uid, *step)
+                (backup.step.is_due(now) || ends_backup_mode(*step)) && self.can(uid, *step)
             })
             .map(|(uid, _, step)| (uid.clone(), step))
             .collect();
@@ -260,7 +261,7 @@ impl Driver {
             // As where nobody is connected yet: it is back in a moment, and an attempt is not spent on it.
             Some(Err(error)) if error.may_pass() && backup.waits_less_than(LINK) => {
                 tracing::info!(backup = backup.object.name_any(), %error, "waiting for the database");
-                backup.retry();
+                backup.step.failed();
             }
             Some(Err(error)) => self.not_started(uid, &attempt, &error),
         }
@@ -280,7 +281,7 @@ impl Driver {
             );
             backup.server = Some(link.clone());
             backup.waits_for_link = None;
-            backup.settled();
+            backup.step.settled();
             backup.dirty = true;
             self.held = Some((uid.to_owned(), opened.session));
         }
@@ -318,7 +319,7 @@ impl Driver {
                 tracing::info!(backup = backup.object.name_any(), stop = %stopped.stop_lsn, seconds = backup_mode.as_secs_f64(), "backup mode ended");
                 backup.part.stopped(stopped, *backup_mode, now);
                 backup.dirty = true;
-                backup.settled();
+                backup.step.settled();
                 self.release();
             }
             Err(error) => {
@@ -328,7 +329,7 @@ impl Driver {
                     .part
                     .waits(conditions::STOPPED, error.reason, error.to_string(), now);
                 backup.dirty = true;
-                backup.retry();
+                backup.step.failed();
             }
         }
     }
@@ -352,7 +353,7 @@ impl Driver {
             Ok((from, to)) => {
                 backup.part.wal_archived(from, to, now);
                 backup.dirty = true;
-                backup.settled();
+                backup.step.settled();
             }
             Err(error) => {
                 tracing::warn!(backup = backup.object.name_any(), %error, "WAL of the backup is not in the archive");
@@ -364,7 +365,7 @@ impl Driver {
                     now,
                 );
                 backup.dirty = true;
-                backup.retry();
+                backup.step.failed();
             }
         }
     }
@@ -395,7 +396,7 @@ impl Driver {
                 );
                 backup.part.catalogued(entry, now);
                 backup.dirty = true;
-                backup.settled();
+                backup.step.settled();
                 self.shared.audit.notify_one();
             }
             Err(error) => {
@@ -405,7 +406,7 @@ impl Driver {
                     .part
                     .waits(conditions::CATALOGUED, error.reason, error.to_string(), now);
                 backup.dirty = true;
-                backup.retry();
+                backup.step.failed();
             }
         }
     }
@@ -417,7 +418,9 @@ impl Driver {
         let mut wanted = self.shared.wanted.clone();
         // What was read above is known; a change from here on wakes.
         wanted.mark_unchanged();
-        if self.next().is_some() {
+        let now = Instant::now();
+        let is_to_write = self.backups.values().any(|it| it.is_to_write(now));
+        if is_to_write || self.next().is_some() {
             return Ok(());
         }
         let ships = self.backups.iter().any(|(uid, b)| {
@@ -426,7 +429,7 @@ impl Driver {
                 Step::ShipWal(_)
             )
         });
-        let retry = self.wake_at();
+        let retry = self.wake_at(now);
         let mut ping = false;
         let lost = async {
             match &self.held {
@@ -458,9 +461,10 @@ impl Driver {
         Ok(())
     }
 
-    /// The next retry, end of patience or ceiling.
-    fn wake_at(&self) -> Instant {
-        let retries = self.backups.values().filter_map(|backup| backup.not_before);
+    /// The next retry, end of patience or ceiling after `now`.
+    fn wake_at(&self, now: Instant) -> Instant {
+        let waits = |backup: &Backup| [backup.step.due_at(), backup.status.due_at()];
+        let retries = self.backups.values().flat_map(waits).flatten();
         let patience = self
             .backups
             .values()
@@ -470,11 +474,11 @@ impl Driver {
             .held
             .iter()
             .filter_map(|(_, session)| Some(session.since() + self.ceiling()?));
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = now + Duration::from_secs(3600);
         retries
             .chain(patience)
             .chain(ceiling)
-            .filter(|at| *at > Instant::now())
+            .filter(|at| *at > now)
             .fold(far, Instant::min)
     }
 }

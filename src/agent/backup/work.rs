@@ -39,10 +39,10 @@ pub struct Backup {
     pub server: Option<Arc<Link>>,
     /// The part is not written yet.
     pub dirty: bool,
-    /// After a failure, when to try again.
-    pause: Pause,
-    /// See `pause`.
-    pub not_before: Option<Instant>,
+    /// When the next step is tried again after a failure.
+    pub step: Retry,
+    /// The same of the part that is not written. That it was says nothing of the step: one that fails is told each time.
+    pub status: Retry,
     /// Waits for the link since.
     pub waits_for_link: Option<Instant>,
 }
@@ -57,8 +57,8 @@ impl Backup {
             part,
             server: None,
             dirty: false,
-            pause: Pause::new(Duration::from_millis(300), Duration::from_secs(20)),
-            not_before: None,
+            step: Retry::new(),
+            status: Retry::new(),
             waits_for_link: None,
         }
     }
@@ -86,15 +86,20 @@ impl Backup {
         match apply_status(&api, &name, managers::AGENT, &self.part.status()).await {
             Ok(_) => {
                 self.dirty = false;
-                self.settled();
+                self.status.settled();
                 self.tell(shared);
             }
             Err(error) if error.is_not_found() => self.dirty = false,
             Err(error) => {
                 tracing::warn!(backup = name, error = %Chain(&error), "failed to apply the status of the backup");
-                self.retry();
+                self.status.failed();
             }
         }
+    }
+
+    /// It is not written yet, and does not wait after a failure.
+    pub fn is_to_write(&self, now: Instant) -> bool {
+        self.dirty && self.status.is_due(now)
     }
 
     /// An event for each condition that has changed since the last.
@@ -106,26 +111,47 @@ impl Backup {
         tokio::spawn(async move { events.condition_changes(&about, &before, &after).await });
     }
 
-    /// The next step waits for a while.
-    pub fn retry(&mut self) {
-        self.not_before = Some(Instant::now() + self.pause.next());
-    }
-
     /// Whether it has not waited so long for the database yet. It waits from now on at the latest.
     pub fn waits_less_than(&mut self, patience: Duration) -> bool {
         let since = self.waits_for_link.get_or_insert_with(Instant::now);
         since.elapsed() < patience
     }
+}
 
-    /// The last step succeeded.
-    pub fn settled(&mut self) {
+/// What failed and is tried again, after pauses that grow.
+pub struct Retry {
+    pause: Pause,
+    not_before: Option<Instant>,
+}
+
+impl Retry {
+    const fn new() -> Self {
+        let (first, longest) = (Duration::from_millis(300), Duration::from_secs(20));
+        Self {
+            pause: Pause::new(first, longest),
+            not_before: None,
+        }
+    }
+
+    /// It waits for a while.
+    pub fn failed(&mut self) {
+        self.not_before = Some(Instant::now() + self.pause.next());
+    }
+
+    /// It succeeded.
+    pub const fn settled(&mut self) {
         self.pause.reset();
         self.not_before = None;
     }
 
     /// It does not wait after a failure.
-    pub fn is_due(&self) -> bool {
-        self.not_before.is_none_or(|at| at <= Instant::now())
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// Since or until when it is due, if it failed the last time.
+    pub const fn due_at(&self) -> Option<Instant> {
+        self.not_before
     }
 }
 

@@ -7,7 +7,8 @@ use crate::controller::backup::{
     door::door,
     model::base::{base, base_of_standby, proved},
     observe::Observed,
-    plan::{Setback, Step, plan},
+    plan::{Step, plan},
+    setback::Setback,
     validate::validate,
 };
 

@@ -31,6 +31,7 @@ mod redact;
 mod report;
 mod retained;
 mod rules;
+mod setback;
 mod sweep;
 mod told;
 mod turn;

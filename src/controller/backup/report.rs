@@ -11,7 +11,8 @@ use super::{
     attempt::{Running, Seen, Session, clip},
     group::{self, group_progress, name_members},
     observe::Observed,
-    plan::{Phase, Plan, Proposal, Setback, State, Step},
+    plan::{Phase, Plan, Proposal, State, Step},
+    setback::Setback,
 };
 use crate::{
     api::{
