@@ -1,7 +1,8 @@
-//! What the benchmarks without a dev cluster share: files, processes and their costs, an S3 server, a PostgreSQL, marks.
+//! What the benchmarks share: pgbench, files, processes and their costs, an S3 server, a PostgreSQL, marks.
 
 pub mod cluster;
 pub mod group;
+pub mod pgbench;
 pub mod scratch;
 pub mod store;
 pub mod verdict;

@@ -29,6 +29,25 @@ pub fn median(figures: &[f64]) -> Option<f64> {
     }
 }
 
+/// Between which the median lies with 95 in 100, by order: no shape of the figures is assumed. With fewer than six the
+/// least and the greatest, which is less sure.
+pub fn interval(figures: &[f64]) -> Option<[f64; 2]> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = i32::try_from(sorted.len()).ok()?;
+    // What lies outside of both: each figure is as likely on the one side of the median as on the other.
+    let (mut outside, mut choose, mut cut) = (0.0, 1.0, 0_usize);
+    for at in 0..count / 2 {
+        outside += 2.0 * choose / 2.0_f64.powi(count);
+        if outside > 0.05 {
+            break;
+        }
+        cut = usize::try_from(at).ok()?;
+        choose *= f64::from(count - at) / f64::from(at + 1);
+    }
+    Some([*sorted.get(cut)?, *sorted.get(sorted.len() - 1 - cut)?])
+}
+
 /// A table for people.
 pub fn text(verdicts: &[Verdict]) -> String {
     let line = |verdict: &Verdict| {
@@ -48,6 +67,16 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn the_interval_is_that_of_the_order() {
+        let ten: Vec<f64> = (1..=10).map(f64::from).collect();
+        assert_eq!(interval(&ten), Some([2.0, 9.0]));
+        assert_eq!(interval(&ten[..5]), Some([1.0, 5.0]));
+        assert_eq!(interval(&ten[..6]), Some([1.0, 6.0]));
+        assert_eq!(interval(&ten[..9]), Some([2.0, 8.0]));
+        assert_eq!(interval(&[]), None);
+    }
 
     #[test]
     fn the_median_is_of_the_middle() {

@@ -1,12 +1,13 @@
 //! Backups beside a bare script that does the same, in one run on the dev cluster. `scripts/bench backup` builds what it needs.
 
 mod bare;
+mod cost;
 mod ours;
 mod parts;
 mod place;
 mod report;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -23,6 +24,9 @@ struct Args {
     /// How many rounds of each part; in each the bare script and Highwater, in turn.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// Seconds of load each time, where the cost to the database is measured: twice as many rounds of it.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..))]
+    seconds: u32,
     /// These parts alone.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -43,6 +47,8 @@ enum Part {
     Twenty,
     /// The controller's memory with 200 finished backups.
     Memory,
+    /// What a backup costs a database under load.
+    Cost,
 }
 
 impl Args {
@@ -90,6 +96,10 @@ async fn measure(args: &Args, place: &Place) -> Result<Report> {
     }
     if twenty || memory {
         parts::many(place, (twenty, memory), repeat, &mut report).await?;
+    }
+    if args.wants(Part::Cost) {
+        let each = Duration::from_secs(args.seconds.into());
+        report.cost = cost::measure(place, repeat * 2, each).await?;
     }
     Ok(report)
 }

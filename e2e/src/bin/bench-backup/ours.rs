@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use highwater::api::{
     PgBackup, PgBackupSpec,
-    conditions::{self, COMPLETED},
+    conditions::{self, COMPLETED, SESSION},
 };
 use highwater_e2e::harness::measure::{BackupTimes, Watch};
 use kube::{Api, Client, api::PostParams, runtime::wait::await_condition};
@@ -47,7 +47,20 @@ pub async fn ask(client: &Client, subject: &Subject, name: &str) -> Result<()> {
     Ok(())
 }
 
-async fn completed(client: &Client, subject: &Subject, name: &str) -> Result<Value> {
+/// Waits until it is in backup mode.
+pub async fn begun(client: &Client, subject: &Subject, name: &str) -> Result<()> {
+    let (name, backups) = (full(subject, name), backups(client, subject));
+    let begun = await_condition(backups, &name, |backup: Option<&PgBackup>| {
+        let status = backup.and_then(|backup| backup.status.as_ref());
+        status.is_some_and(|status| conditions::is_true(&status.conditions, SESSION))
+    });
+    let begun = tokio::time::timeout(LIMIT, begun).await;
+    begun.with_context(|| format!("PgBackup {name} is not in backup mode"))??;
+    Ok(())
+}
+
+/// Waits until it has completed.
+pub async fn completed(client: &Client, subject: &Subject, name: &str) -> Result<Value> {
     let (name, backups) = (full(subject, name), backups(client, subject));
     let ended = await_condition(backups, &name, |backup: Option<&PgBackup>| {
         backup.is_some_and(|backup| said(backup).is_some())
@@ -73,6 +86,7 @@ pub fn backups(client: &Client, subject: &Subject) -> Api<PgBackup> {
     Api::namespaced(client.clone(), &subject.database.namespace)
 }
 
-fn full(subject: &Subject, name: &str) -> String {
+/// Its name.
+pub fn full(subject: &Subject, name: &str) -> String {
     format!("{}-{name}", subject.database.name)
 }

@@ -6,7 +6,7 @@ use highwater_e2e::{
     harness::{marks::Mark, measure::BackupTimes},
 };
 
-use crate::bare::Bare;
+use crate::{bare::Bare, cost};
 
 /// Seconds that a session may last longer than the bare script's.
 const MORE: f64 = 0.3;
@@ -185,6 +185,8 @@ pub struct Report {
     pub apart: Vec<f64>,
     /// Of the greater replica, in MB.
     pub memory: Vec<f64>,
+    /// Each way in each round.
+    pub cost: Vec<Vec<cost::Run>>,
 }
 
 impl Report {
@@ -236,6 +238,9 @@ impl Report {
                 "process_resident_memory_bytes of the greater replica, with 200 finished backups";
             let name = ("controller, 200 finished backups", "MB");
             marks.push(Mark::of(name, Some(MEMORY), how, &self.memory)?);
+        }
+        if !self.cost.is_empty() {
+            marks.extend(cost::marks(&self.cost)?);
         }
         Ok(marks)
     }

@@ -11,7 +11,7 @@ use crate::{
     bench::{WAYS, Way},
     scratch,
     ship::Transport,
-    verdict::{Verdict, median},
+    verdict::{Verdict, interval, median},
     watched::Cost,
 };
 
@@ -100,25 +100,6 @@ impl Report {
     fn peaks(&self, way: Way) -> Vec<f64> {
         self.of(way, |run| run.cost.map_or(0.0, |cost| cost.peak_mebibytes))
     }
-}
-
-/// Between which the median lies with 95 in 100, by order: no shape of the figures is assumed. With fewer than six the
-/// least and the greatest, which is less sure.
-fn interval(figures: &[f64]) -> Option<[f64; 2]> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let count = i32::try_from(sorted.len()).ok()?;
-    // What lies outside of both: each figure is as likely on the one side of the median as on the other.
-    let (mut outside, mut choose, mut cut) = (0.0, 1.0, 0_usize);
-    for at in 0..count / 2 {
-        outside += 2.0 * choose / 2.0_f64.powi(count);
-        if outside > 0.05 {
-            break;
-        }
-        cut = usize::try_from(at).ok()?;
-        choose *= f64::from(count - at) / f64::from(at + 1);
-    }
-    Some([*sorted.get(cut)?, *sorted.get(sorted.len() - 1 - cut)?])
 }
 
 fn greatest(figures: &[f64]) -> f64 {
@@ -323,15 +304,5 @@ mod tests {
         report.rounds[0][2].cost = None;
         report.rounds[1][2].cost = None;
         assert_eq!(failing(&report), ["sql: MiB, peak under load"]);
-    }
-
-    #[test]
-    fn the_interval_is_that_of_the_order() {
-        let ten: Vec<f64> = (1..=10).map(f64::from).collect();
-        assert_eq!(interval(&ten), Some([2.0, 9.0]));
-        assert_eq!(interval(&ten[..5]), Some([1.0, 5.0]));
-        assert_eq!(interval(&ten[..6]), Some([1.0, 6.0]));
-        assert_eq!(interval(&ten[..9]), Some([2.0, 8.0]));
-        assert_eq!(interval(&[]), None);
     }
 }
