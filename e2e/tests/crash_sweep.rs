@@ -34,6 +34,8 @@ mod oracle;
 mod point;
 #[path = "crash_sweep/programs.rs"]
 mod programs;
+#[path = "crash_sweep/restored.rs"]
+mod restored;
 #[path = "crash_sweep/site.rs"]
 mod site;
 #[path = "backup_flow/wait.rs"]

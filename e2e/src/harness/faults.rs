@@ -53,8 +53,8 @@ fn write(set: &BTreeMap<u64, Value>) -> Result<()> {
     fs::rename(&whole, &file).context("failed to set the faults")
 }
 
-/// The snapshots of the driver, below its pool.
-const SNAPSHOTS: &str = "btrfs.csi.test.highwater.dev/snapshots";
+/// Where the driver has its volumes and snapshots, below the pool of all drivers.
+const POOL: &str = "btrfs.csi.test.highwater.dev";
 
 /// The folder that holds what the driver cut of `claim` for `backup`, once it has.
 ///
@@ -66,6 +66,17 @@ pub fn snapshot_folder(backup: &Value, claim: &str) -> Result<PathBuf> {
     let volume = volumes.find(|volume| volume["claim"] == claim);
     let handle = volume.and_then(|volume| volume["handle"].as_str());
     let handle = handle.with_context(|| format!("the backup has no handle of {claim}"))?;
-    let pool = kubeconfig()?.with_file_name("pool");
-    Ok(pool.join(SNAPSHOTS).join(handle))
+    Ok(pool()?.join("snapshots").join(handle))
+}
+
+/// The folder of the volume with this CSI handle.
+///
+/// # Errors
+/// This is not the dev cluster.
+pub fn volume_folder(handle: &str) -> Result<PathBuf> {
+    Ok(pool()?.join("volumes").join(handle))
+}
+
+fn pool() -> Result<PathBuf> {
+    Ok(kubeconfig()?.with_file_name("pool").join(POOL))
 }

@@ -38,7 +38,7 @@ pub use account::{Account, Request};
 pub use database::{Database, PASSWORD, connect};
 pub use deploy::{Deployment, Images, NAMESPACED, Namespaced, shipped};
 pub use endpoints::EndpointWatch;
-pub use faults::{Faults, snapshot_folder};
+pub use faults::{Faults, snapshot_folder, volume_folder};
 pub use forward::Forward;
 pub use kubectl::{Kubectl, fill, kubeconfig};
 pub use ledger::{Ledger, Lost, Writer};

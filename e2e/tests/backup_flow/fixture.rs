@@ -1,6 +1,6 @@
 //! A database's pod, and a controller in this process.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use highwater::{
@@ -10,11 +10,11 @@ use highwater::{
     csi::VolumeSnapshotClass,
     kubernetes::apply_status,
 };
-use highwater_e2e::{devcluster::DRIVER, flow::Lifeline};
+use highwater_e2e::{devcluster::DRIVER, flow::Lifeline, harness::volume_folder};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Namespace, Pod},
+        core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -137,6 +137,25 @@ impl Fixture {
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes a claim that has its volume before a pod has it, and returns where the driver has that.
+    #[allow(dead_code, reason = "of one of the tests that share this")]
+    pub async fn bound(&self, name: &str) -> Result<PathBuf> {
+        let claims = self.api::<PersistentVolumeClaim>();
+        let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "highwater-btrfs-immediate",
+            "resources": {"requests": {"storage": "1Gi"}}}});
+        apply(&claims, name, object).await?;
+        let volume = until("the claim is bound", || async {
+            let claim = claims.get(name).await?;
+            Ok(claim.spec.and_then(|spec| spec.volume_name))
+        })
+        .await?;
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        let volume = volumes.get(&volume).await?;
+        let csi = volume.spec.and_then(|spec| spec.csi);
+        volume_folder(&csi.context("no CSI volume")?.volume_handle)
     }
 
     /// The pod's UID and address, when it runs. It mounts its first claim at `data`.

@@ -19,7 +19,22 @@ use serde_json::json;
 
 use super::site::{PROTECTION, Site};
 
-fn lineage(site: &Site, id: LineageId) -> Result<Lineage> {
+/// The one that the backup is in.
+pub fn lineage(site: &Site, backup: &PgBackup) -> Result<Lineage> {
+    let session = backup.status.as_ref().and_then(|it| it.session.as_ref());
+    let id = session.and_then(|it| it.lineage.clone());
+    open(site, id.context("no lineage")?)
+}
+
+/// Where the archive has its files.
+pub fn entry(backup: &PgBackup) -> Result<String> {
+    let session = backup.status.as_ref().and_then(|it| it.session.as_ref());
+    let session = session.context("no session")?;
+    let uid = backup.uid().context("no UID")?;
+    Ok(backup_key(&backup.name_any(), &uid, session.attempt))
+}
+
+fn open(site: &Site, id: LineageId) -> Result<Lineage> {
     let spec = json!({"directory": {"persistentVolumeClaim": "archive"}});
     let spec: PgArchiveSpec = serde_json::from_value(spec)?;
     let secrets = MountedSecrets {
@@ -38,9 +53,7 @@ pub async fn require_restorable(site: &Site, backup: &PgBackup) -> Result<()> {
     let id = session.lineage.clone().context("no lineage")?;
     let first = site.lineage.get_or_init(|| id.clone());
     ensure!(*first == id, "lineage {id} was begun after {first}");
-    let lineage = lineage(site, id)?;
-    let uid = backup.uid().context("no UID")?;
-    let key = backup_key(&backup.name_any(), &uid, session.attempt);
+    let (lineage, key) = (open(site, id)?, entry(backup)?);
 
     let bytes = lineage.backup_file(&key, MANIFEST).await?;
     let catalog = status.catalog.as_ref().context("no catalog entry")?;
@@ -73,7 +86,7 @@ pub async fn require_restorable(site: &Site, backup: &PgBackup) -> Result<()> {
 /// Read in full, nothing is wrong with what all lives left.
 pub async fn verify(site: &Site) -> Result<()> {
     let id = site.lineage.get().context("no backup completed")?;
-    let lineage = lineage(site, id.clone())?;
+    let lineage = open(site, id.clone())?;
     let scope = Scope {
         lineage: None,
         timeline: None,

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use highwater::{
     api::PgBackup,
     clock::{Clock, SystemClock},
@@ -20,7 +20,7 @@ use super::{
     fixture::define_kinds,
     judge::{End, Expected, at_rest, judge, until_holds},
     programs::{Agent, Controller},
-    run,
+    restored, run,
     site::Site,
 };
 
@@ -109,6 +109,11 @@ async fn seen() -> Result<()> {
     let controller = Controller::start(&site, Lifeline::endless()).await?;
     let agent = Agent::start(&site, Lifeline::endless(), None).await?;
     let decided = site.decided(&backup).await?;
+    let owed = site.no_more_owed(&backup.name_any());
+    let owed = owed.context("nothing is owed")?;
+    let more = restored::require_rows(&site, &decided, i64::MAX).await;
+    refused(more, "are owed")?;
+    site.owes(&backup.name_any(), owed);
     let end = judge(&site, &decided, EXPECTED).await?;
     ensure!(end == End::Completed, "{end}");
     agent.kill().await;

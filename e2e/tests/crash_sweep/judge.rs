@@ -14,6 +14,7 @@ use kube::{ResourceExt, api::ListParams};
 use super::{
     archive,
     journal::{BackupMode, backup_modes, was_tried},
+    restored,
     site::Site,
     wait::until,
 };
@@ -101,6 +102,11 @@ async fn require_completed(
     })
     .await?;
     archive::require_restorable(site, backup).await?;
+    // Once: it takes seconds.
+    if let Some(owed) = site.no_more_owed(&backup.name_any()) {
+        let rows = restored::require_rows(site, backup, owed).await;
+        rows.context("what is restored")?;
+    }
     let number = status.attempt.as_ref().context("no attempt")?.number;
     ensure!(number <= attempts, "attempt {number}");
     let modes = modes(site);

@@ -1,16 +1,19 @@
-//! A namespace, a PostgreSQL that its pod stands for, and an archive.
+//! A namespace, a PostgreSQL on the volume of the pod that stands for it, and an archive.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     net::{Ipv4Addr, TcpListener},
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use highwater::{
     api::{PgArchive, PgBackup, PgBackupPolicy, PgProtection, conditions, names},
     archive::LineageId,
@@ -34,6 +37,14 @@ use super::{
     wait::until,
 };
 
+/// What is written to all the time.
+pub const TABLE: &str = "ledger";
+/// A row each tenth of a second; whoever is asked knows what was committed by then.
+const WRITES: &str = "CREATE TABLE ledger (id int PRIMARY KEY, text text NOT NULL); \
+    CREATE PROCEDURE fill() LANGUAGE plpgsql AS $$ BEGIN \
+      FOR n IN 1 .. 1000000 LOOP \
+        INSERT INTO ledger VALUES (n, repeat(n::text, 20)); COMMIT; PERFORM pg_sleep(0.1); \
+      END LOOP; END $$";
 /// The protection, and its StatefulSet.
 pub const PROTECTION: &str = "orders";
 const VERSION: &str = "highwater.dev/v1alpha1";
@@ -56,7 +67,15 @@ pub struct Site {
     pub slot: String,
     life: Mutex<Life>,
     names: AtomicUsize,
+    /// Rows that were committed before a backup was asked for, by its name.
+    owed: Mutex<BTreeMap<String, i64>>,
+    /// Behind the database, which is on a volume: the socket's path must be short.
     directory: TempDir,
+}
+
+/// Where the database is on a volume, or in a snapshot of it.
+pub fn volume_root(volume: &Path) -> PathBuf {
+    volume.join("postgres")
 }
 
 impl Site {
@@ -67,9 +86,10 @@ impl Site {
             .permissions(readable)
             .tempdir()?;
         std::fs::create_dir(directory.path().join("archive"))?;
-        let database = start(&directory).context("failed to start PostgreSQL")?;
         let fixture = Fixture::empty(client, namespace).await?;
-        let slot = declare(&fixture, &database.root.join("data")).await?;
+        let volume = fixture.bound("data-orders-0").await?;
+        let database = start(&directory, &volume).context("failed to start PostgreSQL")?;
+        let slot = declare(&fixture, &volume).await?;
         Ok(Self {
             fixture,
             database,
@@ -77,6 +97,7 @@ impl Site {
             slot,
             life: Mutex::default(),
             names: AtomicUsize::new(0),
+            owed: Mutex::default(),
             directory,
         })
     }
@@ -106,7 +127,22 @@ impl Site {
     pub async fn ask(&self) -> Result<PgBackup> {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         let name = format!("backup-{number}");
+        let count = format!("SELECT count(*) FROM {TABLE}");
+        let owed = tokio::task::block_in_place(|| self.database.sql(&count))?;
+        self.owes(&name, owed.parse()?);
         self.fixture.ask_for_backup(&name, PROTECTION).await
+    }
+
+    /// So many rows must be in what the backup restores to.
+    pub fn owes(&self, backup: &str, rows: i64) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        owed.insert(backup.to_owned(), rows);
+    }
+
+    /// How many rows the backup owes, once.
+    pub fn no_more_owed(&self, backup: &str) -> Option<i64> {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        owed.remove(backup)
     }
 
     /// When it is completed, or has failed.
@@ -152,6 +188,7 @@ impl Site {
 
     /// Deletes the namespace. It is not waited for.
     pub async fn close(&self) -> Result<()> {
+        tokio::task::block_in_place(|| self.database.stop())?;
         let namespaces = Api::<Namespace>::all(self.fixture.client.clone());
         namespaces
             .delete(&self.fixture.namespace, &DeleteParams::default())
@@ -161,27 +198,42 @@ impl Site {
 }
 
 /// On this machine's own address, where a [`highwater_e2e::flow::wire::Wire`] leads; nothing that it writes must last.
-fn start(directory: &TempDir) -> Result<Cluster> {
+fn start(directory: &TempDir, volume: &Path) -> Result<Cluster> {
     let port = {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         free.local_addr()?.port()
     };
     let programs = program("initdb");
     let programs = programs.parent().context("no folder of programs")?;
-    let cluster = Cluster::new(programs, &directory.path().join("postgres"), port)?;
+    let (root, folder) = (directory.path().join("postgres"), volume_root(volume));
+    let cluster = Cluster::new(programs, &root, port)?;
+    // As new() leaves it, owner and all.
+    let moved = Command::new("cp")
+        .arg("-a")
+        .args([&root, &folder])
+        .status()?;
+    ensure!(moved.success(), "failed to make {}", folder.display());
+    fs::remove_dir(&root)?;
+    symlink(&folder, &root)?;
     let small = ["--wal-segsize=1", "--auth-host=trust"];
     let settings = "listen_addresses = '127.0.0.1'\nfsync = off\nautovacuum = off";
     tokio::task::block_in_place(|| {
         cluster.init(&small, settings)?;
-        cluster.start()
+        cluster.start()?;
+        cluster.sql(WRITES)
     })?;
+    // It ends with the database.
+    cluster
+        .command("psql")
+        .args(["-qXc", "CALL fill()"])
+        .stderr(Stdio::null())
+        .spawn()?;
     Ok(cluster)
 }
 
 /// A pod that has the node's address, as PostgreSQL has; and what the agent and the door ask for. The slot's name.
-async fn declare(fixture: &Fixture, data: &std::path::Path) -> Result<String> {
-    std::fs::metadata(data).context("no data directory")?;
-    let (uid, address) = fixture.pod(&data.display().to_string(), true).await?;
+async fn declare(fixture: &Fixture, volume: &Path) -> Result<String> {
+    let (uid, address) = fixture.pod(&volume.display().to_string(), true).await?;
     let archive = json!({"apiVersion": VERSION, "kind": "PgArchive", "metadata": {"name": "main"},
         "spec": {"directory": {"persistentVolumeClaim": "archive"}}});
     apply(&fixture.api::<PgArchive>(), "main", archive).await?;
