@@ -7,7 +7,7 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 
-use super::model::{Action, Mistake, World};
+use super::model::{Action, Answer, GroupEvent, Mistake, World};
 
 fn action() -> impl Strategy<Value = Action> {
     let snapshot = 0..4u8;
@@ -34,6 +34,22 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// The same, and what may happen about groups.
+fn group_action() -> impl Strategy<Value = Action> {
+    let answer = prop_oneof![
+        Just(Answer::Missing),
+        Just(Answer::More),
+        Just(Answer::Fails)
+    ];
+    prop_oneof![
+        80 => action(),
+        32 => (4..64u8).prop_map(Action::Driver),
+        2 => (0..4u8).prop_map(GroupEvent::Label).prop_map(Action::Group),
+        2 => answer.prop_map(GroupEvent::Answer).prop_map(Action::Group),
+        1 => Just(Action::Group(GroupEvent::Delete)),
+    ]
+}
+
 /// What was reached, so that a generator that never gets there is noticed.
 #[derive(Debug, Default)]
 struct Reached {
@@ -41,6 +57,7 @@ struct Reached {
     failed: usize,
     later_attempts: usize,
     removed: usize,
+    by_group: usize,
 }
 
 fn run(mistake: Mistake, cases: u32, reached: &std::cell::RefCell<Reached>) -> Result<(), String> {
@@ -48,6 +65,24 @@ fn run(mistake: Mistake, cases: u32, reached: &std::cell::RefCell<Reached>) -> R
 }
 
 fn run_in(
+    world: fn(Mistake) -> World,
+    mistake: Mistake,
+    cases: u32,
+    reached: &std::cell::RefCell<Reached>,
+) -> Result<(), String> {
+    run_with(action(), world, mistake, cases, reached)
+}
+
+fn run_by_group(
+    mistake: Mistake,
+    cases: u32,
+    reached: &std::cell::RefCell<Reached>,
+) -> Result<(), String> {
+    run_with(group_action(), World::of_group, mistake, cases, reached)
+}
+
+fn run_with(
+    action: impl Strategy<Value = Action>,
     world: fn(Mistake) -> World,
     mistake: Mistake,
     cases: u32,
@@ -65,7 +100,7 @@ fn run_in(
             proptest::test_runner::RngAlgorithm::ChaCha,
         ),
     );
-    let outcome = runner.run(&vec(action(), 20..140), |actions| {
+    let outcome = runner.run(&vec(action, 20..140), |actions| {
         let mut world = world(mistake);
         for action in &actions {
             world.step(*action);
@@ -76,6 +111,7 @@ fn run_in(
         reached.failed += usize::from(world.backup.is_some() && !world.completed());
         reached.later_attempts += usize::from(world.completed() && world.number() > Some(1));
         reached.removed += usize::from(world.backup.is_none());
+        reached.by_group += usize::from(world.completed() && world.is_by_group());
         match world.violation {
             None => Ok(()),
             Some(what) => Err(TestCaseError::fail(what)),
@@ -95,6 +131,7 @@ fn no_order_of_events_breaks_a_promise() {
         failed,
         later_attempts,
         removed,
+        by_group: _,
     } = reached;
     assert!(
         completed > 200 && failed > 5 && later_attempts > 50 && removed > 100,
@@ -120,6 +157,26 @@ fn no_order_of_events_cuts_pg_control_of_a_standby_before_the_others() {
     assert!(said.contains(seen), "{said}");
 }
 
+/// By a group that any volume may be missing of, or too many be in, whose members come in any order, and that may fail.
+#[test]
+fn no_order_of_events_breaks_a_promise_of_a_group() {
+    let reached = std::cell::RefCell::new(Reached::default());
+    let outcome = run_by_group(Mistake::No, 1000, &reached);
+    let reached = reached.into_inner();
+    assert_eq!(outcome, Ok(()), "{reached:?}");
+    let Reached {
+        completed,
+        failed: _,
+        later_attempts,
+        removed,
+        by_group,
+    } = reached;
+    assert!(
+        completed > 200 && by_group > 50 && later_attempts > 100 && removed > 100,
+        "{reached:?}"
+    );
+}
+
 #[test]
 fn every_planted_mistake_is_seen() {
     for (mistake, seen) in [
@@ -141,17 +198,43 @@ fn every_planted_mistake_is_seen() {
         (Mistake::NoJanitor, "a deleted backup left snapshots behind"),
         (Mistake::LabelsOnly, "a void attempt left snapshots behind"),
     ] {
-        let reached = std::cell::RefCell::new(Reached::default());
-        let outcome = run(mistake, 3000, &reached);
-        let said = outcome
-            .err()
-            .unwrap_or_else(|| format!("nothing ({reached:?})"));
-        println!(
-            "{mistake:?}: {said}",
-            said = said.lines().next().unwrap_or_default()
-        );
-        assert!(said.contains(seen), "{mistake:?}: {said}");
+        is_seen(run, mistake, seen);
     }
+}
+
+#[test]
+fn every_planted_mistake_about_a_group_is_seen() {
+    for (mistake, seen) in [
+        (
+            Mistake::AnyGroup,
+            "backup mode ended with a group of other volumes",
+        ),
+        (Mistake::GroupAgain, "a second attempt was by a group"),
+        (
+            Mistake::SkipRetainGroup,
+            "completed before its group was retained",
+        ),
+        (Mistake::NoGroupJanitor, "left snapshots behind"),
+        (Mistake::Untold, "left snapshots behind"),
+        (Mistake::LabelsStay, "left its label on a claim"),
+    ] {
+        is_seen(run_by_group, mistake, seen);
+    }
+}
+
+type Run = fn(Mistake, u32, &std::cell::RefCell<Reached>) -> Result<(), String>;
+
+fn is_seen(run: Run, mistake: Mistake, seen: &str) {
+    let reached = std::cell::RefCell::new(Reached::default());
+    let outcome = run(mistake, 3000, &reached);
+    let said = outcome
+        .err()
+        .unwrap_or_else(|| format!("nothing ({reached:?})"));
+    println!(
+        "{mistake:?}: {said}",
+        said = said.lines().next().unwrap_or_default()
+    );
+    assert!(said.contains(seen), "{mistake:?}: {said}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     Error,
     act::Acted,
     attempt::{Running, Seen, Session, clip},
-    group::{self, group_progress, name_members},
+    group::{self, group_progress, identify, name_members},
     observe::Observed,
     plan::{Phase, Plan, Proposal, State, Step},
     setback::Setback,
@@ -140,6 +140,9 @@ pub fn own_status(
             name_members(&group, &mut own.volumes);
             own.group = Some(group);
         }
+    }
+    if let Some(group) = &mut own.group {
+        identify(observed, group);
     }
     match &plan.step {
         Step::Hold(rejection) => {

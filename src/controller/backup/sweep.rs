@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use super::{
     attempt::{Content, is_of},
-    group::{GroupRemoval, is_member, is_member_content},
+    group::{GroupRemoval, attempt_of_member, is_member, is_member_content},
 };
 use crate::{
     api::{PgBackup, VolumeStatus, annotations, names},
@@ -147,7 +147,7 @@ pub fn attempt_of(backup: &PgBackup, snapshot: &VolumeSnapshot) -> Option<u32> {
 }
 
 /// The attempt that a content without its snapshot was made for: it is written down, our label is on it, or it was made
-/// for a snapshot of one of our names. Somebody may have deleted that before its UID was written down or the label was
+/// for a snapshot of one of our names, or for a member of our group. Somebody may have deleted that before its UID was written down or the label was
 /// on: with a class that says Retain, nothing else tells of the content then.
 pub fn orphan_of(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
     let reference = &content.spec.volume_snapshot_ref;
@@ -160,9 +160,11 @@ pub fn orphan_of(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u
     recorded
         .or_else(|| labelled(backup, content))
         .or_else(|| named(backup, content))
+        .or_else(|| attempt_of_member(backup, content))
 }
 
-fn labelled(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
+/// By our label, which every content of a void attempt gets.
+pub fn labelled(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
     let labels = content.labels();
     let ours = backup.metadata.uid.is_some()
         && labels.get(annotations::BACKUP_UID_LABEL) == backup.metadata.uid.as_ref();

@@ -23,11 +23,16 @@ use crate::{
 };
 
 pub use choose::choose;
-pub use observe::observe;
+pub use observe::{attempt_of_member, observe};
 pub use plan::{creation, make_deletable};
-pub use report::{group_progress, name_members, settled};
+pub use report::{group_progress, identify, name_members, settled};
 pub use seen::{GroupContent, GroupSeen, check_members, is_member, see};
 pub use sweep::{GroupRemoval, is_member_content, sweep};
+#[cfg(test)]
+pub use {
+    build::{build_group, build_group_content_patch, build_group_label},
+    observe::{content_names, is_made_for, member_names},
+};
 
 /// What a pass has read of groups.
 #[derive(Clone, Debug, Default)]

@@ -7,10 +7,11 @@ use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use super::{Labelled, build::build_group_label, choose, recorded};
 use crate::{
-    api::{GroupStatus, annotations},
+    api::{GroupStatus, PgBackup, annotations},
     controller::backup::{
         Error,
         observe::{Observed, Search, get, get_all, list, merge, read_error, search},
+        sweep::labelled as labelled_for,
     },
     csi::{
         VolumeSnapshot, VolumeSnapshotContent,
@@ -86,22 +87,31 @@ async fn contents(
 ) -> Result<Vec<VolumeGroupSnapshotContent>, Error> {
     let api = Api::<VolumeGroupSnapshotContent>::all(client.clone());
     let mut found = match how {
-        Search::Names | Search::Labels => {
-            let uids = uids(observed, group).into_iter();
-            get_all(&api, uids.map(|uid| group_content_name(&uid)).collect()).await?
-        }
+        Search::Names | Search::Labels => get_all(&api, content_names(observed, group)).await?,
         Search::Everything => list(&api, &ListParams::default()).await?,
     };
-    let namespace = observed.backup.namespace();
-    found.retain(|content| {
-        let of = &content.spec.volume_group_snapshot_ref;
-        // A content that a person made, to import a group, has another name.
-        let made = of.uid.as_deref().map(group_content_name);
-        of.name.as_ref() == Some(&group.volume_group_snapshot)
-            && of.namespace == namespace
-            && made == content.metadata.name
-    });
+    found.retain(|content| is_made_for(observed, group, content));
     Ok(found)
+}
+
+/// The names that the group's content may have.
+pub fn content_names(observed: &Observed, group: &GroupStatus) -> Vec<String> {
+    let uids = uids(observed, group).into_iter();
+    uids.map(|uid| group_content_name(&uid)).collect()
+}
+
+/// Whether the snapshot controller made the content for the group.
+pub fn is_made_for(
+    observed: &Observed,
+    group: &GroupStatus,
+    content: &VolumeGroupSnapshotContent,
+) -> bool {
+    let of = &content.spec.volume_group_snapshot_ref;
+    // A content that a person made, to import a group, has another name.
+    let made = of.uid.as_deref().map(group_content_name);
+    of.name.as_ref() == Some(&group.volume_group_snapshot)
+        && of.namespace == observed.backup.namespace()
+        && made == content.metadata.name
 }
 
 /// The UIDs that the group has, or had.
@@ -117,23 +127,41 @@ fn uids(observed: &Observed, group: &GroupStatus) -> BTreeSet<String> {
     there.chain(pointed).chain(recorded).collect()
 }
 
-/// Whether it is the content of a member of this group: by its name, and by the one of its snapshot. Anybody who may write
-/// the status of a snapshot can point at another's.
+/// Whether it is the content of a member of this group. Anybody who may write the status of a snapshot can point at
+/// another's.
 pub fn is_content_of_member(
     observed: &Observed,
     group: &GroupStatus,
     content: &VolumeSnapshotContent,
 ) -> bool {
     let of = &content.spec.volume_snapshot_ref;
-    let named = |uid: &String, handle: &String| {
-        member_content_name(uid, handle) == content.name_any()
-            && of.name.as_deref() == Some(member_name(uid, handle).as_str())
-    };
-    let (uids, handles) = (uids(observed, group), handles(observed, group));
-    of.namespace == observed.backup.namespace()
-        && uids
-            .iter()
-            .any(|uid| handles.iter().any(|handle| named(uid, handle)))
+    let uids = uids(observed, group);
+    let named = || uids.iter().any(|uid| is_named(uid, content));
+    // Of a group whose UID nobody came to write down.
+    let labelled = || labelled_for(&observed.backup, content) == Some(group.attempt);
+    of.namespace == observed.backup.namespace() && (named() || labelled())
+}
+
+/// The attempt of the group that is written down, if it is the content of a member; of whichever volume, as the group may
+/// have held one too many.
+pub fn attempt_of_member(backup: &PgBackup, content: &VolumeSnapshotContent) -> Option<u32> {
+    let group = recorded(backup)?;
+    let uid = group.volume_group_snapshot_uid.as_deref()?;
+    is_named(uid, content).then_some(group.attempt)
+}
+
+/// Whether it has the name, and refers to the one, that only this group's UID and the content's own volume give.
+fn is_named(uid: &str, content: &VolumeSnapshotContent) -> bool {
+    let of = &content.spec.volume_snapshot_ref;
+    content
+        .spec
+        .source
+        .volume_handle
+        .as_ref()
+        .is_some_and(|volume| {
+            member_content_name(uid, volume) == content.name_any()
+                && of.name.as_deref() == Some(member_name(uid, volume).as_str())
+        })
 }
 
 /// Members by the names that they must have.
@@ -145,15 +173,7 @@ async fn observe_members(
     let namespace = observed.backup.namespace().unwrap_or_default();
     let snapshot_api = Api::<VolumeSnapshot>::namespaced(client.clone(), &namespace);
     let content_api = Api::<VolumeSnapshotContent>::all(client.clone());
-    let (mut snapshots, mut contents) = (Vec::new(), Vec::new());
-    for uid in uids(observed, group) {
-        for handle in handles(observed, group) {
-            snapshots.push(member_name(&uid, &handle));
-            contents.push(member_content_name(&uid, &handle));
-        }
-    }
-    snapshots.retain(|name| observed.snapshots.iter().all(|it| it.name_any() != *name));
-    contents.retain(|name| observed.contents.iter().all(|it| it.name_any() != *name));
+    let (snapshots, contents) = member_names(observed, group);
     merge(
         &mut observed.snapshots,
         get_all(&snapshot_api, snapshots).await?,
@@ -163,6 +183,20 @@ async fn observe_members(
         get_all(&content_api, contents).await?,
     );
     Ok(())
+}
+
+/// The names that its members, and their contents, must have, of those that were not read yet.
+pub fn member_names(observed: &Observed, group: &GroupStatus) -> (Vec<String>, Vec<String>) {
+    let (mut snapshots, mut contents) = (Vec::new(), Vec::new());
+    for uid in uids(observed, group) {
+        for handle in handles(observed, group) {
+            snapshots.push(member_name(&uid, &handle));
+            contents.push(member_content_name(&uid, &handle));
+        }
+    }
+    snapshots.retain(|name| observed.snapshots.iter().all(|it| it.name_any() != *name));
+    contents.retain(|name| observed.contents.iter().all(|it| it.name_any() != *name));
+    (snapshots, contents)
 }
 
 /// The volumes that the group was to have, and those that it has.

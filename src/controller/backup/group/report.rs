@@ -2,10 +2,10 @@
 
 use kube::ResourceExt;
 
-use super::{GroupSeen, Groups};
+use super::{GroupSeen, Groups, seen::is_ours};
 use crate::{
     api::{GroupStatus, VolumeStatus},
-    controller::backup::{Error, act::Acted, attempt::Running},
+    controller::backup::{Error, act::Acted, attempt::Running, observe::Observed},
     csi::{DeletionPolicy, group::member_name},
 };
 
@@ -39,6 +39,17 @@ pub fn settled(group: Option<GroupStatus>, seen: &Groups) -> Option<GroupStatus>
         labelled: group.labelled && !seen.labelled.is_empty(),
         ..group
     })
+}
+
+/// Writes down the UID of a group that was made for this attempt, also where it does not count: by it members are found when
+/// the group is gone.
+pub fn identify(observed: &Observed, group: &mut GroupStatus) {
+    let (backup, name) = (&observed.backup, &group.volume_group_snapshot);
+    let mut there = observed.groups.snapshots.iter();
+    let ours = there.find(|it| it.name_any() == *name && is_ours(it, backup, group.attempt));
+    if group.volume_group_snapshot_uid.is_none() {
+        group.volume_group_snapshot_uid = ours.and_then(ResourceExt::uid);
+    }
 }
 
 /// Once the group has a UID, its members' names are known.

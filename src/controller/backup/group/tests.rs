@@ -7,6 +7,7 @@ use crate::{
     api::{SnapshotPolicy, annotations, conditions},
     controller::backup::{
         act::Acted,
+        build::build_labels,
         door::door,
         is_settled,
         model::base::{base, proved},
@@ -14,7 +15,7 @@ use crate::{
         plan::{Awaited, Step, plan},
         report::own_status,
         setback::Setback,
-        sweep::Removal,
+        sweep::{Removal, orphan_of},
         validate::validate,
     },
     csi::{
@@ -266,6 +267,32 @@ fn the_members_names_are_written_down_with_the_groups_uid() {
     assert_eq!(names, expected);
 }
 
+/// Its members are known by it, whatever becomes of the group.
+#[test]
+fn the_uid_of_a_group_is_written_down_also_when_the_attempt_is_void() {
+    let mut observed = beginning();
+    let status = observed.backup.status.as_mut().unwrap();
+    status.group.as_mut().unwrap().labelled = true;
+    observed.groups = grouped().groups;
+    let content = &mut observed.groups.contents[0];
+    content
+        .spec
+        .source
+        .volume_handles
+        .push("of-somebody".into());
+    let uid = |observed: &Observed| {
+        let group = recorded(&observed.backup);
+        group.unwrap().volume_group_snapshot_uid.clone()
+    };
+    assert!(matches!(step(&observed), Step::Abandon(_)));
+    let after = written(&observed, Acted::default());
+    assert_eq!(uid(&after).as_deref(), Some(UID));
+    let labels = &mut observed.groups.snapshots[0].metadata.labels;
+    *labels = None;
+    let after = written(&observed, Acted::default());
+    assert_eq!(uid(&after), None, "it is somebody else's");
+}
+
 /// The agent stops when it reads `Cut=True`.
 #[test]
 fn backup_mode_does_not_end_before_the_group_is_compared() {
@@ -306,17 +333,14 @@ fn backup_mode_does_not_end_before_the_group_is_compared() {
 /// Does to a cluster in memory what a removal asks for; a group that goes takes along what may go.
 fn remove(observed: &mut Observed, removal: &Removal) {
     match removal {
-        Removal::MakeDeletable { content, .. } => {
+        Removal::MakeDeletable { content, attempt } => {
+            let labels = build_labels(&observed.backup, *attempt);
             let mut all = observed.contents.iter_mut();
             let content = all
                 .find(|it| it.uid().as_ref() == Some(&content.uid))
                 .unwrap();
             content.spec.deletion_policy = DeletionPolicy::Delete;
-            let label = (
-                annotations::BACKUP_UID_LABEL.to_owned(),
-                "backup-uid".to_owned(),
-            );
-            content.metadata.labels = Some([label].into());
+            content.metadata.labels = Some(labels);
         }
         Removal::DeleteSnapshot { name, .. } => {
             assert!(
@@ -372,7 +396,7 @@ fn remove(observed: &mut Observed, removal: &Removal) {
 
 #[test]
 fn a_void_group_goes_first_and_leaves_nothing() {
-    let cases: [(&str, Change); 4] = [
+    let cases: [(&str, Change); 6] = [
         ("whole", |_| {}),
         ("without its members", |o| {
             o.snapshots.clear();
@@ -384,6 +408,29 @@ fn a_void_group_goes_first_and_leaves_nothing() {
             o.contents.clear();
         }),
         ("what it did not take along", |o| o.groups.snapshots.clear()),
+        ("a content of a volume too many, alone", |o| {
+            o.groups.snapshots.clear();
+            o.groups.contents.clear();
+            o.snapshots.clear();
+            o.contents.truncate(1);
+            let content = &mut o.contents[0];
+            let more = "of-somebody";
+            content.metadata.name = Some(member_content_name(UID, more));
+            content.spec.source.volume_handle = Some(more.into());
+            content.spec.volume_snapshot_ref.name = Some(member_name(UID, more));
+            content.spec.volume_snapshot_ref.uid = None;
+        }),
+        ("a content of a group whose UID is not known", |o| {
+            o.groups.snapshots.clear();
+            o.groups.contents.clear();
+            o.snapshots.clear();
+            let status = o.backup.status.as_mut().unwrap();
+            let group = status.group.as_mut().unwrap();
+            group.volume_group_snapshot_uid = None;
+            for content in &mut o.contents {
+                content.metadata.labels = Some(build_labels(&o.backup, 1));
+            }
+        }),
     ];
     for (what, change) in cases {
         let mut observed = grouped();
@@ -397,6 +444,9 @@ fn a_void_group_goes_first_and_leaves_nothing() {
             version: None,
         }];
         change(&mut observed);
+        for content in &observed.contents {
+            assert_eq!(orphan_of(&observed.backup, content), Some(1), "{what}");
+        }
         for _ in 0..10 {
             for removal in &validate(&observed, time("2026-01-01T00:04:00Z")).leftovers {
                 remove(&mut observed, removal);

@@ -117,6 +117,7 @@ impl World {
         };
         self.live = None;
         self.stopped.insert(number);
+        self.check_stop(number);
         let now = self.now;
         self.write(|status| {
             if let Some(session) = &mut status.session {

@@ -102,6 +102,16 @@ pub fn base_of_standby() -> Observed {
     observed
 }
 
+/// The same where the policy asks for a group, and there can be one.
+pub fn base_of_group() -> Observed {
+    let mut observed = base();
+    let policy = observed.policy.as_mut().unwrap();
+    policy.spec.snapshot = Some(object(json!({"groupConsistency": "Atomic"})));
+    let class = json!({"metadata": {"name": "cow-groups"}, "driver": "cow.example", "deletionPolicy": "Retain"});
+    observed.groups.classes = Some(vec![object(class)]);
+    observed
+}
+
 /// A first attempt of which everything is proved; only `Completed` is not written yet.
 pub fn proved() -> Observed {
     let mut observed = base();

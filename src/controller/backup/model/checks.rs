@@ -46,10 +46,12 @@ impl World {
             .iter()
             .filter(|(uid, truth)| is_void(truth.attempt) && self.exists(uid))
             .count()
+            + self.groups_left(is_void)
     }
 
     pub(super) fn left_over_of_deleted(&self) -> usize {
-        self.truths.keys().filter(|uid| self.exists(uid)).count()
+        let snapshots = self.truths.keys().filter(|uid| self.exists(uid)).count();
+        snapshots + self.groups_left(|_| true)
     }
 
     /// The snapshot or its content is there.
@@ -109,6 +111,7 @@ impl World {
                 "completed, and the volumes do not say so",
             );
         }
+        self.check_complete_group(number);
     }
 
     pub(super) fn check_terminal(&mut self) {
@@ -133,6 +136,7 @@ impl World {
                     && c.metadata.deletion_timestamp.is_none()
             })
             .map(ResourceExt::name_any)
+            .chain(self.groups.retained())
             .collect();
         let all = self.kept.iter().all(|name| there.contains(name));
         self.require(all, "a namespace that went took the backup with it");
@@ -153,7 +157,8 @@ impl World {
             ] {
                 self.step(action);
             }
-            for n in 0..u8::try_from(self.snapshots.len()).unwrap_or(u8::MAX) {
+            let driven = self.groups.snapshots.len() + self.snapshots.len();
+            for n in 0..u8::try_from(driven).unwrap_or(u8::MAX) {
                 self.step(Action::Driver(n));
             }
             self.step(Action::Tick(if round < 40 { 1 } else { 600 }));
@@ -162,15 +167,18 @@ impl World {
                 .as_ref()
                 .is_none_or(|b| b.metadata.deletion_timestamp.is_some());
             if (removed && self.backup.is_none())
-                || (!removed && self.ended() && self.left_over() == 0)
+                || (!removed
+                    && self.ended()
+                    && self.left_over() == 0
+                    && !self.groups.are_labelled())
             {
                 return;
             }
         }
-        self.violated(if self.ended() {
-            "a void attempt left snapshots behind"
-        } else {
-            "it does not come to an end"
+        self.violated(match (self.ended(), self.left_over()) {
+            (true, 0) => "a group left its label on a claim",
+            (true, _) => "a void attempt left snapshots behind",
+            (false, _) => "it does not come to an end",
         });
     }
 }

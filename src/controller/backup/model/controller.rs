@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::{Mistake, Watched, World};
+use super::{Mistake, Watched, World, group};
 use crate::controller::backup::{
     act::Acted,
     build,
     depth::Depth,
+    group::recorded,
     observe::{Observed, Search, content_of, search},
     plan::{Phase, Plan, Step, plan},
     report::own_status,
@@ -27,7 +28,10 @@ impl World {
             self.told.backup.clone_from(&self.backup);
         }
         if which & 2 != 0 {
-            self.told.snapshots.clone_from(&self.snapshots);
+            // Those with our label: not the members of a group.
+            let mut labelled = self.snapshots.clone();
+            labelled.retain(|it| it.labels().contains_key(annotations::BACKUP_UID_LABEL));
+            self.told.snapshots = labelled;
         }
         if which & 4 != 0 {
             self.told.contents.clone_from(&self.contents);
@@ -40,7 +44,7 @@ impl World {
         let Some(told) = told.filter(|it| it.metadata.deletion_timestamp.is_none()) else {
             return self.pass(None);
         };
-        if search(&told) != Search::Names {
+        if search(&told) != Search::Names || recorded(&told).is_some() {
             return self.pass(None);
         }
         let Watched {
@@ -108,13 +112,15 @@ impl World {
             found || names.contains(&content.name_any())
         });
         let contents = contents.cloned().collect();
-        Observed {
+        let mut observed = Observed {
             snapshots,
             contents,
             scope_goes: self.scope_goes,
             backup,
             ..self.base.clone()
-        }
+        };
+        self.observe_groups(&mut observed);
+        observed
     }
 
     pub(super) fn pass(&mut self, dies_after: Option<u8>) {
@@ -131,7 +137,7 @@ impl World {
             (Phase::Running(running), Mistake::PartialSet) => running.forget_missing(),
             (Phase::Running(running), Mistake::IgnoreLoss) => running.ignore_loss(then),
             (_, Mistake::NoJanitor) => state.leftovers.clear(),
-            _ => {}
+            (_, mistake) => state.leftovers.retain(|it| !group::forgets(mistake, it)),
         }
         let plan = plan(&state, then);
         let mut left = dies_after.unwrap_or(u8::MAX);
@@ -173,12 +179,18 @@ impl World {
                 }
             }
             (_, Mistake::IgnoreScope) => observed.scope_goes = false,
+            (_, Mistake::AnyGroup) => group::hold_what_they_must(observed),
+            (_, Mistake::GroupAgain) => self.forget_group(observed),
             _ => {}
         }
     }
 
     pub(super) fn skips_retain(&self, plan: &Plan) -> bool {
-        self.mistake == Mistake::SkipRetain && matches!(plan.step, Step::Retain(_))
+        match &plan.step {
+            Step::Retain(_) => self.mistake == Mistake::SkipRetain,
+            Step::RetainGroup(_) => self.mistake == Mistake::SkipRetainGroup,
+            _ => false,
+        }
     }
 
     /// One effect less until death.
@@ -215,7 +227,7 @@ impl World {
                     acted.retained.extend(patched.cloned());
                 }
             }
-            _ => {}
+            _ => self.group_effects(observed, plan, left, &mut acted),
         }
         acted
     }
@@ -256,7 +268,8 @@ impl World {
                         c.metadata.deletion_timestamp.get_or_insert(time.clone());
                     }
                 }
-                Removal::Group(_) | Removal::Going => {}
+                Removal::Group(removal) => self.remove_of_group(observed, removal),
+                Removal::Going => {}
             }
         }
     }

@@ -6,6 +6,7 @@ mod agent;
 pub mod base;
 mod checks;
 mod controller;
+mod group;
 mod others;
 mod server;
 
@@ -20,7 +21,9 @@ use crate::{
     api::{PgBackup, conditions},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
 };
-use base::{base, base_of_standby};
+use base::{base, base_of_group, base_of_standby};
+use group::Groups;
+pub use group::{Answer, GroupEvent};
 
 /// The claims of the database's pod.
 pub const CLAIMS: [&str; 2] = ["data-orders-0", "wal-orders-0"];
@@ -62,6 +65,8 @@ pub enum Action {
     Tick(u16),
     /// The PgBackup is deleted; with its namespace?
     Remove(bool),
+    /// Something about a group.
+    Group(GroupEvent),
 }
 
 /// A mistake to plant, so that the checks are seen to fail.
@@ -91,6 +96,18 @@ pub enum Mistake {
     AnyUid,
     /// Of a standby, too, all volumes are snapshotted at once.
     AllAtOnce,
+    /// What else a group holds does not matter.
+    AnyGroup,
+    /// After a void attempt by a group the next one is by a group, too.
+    GroupAgain,
+    /// Complete without having seen Retain on the group's content.
+    SkipRetainGroup,
+    /// The janitor leaves groups alone.
+    NoGroupJanitor,
+    /// Of a group that is gone the janitor does not tell the sidecar.
+    Untold,
+    /// Labels stay on the claims.
+    LabelsStay,
 }
 
 /// The truth about one snapshot.
@@ -133,6 +150,7 @@ pub struct World {
     names: BTreeMap<String, u32>,
     finished_as: Option<Value>,
     kept: Vec<String>,
+    groups: Groups,
     /// The first check that failed.
     pub violation: Option<String>,
 }
@@ -150,6 +168,11 @@ impl World {
     /// The same of a standby.
     pub fn of_standby(mistake: Mistake) -> Self {
         Self::of(base_of_standby(), mistake)
+    }
+
+    /// The same where the policy asks for a group.
+    pub fn of_group(mistake: Mistake) -> Self {
+        Self::of(base_of_group(), mistake)
     }
 
     fn of(base: Observed, mistake: Mistake) -> Self {
@@ -172,6 +195,7 @@ impl World {
             names: BTreeMap::new(),
             finished_as: None,
             kept: Vec::new(),
+            groups: Groups::default(),
             violation: None,
         }
     }
@@ -183,6 +207,12 @@ impl World {
             .as_ref()
             .and_then(|backup| backup.status.as_ref());
         status.is_some_and(|s| conditions::is_true(&s.conditions, conditions::COMPLETED))
+    }
+
+    /// Whether the last attempt was by a group.
+    pub fn is_by_group(&self) -> bool {
+        let number = self.number();
+        number.is_some_and(|number| self.groups.attempts.contains(&number))
     }
 
     /// Whether `Completed` is decided, or the object gone.
@@ -228,6 +258,7 @@ impl World {
             Action::Collect => self.collect(),
             Action::Tick(seconds) => self.now += SignedDuration::from_secs(i64::from(seconds)),
             Action::Remove(with_scope) => self.remove(with_scope),
+            Action::Group(event) => self.group_event(event),
         }
         self.check_scope();
     }

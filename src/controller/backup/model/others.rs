@@ -20,10 +20,17 @@ fn point(snapshot: &mut VolumeSnapshot, content: &str) {
 impl World {
     /// Also of a snapshot that is being deleted, or of an attempt that is void: a driver knows of neither.
     pub(super) fn driver(&mut self, n: u8) {
-        let at = usize::from(n) % self.snapshots.len().max(1);
+        let groups = self.groups.snapshots.len();
+        let at = usize::from(n) % (groups + self.snapshots.len()).max(1);
+        let Some(at) = at.checked_sub(groups) else {
+            return self.drive_group(at, n);
+        };
         let Some(snapshot) = self.snapshots.get_mut(at) else {
             return;
         };
+        if !snapshot.owner_references().is_empty() {
+            return self.drive_member(at);
+        }
         let uid = snapshot.uid().unwrap();
         let name = format!("snapcontent-{uid}");
         let content = self.contents.iter_mut().find(|c| c.name_any() == name);
@@ -60,34 +67,40 @@ impl World {
     }
 
     pub(super) fn trouble(&mut self, n: u8) {
-        let at = usize::from(n) % self.contents.len().max(1);
-        if let Some(content) = self.contents.get_mut(at) {
-            content.status.get_or_insert_default().error = Some(object(json!({"message": "busy"})));
+        let groups = self.groups.contents.len();
+        let at = usize::from(n) % (groups + self.contents.len()).max(1);
+        let error = Some(object(json!({"message": "busy"})));
+        if let Some(content) = self.groups.contents.get_mut(at) {
+            content.status.get_or_insert_default().error = error;
+        } else if let Some(content) = self.contents.get_mut(at - groups) {
+            content.status.get_or_insert_default().error = error;
         }
     }
 
     pub(super) fn collect(&mut self) {
+        self.collect_groups();
         let going = |uid: Option<&String>, all: &[VolumeSnapshot]| {
             all.iter()
                 .all(|s| s.metadata.uid.as_ref() != uid || s.metadata.deletion_timestamp.is_some())
         };
-        let snapshots = self.snapshots.clone();
+        let (snapshots, groups) = (self.snapshots.clone(), &self.groups);
         self.contents.retain(|content| {
             let delete = content.spec.deletion_policy == DeletionPolicy::Delete;
             let owner_goes = going(content.spec.volume_snapshot_ref.uid.as_ref(), &snapshots);
             let asked = content.metadata.deletion_timestamp.is_some();
-            let has_owner = snapshots
+            let owner = snapshots
                 .iter()
-                .any(|s| s.metadata.uid == content.spec.volume_snapshot_ref.uid);
-            !(delete && owner_goes && (asked || has_owner))
+                .find(|s| s.metadata.uid == content.spec.volume_snapshot_ref.uid);
+            let held = owner.is_some_and(|s| groups.hold(s));
+            !(delete && owner_goes && !held && (asked || owner.is_some()))
         });
-        let contents = &self.contents;
+        let (contents, groups) = (&self.contents, &self.groups);
         self.snapshots.retain(|snapshot| {
             let held = contents.iter().any(|c| {
                 c.spec.volume_snapshot_ref.uid == snapshot.metadata.uid
                     && c.spec.deletion_policy == DeletionPolicy::Delete
             });
-            snapshot.metadata.deletion_timestamp.is_none() || held
+            snapshot.metadata.deletion_timestamp.is_none() || held || groups.hold(snapshot)
         });
     }
 
@@ -114,12 +127,14 @@ impl World {
                     .deletion_timestamp
                     .get_or_insert(time.clone());
             }
+            self.groups.go(&time);
             if completed {
                 self.kept = self
                     .contents
                     .iter()
                     .filter(|c| c.spec.deletion_policy == DeletionPolicy::Retain)
                     .map(ResourceExt::name_any)
+                    .chain(self.groups.retained())
                     .collect();
             }
         }

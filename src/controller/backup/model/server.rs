@@ -7,13 +7,7 @@ use serde_json::Value;
 use super::{Mistake, Truth, World, object};
 use crate::{
     api::conditions::{self, Status},
-    controller::backup::{
-        attempt::Content,
-        build,
-        observe::Observed,
-        plan::{Plan, Step},
-        report::Own,
-    },
+    controller::backup::{attempt::Content, build, observe::Observed, plan::Plan, report::Own},
     csi::{DeletionPolicy, VolumeSnapshot},
 };
 
@@ -63,6 +57,11 @@ impl World {
                 self.scope_goes || left == 0,
                 "a deleted backup left snapshots behind",
             );
+            let labelled = self.groups.are_labelled();
+            self.require(
+                self.scope_goes || !labelled,
+                "a deleted backup left its label on a claim",
+            );
             self.backup = None;
         } else {
             self.touch();
@@ -77,13 +76,13 @@ impl World {
     }
 
     pub(super) fn apply(&mut self, observed: &Observed, plan: &Plan, own: Own) {
+        let skips = self.skips_retain(plan);
         let Some(backup) = self.backup.as_mut() else {
             return;
         };
         let read = &observed.backup.metadata.resource_version;
         let before = backup.status.clone().unwrap_or_default();
         let changed = own != Own::of(&observed.backup.status.clone().unwrap_or_default());
-        let skips = self.mistake == Mistake::SkipRetain && matches!(plan.step, Step::Retain(_));
         if backup.metadata.resource_version != *read || !(changed || skips) {
             return;
         }
@@ -129,6 +128,7 @@ impl World {
         }
         if let Some(number) = began {
             self.require(!self.void.contains(&number), "a void attempt came back");
+            self.check_choice(number);
         }
         self.check_terminal();
     }
@@ -143,6 +143,10 @@ impl World {
             "a snapshot was made before its attempt's start returned",
         );
         self.check_wave(number, &snapshot);
+        self.require(
+            !self.groups.attempts.contains(&number),
+            "a volume of a group was snapshotted by itself",
+        );
         let owner = *self.names.entry(name).or_insert(number);
         self.require(owner == number, "a name was used by two attempts");
         self.uids += 1;
