@@ -161,7 +161,7 @@ fn no_order_of_events_cuts_pg_control_of_a_standby_before_the_others() {
 #[test]
 fn no_order_of_events_breaks_a_promise_of_a_group() {
     let reached = std::cell::RefCell::new(Reached::default());
-    let outcome = run_by_group(Mistake::No, 1000, &reached);
+    let outcome = run_by_group(Mistake::No, 700, &reached);
     let reached = reached.into_inner();
     assert_eq!(outcome, Ok(()), "{reached:?}");
     let Reached {

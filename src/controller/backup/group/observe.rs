@@ -199,9 +199,13 @@ pub fn member_names(observed: &Observed, group: &GroupStatus) -> (Vec<String>, V
     (snapshots, contents)
 }
 
-/// The volumes that the group was to have, and those that it has.
+/// The volumes that the group was to have, those that were asked for, and those that the driver answered with.
 fn handles(observed: &Observed, group: &GroupStatus) -> BTreeSet<String> {
-    let contents = observed.groups.contents.iter();
-    let asked = contents.flat_map(|it| it.spec.source.volume_handles.iter().cloned());
-    group.volume_handles.iter().cloned().chain(asked).collect()
+    let contents = || observed.groups.contents.iter();
+    let asked = contents().flat_map(|it| it.spec.source.volume_handles.iter());
+    let answers = contents().filter_map(|it| it.status.as_ref());
+    let answered = answers.flat_map(|it| &it.volume_snapshot_info_list);
+    let answered = answered.map(|info| &info.volume_handle);
+    let all = group.volume_handles.iter().chain(asked).chain(answered);
+    all.cloned().collect()
 }

@@ -496,3 +496,13 @@ fn a_completed_group_is_settled_once_no_claim_has_its_label() {
     assert!(group.labelled && observe::is_finished(&left));
     assert!(!is_settled(&left), "its label is to be taken off");
 }
+
+#[test]
+fn members_of_volumes_that_only_the_driver_named_are_looked_for() {
+    let mut observed = grouped();
+    list(&mut observed)[0].volume_handle = "of-somebody".into();
+    let group = recorded(&observed.backup).unwrap().clone();
+    let (snapshots, contents) = member_names(&observed, &group);
+    assert_eq!(snapshots, [member_name(UID, "of-somebody")]);
+    assert_eq!(contents, [member_content_name(UID, "of-somebody")]);
+}
