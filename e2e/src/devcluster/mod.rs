@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 
 pub use names::{ENTERED, Names};
 pub use process::{Daemon, inside, signal};
-pub use storage::{DRIVER, PLAIN_DRIVER, Rate, Snapshotter, control_file};
+pub use storage::{DRIVER, PLAIN_DRIVER, Raised, Rate, Snapshotter, control_file};
 
 /// All daemons of a cluster, as `status` lists them.
 pub const DAEMONS: [&str; 13] = [

@@ -227,6 +227,33 @@ impl Snapshotter {
     }
 }
 
+/// Snapshot controller and sidecar with raised rates, until it is dropped.
+pub struct Raised(Names);
+
+impl Raised {
+    /// Starts both again.
+    ///
+    /// # Errors
+    /// This is not inside of the dev cluster, or one does not start.
+    pub fn begin() -> Result<Self> {
+        let raised = Self(Names::entered()?);
+        for program in Snapshotter::ALL {
+            program.restart(&raised.0, Rate::RAISED)?;
+        }
+        Ok(raised)
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        for program in Snapshotter::ALL {
+            if let Err(error) = program.restart(&self.0, program.rate()) {
+                eprintln!("failed to put {} back: {error:#}", program.name());
+            }
+        }
+    }
+}
+
 /// The CRDs of snapshots; before the sidecars, which end without them.
 pub fn apply_crds(names: &Names) -> Result<()> {
     let kubeconfig = names.kubeconfig().display().to_string();

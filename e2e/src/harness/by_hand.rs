@@ -23,12 +23,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Its socket's: it listens nowhere else.
 const PORT: u16 = 5432;
 
-/// What is put together. The database is one of `manifests/postgres-volumes.yaml`.
+/// What is put together.
 #[derive(Clone, Copy)]
 pub struct Parts<'a> {
     /// A snapshot of the volume with PGDATA.
     pub data: &'a Path,
-    /// One of the volume with the tablespace; none: that volume is empty.
+    /// PGDATA in it.
+    pub pgdata: &'a str,
+    /// One of the volume with the tablespace, as `manifests/postgres-volumes.yaml` has it; none: that volume is empty.
     pub fast: Option<&'a Path>,
     /// `backup_label`; none: PostgreSQL begins where pg_control says, and finds the WAL in `pg_wal`.
     pub label: Option<&'a str>,
@@ -77,6 +79,14 @@ impl ByHand {
         Ok(client)
     }
 
+    /// What psql prints for `text`.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn sql(&self, text: &str) -> Result<String> {
+        self.0.sql(text)
+    }
+
     /// What the oracle says of it.
     ///
     /// # Errors
@@ -89,7 +99,7 @@ impl ByHand {
 
 fn put_together(root: &Path, parts: &Parts<'_>) -> Result<()> {
     let (data, fast) = (root.join("data"), root.join("fast"));
-    copy(&parts.data.join("pgdata"), &data)?;
+    copy(&parts.data.join(parts.pgdata), &data)?;
     match parts.fast {
         Some(volume) => copy(&volume.join("space"), &fast)?,
         None => fs::create_dir(&fast)?,
@@ -99,9 +109,12 @@ fn put_together(root: &Path, parts: &Parts<'_>) -> Result<()> {
         fs::remove_file(&link)?;
         std::os::unix::fs::symlink(&fast, &link)?;
     }
-    // The snapshot has its WAL elsewhere.
+    // The snapshot's own WAL may lie elsewhere.
     let wal = data.join("pg_wal");
-    fs::remove_file(&wal)?;
+    match wal.is_symlink() {
+        true => fs::remove_file(&wal)?,
+        false => fs::remove_dir_all(&wal)?,
+    }
     fs::create_dir_all(wal.join("archive_status"))?;
     for stale in ["postmaster.pid", "standby.signal", "backup_label"] {
         let _ = fs::remove_file(data.join(stale));

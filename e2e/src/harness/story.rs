@@ -16,23 +16,27 @@ use super::{
 /// The longest that any step may take.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
+/// pgbench as the superuser. Ends when it is dropped.
+pub fn pgbench(address: &str, args: &[&str]) -> Command {
+    let (host, port) = host_and_port(address);
+    let mut command = Command::new(postgres::program("pgbench"));
+    command
+        .args(["-h", host, "-p", port, "-U", "postgres"])
+        .args(args)
+        .arg("postgres")
+        .env("PGPASSWORD", PASSWORD)
+        .kill_on_drop(true);
+    command
+}
+
 /// pgbench beside the writer, at a rate that leaves the machine to what is tested. Ends when it is dropped.
 ///
 /// # Errors
 /// pgbench cannot run.
 pub async fn load(address: &str) -> Result<Child> {
-    let (host, port) = host_and_port(address);
     let pgbench = |args: &[&str]| {
-        let mut command = Command::new(postgres::program("pgbench"));
-        command
-            .args(["-h", host, "-p", port, "-U", "postgres"])
-            .args(args)
-            .arg("postgres");
-        command
-            .env("PGPASSWORD", PASSWORD)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
+        let mut command = pgbench(address, args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
     let made = pgbench(&["-i", "-q", "-s", "5"])

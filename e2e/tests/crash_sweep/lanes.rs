@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use highwater::clock::{Clock, SystemClock};
 use highwater_e2e::{
-    devcluster::{Names, Rate, Snapshotter},
+    devcluster::Raised,
     flow::Lifeline,
     harness::random::{Random, seed},
 };
@@ -94,10 +94,8 @@ pub async fn sweep() -> Result<()> {
     let begin = Instant::now();
     let client = Lifeline::endless().client().await?;
     define_kinds(&client).await?;
-    let names = Names::entered()?;
-    for program in Snapshotter::ALL {
-        program.restart(&names, Rate::RAISED)?;
-    }
+    // They are not to be what all lanes wait for.
+    let _raised = Raised::begin()?;
     let run = format!("sweep-{:x}", SystemClock.now().as_millisecond());
     let sites = (0..LANES).map(|lane| prepare(client.clone(), format!("{run}-{lane}")));
     let ready = try_join_all(sites).await?;

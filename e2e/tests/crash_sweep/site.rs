@@ -73,10 +73,10 @@ pub struct Site {
     directory: TempDir,
 }
 
-/// Where the database is on a volume, or in a snapshot of it.
-pub fn volume_root(volume: &Path) -> PathBuf {
-    volume.join("postgres")
-}
+/// Where the database is on its volume.
+const ROOT: &str = "postgres";
+/// And its files, there and in a snapshot of it.
+pub const PGDATA: &str = "postgres/data";
 
 impl Site {
     pub async fn new(client: Client, namespace: &str) -> Result<Self> {
@@ -205,7 +205,7 @@ fn start(directory: &TempDir, volume: &Path) -> Result<Cluster> {
     };
     let programs = program("initdb");
     let programs = programs.parent().context("no folder of programs")?;
-    let (root, folder) = (directory.path().join("postgres"), volume_root(volume));
+    let (root, folder) = (directory.path().join("postgres"), volume.join(ROOT));
     let cluster = Cluster::new(programs, &root, port)?;
     // As new() leaves it, owner and all.
     let moved = Command::new("cp")

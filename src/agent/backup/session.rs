@@ -50,6 +50,11 @@ impl StartError {
         ["DatabaseUnreachable", "DatabaseNotAccepting"].contains(&self.reason)
     }
 
+    /// PostgreSQL says no, or is gone.
+    pub fn failed(error: impl std::error::Error) -> Self {
+        Self::new("StartFailed", Chain(&error))
+    }
+
     /// `pg_backup_start` did not return.
     fn too_long(patience: Duration) -> Self {
         let seconds = patience.as_secs();
@@ -110,12 +115,11 @@ impl Session {
         attempt: &Attempt,
         terms: &Terms<'_>,
     ) -> Result<Opened, StartError> {
-        let failed = |error: QueryError| StartError::new("StartFailed", Chain(&error));
         let client = login
             .connect_as(APPLICATION, &attempt.address)
             .await
             .map_err(|error| StartError::new(error.reason(), Chain(&error)))?;
-        let facts = server::facts(&client).await.map_err(failed)?;
+        let facts = server::facts(&client).await.map_err(StartError::failed)?;
         check(&facts, link, attempt)?;
         let asked = Instant::now();
         let (primary, started) = match &attempt.standby {
@@ -248,7 +252,7 @@ pub async fn begin(client: &Client, terms: &Terms<'_>) -> Result<Started, StartE
     // The server ends the call when it sees that nobody waits for it any more.
     let started = tokio::time::timeout(terms.patience, started).await;
     let started = started.map_err(|_| StartError::too_long(terms.patience))?;
-    started.map_err(|error| StartError::new("StartFailed", Chain(&error)))
+    started.map_err(StartError::failed)
 }
 
 /// What is said in time, or how the session is `lost`.

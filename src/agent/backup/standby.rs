@@ -50,10 +50,12 @@ impl Primary {
         terms: &Terms<'_>,
     ) -> Result<(Self, Started), StartError> {
         // Asked again at the end, which is late to hear that the role may not.
-        standby::minimum_timeline(standby).await.map_err(failed)?;
+        standby::minimum_timeline(standby)
+            .await
+            .map_err(StartError::failed)?;
         let client = login.connect_as(APPLICATION, &link.address).await;
         let client = client.map_err(|error| StartError::new(error.reason(), Chain(&error)))?;
-        let facts = server::facts(&client).await.map_err(failed)?;
+        let facts = server::facts(&client).await.map_err(StartError::failed)?;
         check_primary(&facts, link, "the primary")?;
         // One that is far behind costs the primary no checkpoint.
         replay(standby, flushed(&client).await?).await?;
@@ -85,7 +87,7 @@ impl Primary {
         }
         // At once: it holds a snapshot of rows until its restart point is made, and costs the primary nothing.
         let started = backup_mode::start(standby, label, true);
-        let started = started.await.map_err(failed)?;
+        let started = started.await.map_err(StartError::failed)?;
         begins(&self.started, &started)?;
         Ok(Started {
             at: self.started.at,
@@ -128,10 +130,6 @@ impl Primary {
     }
 }
 
-fn failed(error: QueryError) -> StartError {
-    StartError::new("StartFailed", Chain(&error))
-}
-
 fn too_slow(ceiling: Duration) -> StartError {
     let seconds = ceiling.as_secs();
     let message = format!(
@@ -142,15 +140,23 @@ fn too_slow(ceiling: Duration) -> StartError {
 
 /// Up to where the primary has written WAL that a standby can have.
 async fn flushed(primary: &Client) -> Result<Lsn, StartError> {
-    let flushed = tokio::time::timeout(PING_ANSWER, wal_reader::flush_position(primary)).await;
-    let flushed = flushed.map_err(|_| no_answer("the primary"))?;
-    let flushed = flushed.map_err(|error| StartError::new("StartFailed", Chain(&error)))?;
+    let flushed = answer(wal_reader::flush_position(primary), "the primary").await?;
     Ok(flushed.lsn)
 }
 
-fn no_answer(server: &str) -> StartError {
-    let message = format!("{server} did not answer within {} s", PING_ANSWER.as_secs());
-    StartError::new("StartFailed", message)
+/// What `server` says in time.
+async fn answer<T, E: std::error::Error>(
+    asked: impl Future<Output = Result<T, E>>,
+    server: &str,
+) -> Result<T, StartError> {
+    match tokio::time::timeout(PING_ANSWER, asked).await {
+        Ok(said) => said.map_err(StartError::failed),
+        Err(_) => {
+            let seconds = PING_ANSWER.as_secs();
+            let message = format!("{server} did not answer within {seconds} s");
+            Err(StartError::new("StartFailed", message))
+        }
+    }
 }
 
 fn told(loss: Loss, error: &QueryError) -> Loss {
@@ -162,9 +168,7 @@ fn told(loss: Loss, error: &QueryError) -> Loss {
 async fn replay(standby: &Client, lsn: Lsn) -> Result<(), StartError> {
     let begin = Instant::now();
     loop {
-        let end = tokio::time::timeout(PING_ANSWER, wal_reader::end(standby)).await;
-        let end = end.map_err(|_| no_answer("the standby"))?;
-        let end = end.map_err(failed)?;
+        let end = answer(wal_reader::end(standby), "the standby").await?;
         if !end.in_recovery {
             let message = "the standby was promoted before its backup began";
             return Err(StartError::new("NotStandby", message));

@@ -10,7 +10,7 @@ use kube::{ResourceExt, api::DynamicObject};
 use super::{
     attempt::SnapshotSet,
     group,
-    instance::{self, Instance, NoStandby, Role},
+    instance::{self, Instance, NoStandby, Role, is_at},
     observe::{Observed, Source},
     plan::Proposal,
     redact::redact,
@@ -361,10 +361,8 @@ fn running<'a>(source: &'a Source, instance: &Instance<'_>) -> Result<&'a Pod, R
     let member = instance.member;
     let runs = |pod: &&Pod| {
         let status = pod.status.as_ref();
-        pod.metadata.uid.as_ref() == Some(&member.uid)
-            && pod.metadata.deletion_timestamp.is_none()
+        is_at(pod, &member.uid, &member.address)
             && status.and_then(|s| s.phase.as_deref()) == Some("Running")
-            && status.and_then(|s| s.pod_ip.as_deref()) == Some(&member.address)
     };
     let name = member.pod.clone();
     let not_running = match instance.role {

@@ -140,12 +140,15 @@ pub fn unmade_of_standby(backup: &PgBackup) -> Option<&Attempt> {
 
 /// It has had its address since it was accepted, as the same pod.
 pub fn is_accepted_pod(attempt: &Attempt, pod: Option<&Pod>) -> bool {
-    pod.is_some_and(|pod| {
-        let address = pod.status.as_ref().and_then(|it| it.pod_ip.as_ref());
-        pod.metadata.uid.as_ref() == Some(&attempt.pod_uid)
-            && pod.metadata.deletion_timestamp.is_none()
-            && address == Some(&attempt.address)
-    })
+    pod.is_some_and(|pod| is_at(pod, &attempt.pod_uid, &attempt.address))
+}
+
+/// It is the pod with this UID, not one of the same name, has this address, and stays.
+pub fn is_at(pod: &Pod, uid: &str, address: &str) -> bool {
+    let at = pod.status.as_ref().and_then(|it| it.pod_ip.as_deref());
+    pod.metadata.uid.as_deref() == Some(uid)
+        && pod.metadata.deletion_timestamp.is_none()
+        && at == Some(address)
 }
 
 #[cfg(test)]

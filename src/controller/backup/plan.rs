@@ -345,14 +345,14 @@ fn plan_cut(state: &State, running: &Running, now: Timestamp) -> Step {
     if now >= state.deadline() {
         return too_late(state, running, Awaited::Cut);
     }
-    let until = match running.first_made_at() {
-        Some(made) => after(made, state.deadlines.cut.get()).min(state.deadline()),
-        None => state.deadline(),
-    };
     if running.replaced {
         let pod = running.set.attempt().pod.clone();
         return give_up(state, Setback::StandbyReplaced(pod), now);
     }
+    let until = match running.first_made_at() {
+        Some(made) => after(made, state.deadlines.cut.get()).min(state.deadline()),
+        None => state.deadline(),
+    };
     if now >= until {
         let (within, trouble) = (state.deadlines.cut, running.trouble());
         return give_up(state, Setback::CutTooLate { within, trouble }, now);

@@ -11,15 +11,14 @@ use highwater_e2e::{
         verdict::{interval, median},
     },
     harness::{
-        Faults, PASSWORD,
+        Faults,
         marks::Mark,
         measure::{self, Watch},
-        postgres,
+        story,
     },
 };
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio_postgres::Client;
 
 use crate::{
@@ -235,14 +234,8 @@ impl<'a> Site<'a> {
 
     async fn pgbench(&self, arguments: &[&str]) -> Result<String> {
         let address = self.subject.database.address()?;
-        let ended = Command::new(postgres::program("pgbench"))
-            .args(["-h", &address, "-U", "postgres"])
-            .args(arguments)
-            .arg("postgres")
-            .env("PGPASSWORD", PASSWORD)
-            .output()
-            .await
-            .context("failed to run pgbench")?;
+        let ended = story::pgbench(&address, arguments).output().await;
+        let ended = ended.context("failed to run pgbench")?;
         let said = String::from_utf8_lossy(&ended.stderr);
         ensure!(ended.status.success(), "pgbench failed: {said}");
         Ok(String::from_utf8(ended.stdout)?)

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{
-    measure::{self, Watch},
-    requests::Counting,
+use highwater_e2e::{
+    devcluster::Raised,
+    harness::{
+        measure::{self, Watch},
+        requests::Counting,
+    },
 };
 use kube::api::ListParams;
 
 use crate::{
     bare, ours,
-    place::{Place, Raised, Shape, Subject, protect},
+    place::{Place, Shape, Subject, protect},
     report::{Pair, Report, SIZES},
 };
 

@@ -4,13 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
-use highwater_e2e::{
-    devcluster::{Names, Snapshotter},
-    harness::{Database, Deployment, Kubectl, measure::Watch, publish, story},
-};
+use highwater_e2e::harness::{Database, Deployment, Kubectl, measure::Watch, publish, story};
 use kube::Client;
-
-pub use highwater_e2e::devcluster::Rate;
 
 /// How many databases are started at a time.
 const STARTING: usize = 4;
@@ -135,30 +130,6 @@ impl Shape {
         Self {
             manifest: format!("{head}{}{}", claim("fast"), claim("slow")),
             claims: &["data", "wal", "fast", "slow"],
-        }
-    }
-}
-
-/// Snapshot controller and sidecar with raised rates, until it is dropped.
-pub struct Raised(Names);
-
-impl Raised {
-    /// Starts both again.
-    pub fn begin() -> Result<Self> {
-        let raised = Self(Names::entered()?);
-        for program in Snapshotter::ALL {
-            program.restart(&raised.0, Rate::RAISED)?;
-        }
-        Ok(raised)
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        for program in Snapshotter::ALL {
-            if let Err(error) = program.restart(&self.0, program.rate()) {
-                eprintln!("failed to put {} back: {error:#}", program.name());
-            }
         }
     }
 }

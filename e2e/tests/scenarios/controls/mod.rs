@@ -130,6 +130,7 @@ impl Ground {
     fn parts<'a>(&'a self, data: &'a Path, fast: &'a Path, wal: &'a Path) -> by_hand::Parts<'a> {
         by_hand::Parts {
             data,
+            pgdata: "pgdata",
             fast: Some(fast),
             label: Some(&self.label),
             wal,
