@@ -91,15 +91,23 @@ impl Report {
         }
     }
 
+    /// Without the time up to which can be recovered: it moves while nothing else does.
+    fn timeless(&self) -> Self {
+        let mut timeless = self.clone();
+        if let Some(window) = &mut timeless.recoverable {
+            window.to = None;
+        }
+        timeless
+    }
+
     /// Without what moves all the time.
     fn substance(&self) -> Self {
-        let mut substance = self.clone();
+        let mut substance = self.timeless();
         if let Some(wal) = &mut substance.wal {
             wal.archived_through = None;
             wal.lag_bytes = None;
         }
         if let Some(window) = &mut substance.recoverable {
-            window.to = None;
             for timeline in &mut window.timelines {
                 timeline.to = timeline.from;
                 (timeline.stored_bytes, timeline.last_commit) = (None, None);
@@ -163,6 +171,9 @@ impl Reporter {
 
 /// How long positions alone may wait.
 const POSITIONS: Duration = Duration::from_secs(60);
+/// The same of time alone, while the database writes nothing. As rarely as the kubelet tells that a node is as it was: a
+/// thousand idle databases must be nothing to the API server.
+const TIME: Duration = Duration::from_secs(300);
 /// The same while a backup or a restore waits for them.
 const POSITIONS_WAITED_FOR: Duration = Duration::from_secs(3);
 /// The pause after a status that could not be written.
@@ -174,6 +185,7 @@ fn due(applied: Option<&Report>, report: &Report, waited_for: bool) -> Option<Du
         Some(applied) if applied == report => None,
         Some(applied) if applied.substance() == report.substance() => Some(match waited_for {
             true => POSITIONS_WAITED_FOR,
+            false if applied.timeless() == report.timeless() => TIME,
             false => POSITIONS,
         }),
         Some(_) | None => Some(Duration::ZERO),
@@ -271,7 +283,7 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::Transport, postgres::Lsn};
+    use crate::{agent::config::micro_time, api::Transport, postgres::Lsn};
 
     fn report(archived: u64, slot: &str) -> Report {
         Report {
@@ -292,6 +304,43 @@ mod tests {
     #[test]
     fn positions_wait_and_everything_else_does_not() {
         let known = report(1, "highwater_a");
+        let at = |seconds, report: Report| Report {
+            recoverable: Some(RecoveryWindow {
+                from: None,
+                to: Some(micro_time(jiff::Timestamp::new(seconds, 0).unwrap())),
+                backup_needed_from: None,
+                timelines: Vec::new(),
+            }),
+            ..report
+        };
+        let timed = at(60, known.clone());
+        for (name, new, waited_for, expected) in [
+            ("later", at(120, known.clone()), false, TIME),
+            (
+                "later, waited for",
+                at(120, known.clone()),
+                true,
+                POSITIONS_WAITED_FOR,
+            ),
+            (
+                "later and moved",
+                at(120, report(2, "highwater_a")),
+                false,
+                POSITIONS,
+            ),
+            (
+                "a window that was not known",
+                known.clone(),
+                false,
+                Duration::ZERO,
+            ),
+        ] {
+            assert_eq!(
+                due(Some(&timed), &new, waited_for),
+                Some(expected),
+                "{name}"
+            );
+        }
         for (name, new, waited_for, expected) in [
             ("the same", report(1, "highwater_a"), true, None),
             ("moved", report(2, "highwater_a"), false, Some(POSITIONS)),

@@ -296,7 +296,8 @@ pub struct RecoveryWindow {
     /// The earliest time: the end of the oldest usable backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<MicroTime>,
-    /// The latest time: everything committed before it is in the archive.
+    /// The latest time: everything committed before it is in the archive. Told at most a minute late, and while nothing is
+    /// written five; a restore plans with what is so then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<MicroTime>,
     /// WAL from here on follows a gap, and no backup leads to it yet: Highwater takes one by itself.

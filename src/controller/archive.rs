@@ -1,16 +1,21 @@
 //! PgArchive: gathers from the protections of its namespace whether the store can be used. The controller itself talks to
 //! no store, so a pass has no effect but its report.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
+use futures::Stream;
 use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
-    api::ListParams,
+    core::NamespaceResourceScope,
     runtime::{
-        Controller, WatchStreamExt, controller::Action, reflector, reflector::ObjectRef, watcher,
+        Controller, WatchStreamExt,
+        controller::Action,
+        reflector::{self, ObjectRef, Store, store::WriterDropped},
+        watcher,
     },
 };
+use serde::de::DeserializeOwned;
 
 use super::{Class, Context, PassError, drive, error_policy};
 use crate::{
@@ -20,7 +25,7 @@ use crate::{
         managers,
     },
     archive::{Fault, SKEW_TO_WARN_OF, store::describe},
-    kubernetes::{RequestError, apply_status, request},
+    kubernetes::{RequestError, apply_status_unchanged},
 };
 
 /// Whether a reason of `WalArchiving=False` is the store's, not the database's.
@@ -37,9 +42,8 @@ fn is_of_store(reason: &str) -> bool {
 
 /// A pass that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to {verb} PgArchive {name}")]
+#[error("failed to report PgArchive {name}")]
 pub struct Error {
-    verb: &'static str,
     name: String,
     #[source]
     cause: RequestError,
@@ -55,64 +59,88 @@ impl PassError for Error {
     }
 }
 
-/// What was read.
+/// What the passes over all archives share: each change of a protection asks for a pass, so a pass reads what the watches
+/// told, and nothing else.
+struct Archives {
+    ctx: Arc<Context>,
+    policies: Store<PgBackupPolicy>,
+    protections: Store<PgProtection>,
+}
+
+impl Archives {
+    /// Waits until the watches have told of everything once.
+    async fn ready(&self) -> Result<(), WriterDropped> {
+        self.policies.wait_until_ready().await?;
+        self.protections.wait_until_ready().await
+    }
+}
+
+fn using(
+    archive: &PgArchive,
+    policies: &Store<PgBackupPolicy>,
+    protections: &Store<PgProtection>,
+) -> Observed {
+    let namespace = archive.namespace();
+    let policies: Vec<String> = (policies.state().iter())
+        .filter(|policy| policy.namespace() == namespace)
+        .filter(|policy| policy.spec.archive == archive.name_any())
+        .map(|policy| policy.name_any())
+        .collect();
+    let protections = protections.state().into_iter();
+    let mut protections: Vec<_> = protections
+        .filter(|protection| protection.namespace() == namespace)
+        .filter(|protection| policies.contains(&protection.spec.policy))
+        .collect();
+    // Of several that fail the same one is named in each pass.
+    protections.sort_by_key(|protection| protection.name_any());
+    Observed {
+        archive: archive.clone(),
+        protections,
+    }
+}
+
+/// What the watches told.
 struct Observed {
     archive: PgArchive,
     /// The protections that use it.
-    protections: Vec<PgProtection>,
+    protections: Vec<Arc<PgProtection>>,
 }
 
-async fn observe(archive: &PgArchive, ctx: &Context) -> Result<Option<Observed>, RequestError> {
-    let namespace = archive.namespace().unwrap_or_default();
-    let name = archive.name_any();
-    let archives: Api<PgArchive> = Api::namespaced(ctx.client.clone(), &namespace);
-    let Some(archive) = request(archives.get_opt(&name)).await? else {
-        return Ok(None);
-    };
-    let cached = ListParams::default().match_any();
-    let policies: Api<PgBackupPolicy> = Api::namespaced(ctx.client.clone(), &namespace);
-    let policies: Vec<String> = request(policies.list(&cached))
-        .await?
-        .iter()
-        .filter(|policy| policy.spec.archive == name)
-        .map(ResourceExt::name_any)
-        .collect();
-    let protections: Api<PgProtection> = Api::namespaced(ctx.client.clone(), &namespace);
-    let mut protections = request(protections.list(&cached)).await?.items;
-    protections.retain(|protection| policies.contains(&protection.spec.policy));
-    Ok(Some(Observed {
-        archive,
-        protections,
-    }))
-}
+/// Between two passes without a reason: that something is gone a watch does not tell where it happened while it was down.
+const REST: Duration = Duration::from_secs(300);
+/// The pause after a status that changed while it was written: the watch brings the new one.
+const OVERTAKEN: Duration = Duration::from_millis(200);
 
-async fn reconcile(archive: Arc<PgArchive>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let name = archive.name_any();
-    let failed = |verb| {
-        let name = name.clone();
-        move |cause| Error { verb, name, cause }
-    };
-    let now = ctx.clock.now();
-    let observed = observe(&archive, &ctx).await.map_err(failed("observe"))?;
-    if let Some(observed) = observed {
-        report(&observed, now, &ctx)
-            .await
-            .map_err(failed("report"))?;
+async fn reconcile(archive: Arc<PgArchive>, archives: Arc<Archives>) -> Result<Action, Error> {
+    if archives.ready().await.is_err() {
+        // A watch has ended, and with it this controller does.
+        return Ok(Action::await_change());
     }
-    Ok(Action::requeue(Duration::from_secs(300)))
+    let observed = using(&archive, &archives.policies, &archives.protections);
+    let now = archives.ctx.clock.now();
+    match report(&observed, now, &archives.ctx).await {
+        Ok(()) => Ok(Action::requeue(REST)),
+        Err(error) if error.is_not_found() => Ok(Action::await_change()),
+        Err(error) if error.is_conflict() => Ok(Action::requeue(OVERTAKEN)),
+        Err(cause) => Err(Error {
+            name: archive.name_any(),
+            cause,
+        }),
+    }
 }
 
+/// Over the version that the watch told: an older one than is stored cannot undo what was said since.
 async fn report(observed: &Observed, now: Timestamp, ctx: &Context) -> Result<(), RequestError> {
-    let before = observed.archive.status.clone().unwrap_or_default();
+    let archive = &observed.archive;
+    let before = archive.status.clone().unwrap_or_default();
     let after = status(observed, now);
     if before == after {
         return Ok(());
     }
-    let namespace = observed.archive.namespace().unwrap_or_default();
+    let namespace = archive.namespace().unwrap_or_default();
     let api: Api<PgArchive> = Api::namespaced(ctx.client.clone(), &namespace);
-    let name = observed.archive.name_any();
-    apply_status(&api, &name, managers::CONTROLLER, &after).await?;
-    let about = observed.archive.object_ref(&());
+    apply_status_unchanged(&api, &archive.metadata, managers::CONTROLLER, &after).await?;
+    let about = archive.object_ref(&());
     ctx.events
         .condition_changes(&about, &before.conditions, &after.conditions)
         .await;
@@ -140,7 +168,7 @@ fn status(observed: &Observed, now: Timestamp) -> PgArchiveStatus {
 }
 
 /// What any agent found lacking, the store lacks.
-fn worst(protections: &[PgProtection]) -> Option<StoreFindings> {
+fn worst(protections: &[Arc<PgProtection>]) -> Option<StoreFindings> {
     let found = protections
         .iter()
         .filter_map(|protection| protection.status.as_ref()?.store_findings.clone());
@@ -192,7 +220,7 @@ fn clock_in_step(findings: &StoreFindings) -> (Status, String, String) {
 }
 
 /// One protection whose store fails makes it unavailable; one that works, and none that fails, available.
-fn available(protections: &[PgProtection]) -> (Status, String, String) {
+fn available(protections: &[Arc<PgProtection>]) -> (Status, String, String) {
     let said: Vec<_> = protections
         .iter()
         .filter_map(|protection| {
@@ -233,31 +261,59 @@ fn available(protections: &[PgProtection]) -> (Status, String, String) {
 
 /// Runs until a watch ends.
 pub async fn run(ctx: Arc<Context>) {
-    let any = watcher::Config::default;
+    let (archives, own) = told::<PgArchive>(&ctx);
+    let (policies, of_policies) = told::<PgBackupPolicy>(&ctx);
+    let (protections, of_protections) = told::<PgProtection>(&ctx);
+    let (by_policies, by_protections) = (archives.clone(), archives.clone());
+    let passes = Controller::for_stream(own, archives)
+        .watches_stream(of_policies, move |policy| {
+            of_namespace(&by_policies, policy.namespace().as_deref())
+        })
+        .watches_stream(of_protections, move |protection| {
+            of_namespace(&by_protections, protection.namespace().as_deref())
+        });
+    let archives = Arc::new(Archives {
+        ctx: ctx.clone(),
+        policies,
+        protections,
+    });
+    let on_error = |archive: Arc<PgArchive>, error: &Error, archives: Arc<Archives>| {
+        error_policy(archive, error, archives.ctx.clone())
+    };
+    drive("archive", ctx, passes.run(reconcile, on_error, archives)).await;
+}
+
+/// All archives of a namespace: which one a policy named before, it does not tell.
+fn of_namespace(archives: &Store<PgArchive>, namespace: Option<&str>) -> Vec<ObjectRef<PgArchive>> {
+    let archives = archives.state().into_iter();
+    let archives = archives.filter(|archive| archive.metadata.namespace.as_deref() == namespace);
+    archives
+        .map(|archive| ObjectRef::from_obj(&*archive))
+        .collect()
+}
+
+/// What a watch tells, and the objects that it tells of.
+fn told<K>(
+    ctx: &Context,
+) -> (
+    Store<K>,
+    impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>,
+)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
     let (store, writer) = reflector::store();
-    let archives = ctx.watched::<PgArchive>();
-    let stream = watcher(archives, any())
+    let events = watcher(ctx.watched::<K>(), watcher::Config::default())
         .default_backoff()
-        .reflect(writer)
-        .applied_objects();
-    let used = store.clone();
-    let stream = Controller::for_stream(stream, store)
-        .watches(ctx.watched::<PgBackupPolicy>(), any(), |policy| {
-            let namespace = policy.namespace().unwrap_or_default();
-            Some(ObjectRef::new(&policy.spec.archive).within(&namespace))
-        })
-        .watches(ctx.watched::<PgProtection>(), any(), move |protection| {
-            let in_namespace =
-                |archive: &&Arc<PgArchive>| archive.namespace() == protection.namespace();
-            let archives = used.state();
-            archives
-                .iter()
-                .filter(in_namespace)
-                .map(|archive| ObjectRef::from_obj(&**archive))
-                .collect::<Vec<_>>()
-        })
-        .run(reconcile, error_policy, ctx.clone());
-    drive("archive", ctx, stream).await;
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .reflect(writer);
+    (store, events.touched_objects())
 }
 
 #[cfg(test)]
@@ -266,7 +322,7 @@ mod tests {
 
     use super::*;
 
-    fn protection(name: &str, archiving: Option<(&str, &str)>) -> PgProtection {
+    fn protection(name: &str, archiving: Option<(&str, &str)>) -> Arc<PgProtection> {
         let conditions: Vec<_> = archiving
             .iter()
             .map(|(status, reason)| {
@@ -274,12 +330,12 @@ mod tests {
                        "lastTransitionTime": "2026-01-01T00:00:00Z"})
             })
             .collect();
-        serde_json::from_value(json!({
-            "metadata": {"name": name},
+        let protection = json!({
+            "metadata": {"name": name, "namespace": "shop"},
             "spec": {"statefulSet": name, "policy": "gold"},
             "status": {"conditions": conditions},
-        }))
-        .unwrap()
+        });
+        Arc::new(serde_json::from_value(protection).unwrap())
     }
 
     #[test]
@@ -311,9 +367,10 @@ mod tests {
         }
     }
 
-    fn found(name: &str, create_only: bool, metadata: bool, skew: i64) -> PgProtection {
+    fn found(name: &str, create_only: bool, metadata: bool, skew: i64) -> Arc<PgProtection> {
         let mut protection = protection(name, Some(("True", "Archiving")));
-        protection.status.as_mut().unwrap().store_findings = Some(StoreFindings {
+        let status = Arc::make_mut(&mut protection).status.as_mut().unwrap();
+        status.store_findings = Some(StoreFindings {
             create_only,
             metadata,
             clock_skew_seconds: skew,
@@ -321,12 +378,61 @@ mod tests {
         protection
     }
 
-    fn observed(protections: Vec<PgProtection>) -> Observed {
+    fn observed(protections: Vec<Arc<PgProtection>>) -> Observed {
         let archive = json!({"metadata": {"name": "main", "generation": 2}, "spec": {"s3": {"bucket": "backups"}}});
         Observed {
             archive: serde_json::from_value(archive).unwrap(),
             protections,
         }
+    }
+
+    /// A store that a watch has filled.
+    fn filled<K>(objects: impl IntoIterator<Item = K>) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + 'static,
+    {
+        let (store, mut writer) = reflector::store();
+        for object in objects {
+            writer.apply_watcher_event(&watcher::Event::Apply(object));
+        }
+        store
+    }
+
+    #[tokio::test]
+    async fn what_uses_an_archive_is_in_its_namespace_and_names_its_policy() {
+        let policy = |name: &str, namespace: &str, archive: &str| -> PgBackupPolicy {
+            let policy = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"archive": archive}});
+            serde_json::from_value(policy).unwrap()
+        };
+        let protection = |name: &str, namespace: &str, policy: &str| -> PgProtection {
+            let protection = json!({"metadata": {"name": name, "namespace": namespace},
+                "spec": {"statefulSet": name, "policy": policy}});
+            serde_json::from_value(protection).unwrap()
+        };
+        let policies = filled([
+            policy("gold", "shop", "main"),
+            policy("iron", "shop", "other"),
+            policy("gold", "stage", "main"),
+        ]);
+        let protections = filled([
+            protection("z", "shop", "gold"),
+            protection("a", "shop", "gold"),
+            protection("other", "shop", "iron"),
+            protection("elsewhere", "stage", "gold"),
+        ]);
+        let archive = json!({"metadata": {"name": "main", "namespace": "shop"}, "spec": {"s3": {"bucket": "b"}}});
+        let archive: PgArchive = serde_json::from_value(archive).unwrap();
+        let observed = using(&archive, &policies, &protections);
+        let names: Vec<_> = observed
+            .protections
+            .iter()
+            .map(|it| it.name_any())
+            .collect();
+        assert_eq!(names, ["a", "z"]);
+
+        let archives = filled([archive]);
+        let of = |namespace| of_namespace(&archives, namespace).len();
+        assert_eq!((of(Some("shop")), of(Some("stage")), of(None)), (1, 0, 0));
     }
 
     #[test]
@@ -369,11 +475,7 @@ mod tests {
         observed.archive.status = Some(first.clone());
         let later = Timestamp::from_second(900).unwrap();
         assert_eq!(status(&observed, later), first);
-        observed.protections[0]
-            .status
-            .as_mut()
-            .unwrap()
-            .store_findings = None;
+        observed.protections = vec![protection("a", Some(("True", "Archiving")))];
         assert_eq!(
             status(&observed, later).store_findings,
             first.store_findings

@@ -102,13 +102,16 @@ async fn count(
         report.requests.push(f64::from(asked.counted()));
     }
     measure::idle(&session).await?;
-    let counting = Counting::begin(namespace)?;
-    // A minute is what is measured.
-    tokio::time::sleep(MINUTE).await;
-    let asked = counting.so_far()?;
-    print!("requests of an idle minute: {}\n{asked}", asked.counted());
-    report.idle.push(f64::from(asked.counted()));
-    report.apart.push(f64::from(asked.apart()));
+    for round in 1..=repeat {
+        let counting = Counting::begin(namespace)?;
+        // A minute is what is measured.
+        tokio::time::sleep(MINUTE).await;
+        let asked = counting.so_far()?;
+        let count = asked.counted();
+        print!("requests of idle minute {round}: {count}\n{asked}");
+        report.idle.push(f64::from(count));
+        report.apart.push(f64::from(asked.apart()));
+    }
     Ok(())
 }
 
