@@ -44,5 +44,7 @@ mod setup;
 mod standby;
 #[path = "scenarios/synchronous.rs"]
 mod synchronous;
+#[path = "scenarios/targets.rs"]
+mod targets;
 #[path = "scenarios/volumes.rs"]
 mod volumes;

@@ -22,7 +22,10 @@ use crate::{
         conditions::{self, PLANNED, Status},
         managers,
     },
-    archive::{Contents, LineageId, Refusal, Request, plan::plan},
+    archive::{
+        Contents, Ended, Lineage, LineageId, Refusal, Request,
+        plan::{plan, to_look_up},
+    },
     controller::context::Chain,
     kubernetes::{RequestError, apply_status, request},
 };
@@ -203,28 +206,27 @@ async fn in_lineages(
     let archive = shared.stores.archive(config)?;
     let mut refused = None;
     for lineage in lineages {
-        let mut contents: Contents = archive.lineage(lineage).contents().await?;
+        let lineage = archive.lineage(lineage);
+        let mut contents: Contents = lineage.contents().await?;
         contents.keep_backups(&existing);
-        let request = Request {
+        let mut request = Request {
             backup: backup.clone(),
             target: restore.spec.target.clone(),
             archive: config.archive.clone(),
             archive_name: config.archive_name.clone(),
             can_decrypt: restore.spec.decryption.is_some(),
+            ended: Vec::new(),
         };
+        request.ended = ended(&lineage, &request, &contents).await?;
         match plan(&request, &contents) {
             Ok(plan) => return Ok(Outcome::Planned(Box::new(plan))),
             // This history it is; that it cannot be read makes no other the right one.
             Err(refusal @ Refusal::KeyMissing { .. }) => return Ok(Outcome::Refused(refusal)),
             Err(refusal) => refused = refused.or(Some(refusal)),
         }
-        // Only a time says by itself which history is meant.
-        if restore
-            .spec
-            .target
-            .as_ref()
-            .is_none_or(|target| target.time.is_none())
-        {
+        // Only a time or a name says by itself which history is meant.
+        let target = restore.spec.target.as_ref();
+        if target.is_none_or(|target| target.time.is_none() && target.name.is_none()) {
             break;
         }
     }
@@ -234,6 +236,20 @@ async fn in_lineages(
             "NoLineage",
             "this protection has no lineage in the archive yet",
         )),
+    }
+}
+
+/// Where the transaction that is asked for ends.
+async fn ended(
+    lineage: &Lineage,
+    request: &Request,
+    contents: &Contents,
+) -> Result<Vec<Ended>, Trouble> {
+    let target = request.target.as_ref();
+    // Why nothing can be planned the plan says.
+    match (target.and_then(|it| it.xid), to_look_up(request, contents)) {
+        (Some(xid), Ok(names)) => Ok(lineage.ended(&names, xid.in_wal(), contents).await?),
+        (None, _) | (_, Err(_)) => Ok(Vec::new()),
     }
 }
 

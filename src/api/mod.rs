@@ -17,6 +17,7 @@ mod protection;
 mod restore;
 mod size;
 mod store;
+mod target;
 
 pub use archive::*;
 pub use backup::*;
@@ -27,6 +28,7 @@ pub use protection::*;
 pub use restore::*;
 pub use size::{SizeParseError, SizeText};
 pub use store::*;
+pub use target::{TargetTime, TargetTimeline, TargetXid};
 
 /// The API group of Highwater's kinds.
 pub const GROUP: &str = "highwater.dev";

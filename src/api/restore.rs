@@ -11,6 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{TargetTime, TargetTimeline, TargetXid};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, TimelineId},
@@ -46,12 +47,37 @@ use crate::{
         json_path = r#".status.conditions[?(@.type=="Completed")].reason"#
     ),
     printcolumn(
+        name = "Timeline",
+        type_ = "integer",
+        json_path = ".status.plan.timeline",
+        priority = 1
+    ),
+    printcolumn(
+        name = "WAL from",
+        type_ = "string",
+        json_path = ".status.plan.walFrom",
+        priority = 1
+    ),
+    printcolumn(
+        name = "WAL to",
+        type_ = "string",
+        json_path = ".status.plan.walTo",
+        priority = 1
+    ),
+    printcolumn(
+        name = "WAL bytes",
+        type_ = "integer",
+        json_path = ".status.plan.bytes",
+        priority = 1
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
     )
 )]
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new PgRestore"))]
+#[x_kube(validation = Rule::new("has(self.into) || (has(self.planOnly) && self.planOnly)").message("into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgRestoreSpec {
     /// What to restore from.
@@ -59,8 +85,12 @@ pub struct PgRestoreSpec {
     /// Where in time to stop. Default: latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<RestoreTarget>,
-    /// Where to.
+    /// Where to. A plan alone needs none.
+    #[serde(default, skip_serializing_if = "RestoreInto::is_empty")]
     pub into: RestoreInto,
+    /// Stop when it is known what would be done: `status.plan` says it, and nothing is made. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_only: Option<bool>,
     /// The private key for encrypted WAL. Only recovery reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decryption: Option<Decryption>,
@@ -94,55 +124,48 @@ pub struct RestoreSource {
     pub backup: Option<String>,
 }
 
-/// Where in time to stop: at most one.
+/// Where in time to stop: exactly one of latest, time, lsn, xid, name and immediate; none of them, beside timeline, is latest.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("[has(self.latest), has(self.time), has(self.lsn)].filter(x, x).size() == 1").message("give exactly one of latest, time and lsn"))]
-#[x_kube(validation = Rule::new("!has(self.inclusive) || has(self.time) || has(self.lsn)").message("inclusive goes with time or lsn"))]
+#[x_kube(validation = Rule::new("[has(self.latest), has(self.time), has(self.lsn), has(self.xid), has(self.name), has(self.immediate)].filter(x, x).size() == 1 || (has(self.timeline) && ![has(self.latest), has(self.time), has(self.lsn), has(self.xid), has(self.name), has(self.immediate)].exists(x, x))").message("give exactly one of latest, time, lsn, xid, name and immediate"))]
+#[x_kube(validation = Rule::new("!has(self.inclusive) || has(self.time) || has(self.lsn) || has(self.xid)").message("inclusive goes with time, lsn or xid"))]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreTarget {
     /// Everything the archive has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<Latest>,
-    /// Everything that was committed by this time (RFC 3339, with a time zone), as in 2026-11-20T14:03:12.5Z.
+    /// Everything that was committed by this time, with its time zone: RFC 3339 or as PostgreSQL writes it, as in
+    /// 2026-11-20T14:03:12.5Z, 2026-11-20 15:03:12.5+01 or 2026-11-20 14:03:12 UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TargetTime>,
     /// Everything up to this position in the WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<Lsn>,
+    /// Everything up to the commit or the rollback of this transaction. Of a 64-bit id, as `pg_current_xact_id()` gives it, the
+    /// epoch is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid: Option<TargetXid>,
+    /// Everything up to the restore point of this name, as `pg_create_restore_point` made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
+    /// Nothing beyond the backup itself: the first moment at which it is consistent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immediate: Option<Immediate>,
     /// Whether what lies exactly at the target belongs to it. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inclusive: Option<bool>,
+    /// The timeline to follow: `Latest`, which is the default, `Current`, which is that of the backup, or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<TargetTimeline>,
 }
 
 /// No fields: `latest: {}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Latest {}
 
-/// A time with a time zone, in RFC 3339.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TargetTime(pub jiff::Timestamp);
-
-impl JsonSchema for TargetTime {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "TargetTime".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "maxLength": 32,
-            "x-kubernetes-validations": [{
-                "rule": "self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})$')",
-                "message": "want a date and time with a zone (RFC 3339), as in 2026-11-20T14:03:12Z or 2026-11-20T15:03:12.5+01:00",
-            }],
-        })
-    }
-}
+/// No fields: `immediate: {}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Immediate {}
 
 /// Where to.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -167,6 +190,13 @@ pub struct RestoreInto {
     /// The size of the new claims. Default and least: the source's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Quantity>,
+}
+
+impl RestoreInto {
+    /// Nothing is to be made.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Claims alone.
@@ -240,7 +270,7 @@ pub struct RestorePlan {
     pub bytes: i64,
 }
 
-/// A recovery target that PostgreSQL itself stops at: exactly one of `time` and `lsn`.
+/// A recovery target that PostgreSQL itself stops at: exactly one of `time`, `lsn` and `xid`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StopAt {
@@ -250,6 +280,9 @@ pub struct StopAt {
     /// `recovery_target_lsn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<Lsn>,
+    /// `recovery_target_xid`: where WAL is encrypted, so that only recovery can look the transaction up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xid: Option<u32>,
     /// `recovery_target_inclusive`.
     pub inclusive: bool,
 }

@@ -1,11 +1,14 @@
 //! What a lineage holds, for planning. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use jiff::Timestamp;
 use object_store::path::Path;
 
-use super::{ClockPair, Identity, IndexEntry, Manifest};
+use super::{ClockPair, Identity, IndexEntry, Manifest, RestorePoint};
 use crate::postgres::{Lsn, SegmentName, TimelineHistory, TimelineId};
 
 /// What a lineage holds.
@@ -21,6 +24,8 @@ pub struct Contents {
     pub segments: BTreeMap<SegmentName, Segment>,
     /// Its unfinished segments.
     pub tails: BTreeMap<SegmentName, Tail>,
+    /// Named points in WAL whose records were read, each with the timeline in its segment's name, in the order of both.
+    pub restore_points: Vec<(TimelineId, RestorePoint)>,
     /// Up to when each timeline is covered.
     pub clocks: Vec<ClockPair>,
     /// Bytes of each timeline's whole segments, as they lie in the store.
@@ -38,6 +43,8 @@ pub struct Segment {
     pub valid_end: Lsn,
     /// What its records say; `None` where nobody read them.
     pub records: Option<Records>,
+    /// The oldest and the newest transaction that ends in it, where its records were read and one does.
+    pub ended: Option<(u32, u32)>,
     /// Whether it can be read with a private key only.
     pub encrypted: bool,
 }
@@ -77,6 +84,48 @@ pub struct Piece {
     pub encrypted: bool,
 }
 
+/// Unbroken stretches of the log, in its order. All pieces lie in one place, as there may be a million.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges {
+    pieces: Vec<Piece>,
+    /// Of each range, the number of its first piece.
+    begins: Vec<usize>,
+}
+
+impl Ranges {
+    /// Each with its first piece at least.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &[Piece]> {
+        (0..self.len()).map(|number| self.range(number))
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.begins.len()
+    }
+
+    /// Whether there is no WAL at all.
+    pub const fn is_empty(&self) -> bool {
+        self.begins.is_empty()
+    }
+
+    /// The range of that number; empty if there is none.
+    pub fn range(&self, number: usize) -> &[Piece] {
+        let Some(begin) = self.begins.get(number) else {
+            return &[];
+        };
+        let end = self.begins.get(number + 1).copied();
+        let range = *begin..end.unwrap_or(self.pieces.len());
+        self.pieces.get(range).unwrap_or_default()
+    }
+
+    /// The number of the last range that begins at `lsn` or before it.
+    pub fn beginning_by(&self, lsn: Lsn) -> Option<usize> {
+        let from = |at: &usize| self.pieces.get(*at).map(|piece| piece.from);
+        let behind = self.begins.partition_point(|at| from(at) <= Some(lsn));
+        behind.checked_sub(1)
+    }
+}
+
 impl From<&IndexEntry> for Segment {
     fn from(entry: &IndexEntry) -> Self {
         let read = entry.sha256_valid.is_some();
@@ -86,6 +135,7 @@ impl From<&IndexEntry> for Segment {
                 last_record: entry.last_record,
                 last_commit: entry.last_commit,
             }),
+            ended: entry.first_xid.zip(entry.last_xid),
             // The listing says it.
             encrypted: false,
         }
@@ -103,14 +153,17 @@ impl Contents {
     /// The log as the timeline `timeline` sees it, in its order. Of a segment that holds a switch, the new timeline's copy
     /// counts; while that does not reach the switch, the old one's up to there.
     pub fn pieces(&self, timeline: TimelineId) -> Vec<Piece> {
-        let mut best: BTreeMap<Lsn, Piece> = BTreeMap::new();
-        for piece in self.of_line(timeline) {
-            let known = best.entry(piece.from).or_insert(piece);
-            if (piece.to, piece.timeline) > (known.to, known.timeline) {
-                *known = piece;
+        let mut pieces = self.of_line(timeline);
+        // Runs that are in order already, one after the other: that is quick.
+        pieces.sort_by_key(|piece| piece.from);
+        pieces.dedup_by(|next, kept| {
+            let same = next.from == kept.from;
+            if same && (next.to, next.timeline) > (kept.to, kept.timeline) {
+                *kept = *next;
             }
-        }
-        best.into_values().collect()
+            same
+        });
+        pieces
     }
 
     /// Whether the object that `piece` is of holds more, which is another line's.
@@ -122,35 +175,42 @@ impl Contents {
     }
 
     /// Everything that is there on the line of `timeline`, cut where the line leaves an ancestor.
-    fn of_line(&self, timeline: TimelineId) -> impl Iterator<Item = Piece> {
-        let size = self.identity.segment_size;
+    fn of_line(&self, timeline: TimelineId) -> Vec<Piece> {
         let ancestors = self.ancestors(timeline);
         let begins = ancestors
             .last()
             .map_or(Lsn::new(0), |(_, left_at)| *left_at);
+        let mut pieces = Vec::with_capacity(self.segments.len() + self.tails.len());
+        for (ancestor, left_at) in ancestors {
+            pieces.extend(self.own_pieces(ancestor, Lsn::new(0), Some(left_at)));
+        }
+        pieces.extend(self.own_pieces(timeline, begins, None));
+        pieces
+    }
+
+    /// What is there of `timeline` itself, from the segment on that holds `begins`, up to where it was left.
+    fn own_pieces(
+        &self,
+        timeline: TimelineId,
+        begins: Lsn,
+        left_at: Option<Lsn>,
+    ) -> impl Iterator<Item = Piece> {
+        let size = self.identity.segment_size;
+        let first = SegmentName::containing(timeline, begins, size);
+        let last = SegmentName::containing(timeline, left_at.unwrap_or(Lsn::new(u64::MAX)), size);
         // Behind the end of valid WAL nothing can be replayed: it is as if it were missing.
-        let whole = self
-            .segments
-            .iter()
+        let whole = (self.segments.range(first..=last))
             .map(|(name, segment)| (*name, segment.valid_end, segment.records, segment.encrypted));
-        let tails = self
-            .tails
-            .iter()
+        let tails = (self.tails.range(first..=last))
             .filter(|(name, _)| !self.segments.contains_key(*name))
             .map(|(name, tail)| (*name, tail.end, tail.records, tail.encrypted));
         whole
             .chain(tails)
             .filter_map(move |(name, end, records, encrypted)| {
-                let own = name.timeline() == timeline;
-                let left_at = match own {
-                    true => None,
-                    false => Some(ancestors.iter().find(|(id, _)| *id == name.timeline())?.1),
-                };
                 let to = left_at.map_or(end, |left_at| end.min(left_at));
                 let from = name.start(size);
-                let belongs = from < to && (!own || name.end(size) > begins);
-                belongs.then_some(Piece {
-                    timeline: name.timeline(),
+                (from < to).then_some(Piece {
+                    timeline,
                     from,
                     to,
                     // What lies behind the switch is another line's.
@@ -161,17 +221,14 @@ impl Contents {
     }
 
     /// [`Self::pieces`], cut where bytes are missing.
-    pub fn ranges(&self, timeline: TimelineId) -> Vec<Vec<Piece>> {
-        let mut ranges: Vec<Vec<Piece>> = Vec::new();
-        for piece in self.pieces(timeline) {
-            match ranges.last_mut() {
-                Some(range) if range.last().is_some_and(|last| last.to == piece.from) => {
-                    range.push(piece);
-                }
-                Some(_) | None => ranges.push(vec![piece]),
-            }
-        }
-        ranges
+    pub fn ranges(&self, timeline: TimelineId) -> Ranges {
+        let pieces = self.pieces(timeline);
+        let begins = (0..pieces.len()).filter(|at| {
+            let before = at.checked_sub(1).and_then(|before| pieces.get(before));
+            before.map(|before| before.to) != pieces.get(*at).map(|piece| piece.from)
+        });
+        let begins = begins.collect();
+        Ranges { pieces, begins }
     }
 
     /// The ancestors of a timeline, oldest first, each with the position where the history leaves it.
@@ -201,19 +258,30 @@ impl Contents {
 
     /// The timelines that there is WAL, a history or a backup of.
     pub fn timelines(&self) -> BTreeSet<TimelineId> {
-        let segments = self.segments.keys().chain(self.tails.keys());
         let backups = self.backups.iter().map(|(_, manifest)| manifest.timeline);
-        segments
-            .map(|name| name.timeline())
-            .chain(self.histories.keys().copied())
-            .chain(backups)
-            .collect()
+        let mut all: BTreeSet<TimelineId> = self.histories.keys().copied().chain(backups).collect();
+        all.extend(self.tails.keys().map(|name| name.timeline()));
+        all.extend(self.timelines_of_segments());
+        all
+    }
+
+    /// From timeline to timeline, and not from segment to segment: there may be a million.
+    fn timelines_of_segments(&self) -> impl Iterator<Item = TimelineId> {
+        let size = self.identity.segment_size;
+        let first = self.segments.keys().next();
+        std::iter::successors(first, move |name| {
+            let last = SegmentName::containing(name.timeline(), Lsn::new(u64::MAX), size);
+            let mut behind = self
+                .segments
+                .range((Bound::Excluded(last), Bound::Unbounded));
+            behind.next().map(|(name, _)| name)
+        })
+        .map(|name| name.timeline())
     }
 
     /// Whether `lsn` on timeline `id` lies on the line of `timeline`.
     pub fn reaches(&self, timeline: TimelineId, id: TimelineId, lsn: Lsn) -> bool {
-        let mut ancestors = self.ancestors(timeline).into_iter();
-        id == timeline || ancestors.any(|(ancestor, left_at)| ancestor == id && lsn <= left_at)
+        on_line(timeline, &self.ancestors(timeline), id, lsn)
     }
 
     /// Whether a backup is on the line of `timeline`: a backup that stopped after its timeline was left is on a dead branch.
@@ -290,6 +358,17 @@ impl Contents {
         }
         (reached < to).then_some(reached)
     }
+}
+
+/// Whether `lsn` on timeline `id` lies on the line of `timeline`, which has these ancestors.
+pub(super) fn on_line(
+    timeline: TimelineId,
+    ancestors: &[(TimelineId, Lsn)],
+    id: TimelineId,
+    lsn: Lsn,
+) -> bool {
+    let mut ancestors = ancestors.iter();
+    id == timeline || ancestors.any(|(ancestor, left_at)| *ancestor == id && lsn <= *left_at)
 }
 
 /// What it means that a segment is asked for.

@@ -52,6 +52,7 @@ pub fn empty() -> Contents {
         histories: BTreeMap::new(),
         segments: BTreeMap::new(),
         tails: BTreeMap::new(),
+        restore_points: Vec::new(),
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),
@@ -73,6 +74,7 @@ pub fn with_segments(
         let whole = Segment {
             valid_end: Lsn::new((number + 1) * MIB),
             records: Some(records),
+            ended: None,
             encrypted: false,
         };
         contents.segments.insert(segment(tli, number), whole);

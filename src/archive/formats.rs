@@ -118,11 +118,6 @@ impl IndexEntry {
         sha256: String,
         sha256_valid: String,
     ) -> Self {
-        let point = |point: &wal::RestorePoint| RestorePoint {
-            name: point.name.clone(),
-            lsn: point.lsn,
-            at: point.at,
-        };
         Self {
             segment,
             valid_end: scan.valid_end,
@@ -133,7 +128,7 @@ impl IndexEntry {
             last_commit: scan.last_commit,
             first_xid: scan.first_xid,
             last_xid: scan.last_xid,
-            restore_points: scan.restore_points.iter().map(point).collect(),
+            restore_points: scan.restore_points.iter().map(RestorePoint::from).collect(),
         }
     }
 }
@@ -167,10 +162,21 @@ fn hashes(plain: &[u8], valid: usize) -> (String, String) {
 pub struct RestorePoint {
     /// Its name.
     pub name: String,
-    /// Where its record begins.
+    /// The end of its record: what `pg_create_restore_point` returned.
     pub lsn: Lsn,
     /// When it was made.
     pub at: Timestamp,
+}
+
+impl From<&wal::RestorePoint> for RestorePoint {
+    fn from(point: &wal::RestorePoint) -> Self {
+        let wal::RestorePoint { name, lsn, at } = point;
+        Self {
+            name: name.clone(),
+            lsn: *lsn,
+            at: *at,
+        }
+    }
 }
 
 /// Everything that was flushed up to `lsn` had been flushed at `at`, by the database's clock: a time up to `at` is covered

@@ -7,7 +7,7 @@ use std::{
 
 use object_store::path::Path;
 
-use super::{Encoding, Tail, TailName, contents::Segment, listing::Whole};
+use super::{Encoding, RestorePoint, Tail, TailName, contents::Segment, listing::Whole};
 use crate::postgres::{SegmentName, wal::Carry};
 
 /// What was learnt about a lineage.
@@ -34,6 +34,8 @@ pub(super) struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub segments: BTreeMap<SegmentName, Segment>,
+    /// What `pg_create_restore_point` wrote into the segments and tails that were read.
+    pub restore_points: BTreeMap<SegmentName, Vec<RestorePoint>>,
     /// The whole segments that were listed last.
     pub listed: BTreeMap<SegmentName, Whole>,
     /// The ending that a segment was found under last.
@@ -42,6 +44,16 @@ pub(super) struct Read {
     pub tails: BTreeMap<SegmentName, (Vec<Path>, Option<Tail>)>,
     /// The segment that was scanned last for what its end leaves to the next.
     pub carry: Option<(SegmentName, Option<Carry>)>,
+}
+
+impl Read {
+    /// The restore points of a segment, instead of those that were known of its beginning.
+    pub fn note_points(&mut self, name: SegmentName, points: Vec<RestorePoint>) {
+        match points.is_empty() {
+            true => drop(self.restore_points.remove(&name)),
+            false => drop(self.restore_points.insert(name, points)),
+        }
+    }
 }
 
 impl Memory {

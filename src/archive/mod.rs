@@ -4,6 +4,7 @@ mod backups;
 mod codec;
 mod contents;
 mod encryption;
+mod ended;
 mod error;
 #[cfg(test)]
 mod examples;
@@ -39,7 +40,7 @@ pub use layout::{FORMAT, Layout, TailName, backup_key};
 pub use lineage::{LineageId, LineageParseError};
 pub use on_their_way::YOUNG;
 pub use patience::Patience;
-pub use plan::{Refusal, Request};
+pub use plan::{Ended, Refusal, Request};
 pub use probe::{Findings, SKEW_TO_WARN_OF};
 pub use push::{MOST_TAILS, SegmentEncoded, SegmentPut};
 pub use rollup::GROUP;

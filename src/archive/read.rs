@@ -7,7 +7,7 @@ use object_store::{Error as StoreError, path::Path};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ClockPair, Contents, FORMAT, Identity, IndexEntry, Lineage, Manifest, ReadError,
+    ClockPair, Contents, FORMAT, Identity, IndexEntry, Lineage, Manifest, ReadError, RestorePoint,
     contents::{Records, Segment, Tail},
     fetch::{Beginning, LISTS, furthest},
     handle::{corrupt, unavailable},
@@ -93,6 +93,7 @@ impl Lineage {
             histories: self.histories(&listing).await?,
             segments: self.segments(&listing, &identity).await?,
             tails: BTreeMap::new(),
+            restore_points: Vec::new(),
             clocks: clocks.into_values().collect(),
             stored: listing.stored(),
             orphans: listing.complete.then_some(listing.orphans),
@@ -109,6 +110,13 @@ impl Lineage {
                 TailRead::Known(tail) => drop(contents.tails.insert(name, tail)),
             }
         }
+        contents.restore_points = self.memory.read(|read| {
+            let points = read.restore_points.iter();
+            let points = points.flat_map(|(name, points)| {
+                points.iter().map(|point| (name.timeline(), point.clone()))
+            });
+            points.collect()
+        });
         Ok(Some(contents))
     }
 
@@ -126,6 +134,7 @@ impl Lineage {
             let segment = Segment {
                 valid_end: name.end(size),
                 records: None,
+                ended: None,
                 encrypted: whole.encrypted,
             };
             (*name, segment)
@@ -145,6 +154,7 @@ impl Lineage {
             histories: self.histories(&listing).await?,
             segments: listing.segments.iter().map(whole).collect(),
             tails: listing.tails.iter().filter_map(tail).collect(),
+            restore_points: Vec::new(),
             clocks: Vec::new(),
             stored: listing.stored(),
             orphans: listing.complete.then_some(listing.orphans),
@@ -171,6 +181,9 @@ impl Lineage {
                 .retain(|name, _| listing.segments.contains_key(name));
             read.tails
                 .retain(|name, _| listing.tails.contains_key(name));
+            read.restore_points.retain(|name, _| {
+                listing.segments.contains_key(name) || listing.tails.contains_key(name)
+            });
             let texts: BTreeSet<&Path> = listing
                 .histories
                 .values()
@@ -281,6 +294,7 @@ impl Lineage {
             for entry in entries {
                 if unknown.contains(&entry.segment) {
                     read.segments.insert(entry.segment, Segment::from(&entry));
+                    read.note_points(entry.segment, entry.restore_points);
                 }
             }
             let segment = |(name, whole): (&SegmentName, &Whole)| {
@@ -288,6 +302,7 @@ impl Lineage {
                 let unread = Segment {
                     valid_end: name.end(identity.segment_size),
                     records: None,
+                    ended: None,
                     encrypted: whole.encrypted,
                 };
                 let known = known.map(|known| Segment {
@@ -341,9 +356,17 @@ impl Lineage {
         if plain.is_empty() {
             return Ok(TailRead::Nothing);
         }
+        let end = name.start(size).advance(plain.len() as u64);
+        let scan = self.read_records(name, plain, contents).await?;
+        let points = scan.iter().flat_map(|scan| &scan.restore_points);
+        let points = points.map(RestorePoint::from).collect();
+        self.memory.read(|read| read.note_points(name, points));
         Ok(TailRead::Known(Tail {
-            end: name.start(size).advance(plain.len() as u64),
-            records: self.read_records(name, plain, contents).await?,
+            end,
+            records: scan.map(|scan| Records {
+                last_record: scan.last_record_start,
+                last_commit: scan.last_commit,
+            }),
             encrypted: false,
         }))
     }
@@ -383,7 +406,7 @@ impl Lineage {
         name: SegmentName,
         plain: Vec<u8>,
         contents: &Contents,
-    ) -> Result<Option<Records>, ReadError> {
+    ) -> Result<Option<SegmentScan>, ReadError> {
         let start = name.start(contents.identity.segment_size);
         let first = Scan::new(name, contents, None);
         let (scan, plain) = first.run(plain).await;
@@ -400,14 +423,11 @@ impl Lineage {
             }
             other => other,
         };
-        Ok(scan.filter(is_read).map(|scan| Records {
-            last_record: scan.last_record_start,
-            last_commit: scan.last_commit,
-        }))
+        Ok(scan.filter(is_read))
     }
 
     /// What the end of the segment before leaves to `name`.
-    async fn carry_into(
+    pub(super) async fn carry_into(
         &self,
         name: SegmentName,
         start: Lsn,

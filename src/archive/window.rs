@@ -1,9 +1,14 @@
 //! From when to when a lineage can be recovered. Pure.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::{Contents, Manifest, contents::Piece};
+use super::{
+    Contents, Manifest,
+    contents::{Piece, Ranges, on_line},
+};
 use crate::{
     api::{Fork, Gap, RecoveryWindow, TimelineWindow},
     postgres::{Lsn, TimelineId},
@@ -16,21 +21,38 @@ pub(super) struct Base<'a> {
     pub key: &'a str,
     /// The backup.
     pub manifest: &'a Manifest,
-    /// WAL from the segment of its start on, without a gap, at least to its stop.
-    pub pieces: Vec<Piece>,
+    /// All ranges of the line: many backups lie in one.
+    ranges: Arc<Ranges>,
+    /// The number of that in which all of its WAL lies.
+    range: usize,
 }
 
 impl Base<'_> {
+    /// WAL from the segment of its start on, without a gap, at least to its stop.
+    pub(super) fn pieces(&self) -> &[Piece] {
+        let range = self.ranges.range(self.range);
+        let start = self.manifest.start_lsn;
+        let first = range.partition_point(|piece| piece.to <= start);
+        range.get(first..).unwrap_or_default()
+    }
+
     /// Where the unbroken WAL ends.
     pub(super) fn end(&self) -> Lsn {
-        self.pieces
+        let range = self.ranges.range(self.range);
+        range
             .last()
             .map_or(self.manifest.stop_lsn, |piece| piece.to)
     }
 
+    /// Where WAL goes on behind its end, if some is missing there.
+    pub(super) fn goes_on_at(&self) -> Option<Lsn> {
+        let next = self.ranges.range(self.range + 1).first();
+        next.map(|piece| piece.from)
+    }
+
     /// The latest commit in it.
     pub(super) fn last_commit(&self) -> Option<Timestamp> {
-        self.pieces
+        self.pieces()
             .iter()
             .filter_map(|piece| piece.records?.last_commit)
             .max()
@@ -51,34 +73,28 @@ impl Base<'_> {
 
 /// The backups that a restore on `timeline` can begin with, the one that stopped last at the end.
 pub(super) fn bases(contents: &Contents, timeline: TimelineId) -> Vec<Base<'_>> {
-    let ranges = contents.ranges(timeline);
-    let mut bases: Vec<Base<'_>> = contents
-        .backups
-        .iter()
-        .filter(|(_, manifest)| contents.on_line(manifest, timeline))
-        .filter_map(|(key, manifest)| {
-            let range = ranges.iter().find(|range| {
-                range
-                    .first()
-                    .is_some_and(|piece| piece.from <= manifest.start_lsn)
-                    && range
-                        .last()
-                        .is_some_and(|piece| piece.to >= manifest.stop_lsn)
-            })?;
-            let pieces = range
-                .iter()
-                .filter(|piece| piece.to > manifest.start_lsn)
-                .copied()
-                .collect();
-            Some(Base {
-                key,
-                manifest,
-                pieces,
-            })
-        })
+    let ranges = Arc::new(contents.ranges(timeline));
+    let ancestors = contents.ancestors(timeline);
+    let backups = contents.backups.iter();
+    let on_line = backups
+        .filter(|(_, backup)| on_line(timeline, &ancestors, backup.timeline, backup.stop_lsn));
+    let mut bases: Vec<Base<'_>> = on_line
+        .filter_map(|(key, manifest)| base(&ranges, key, manifest))
         .collect();
     bases.sort_by_key(|base| base.manifest.stop_lsn);
     bases
+}
+
+/// In the range that holds all of its WAL.
+fn base<'a>(ranges: &Arc<Ranges>, key: &'a str, manifest: &'a Manifest) -> Option<Base<'a>> {
+    let range = ranges.beginning_by(manifest.start_lsn)?;
+    let end = ranges.range(range).last()?.to;
+    (end >= manifest.stop_lsn).then(|| Base {
+        key,
+        manifest,
+        ranges: ranges.clone(),
+        range,
+    })
 }
 
 /// The timeline that a restore to latest follows: the newest one.
@@ -111,9 +127,10 @@ pub fn window(contents: &Contents) -> RecoveryWindow {
 /// Where the newest WAL begins, if it follows a gap and no backup leads to it.
 fn unreached(contents: &Contents, newest: TimelineId, bases: &[Base<'_>]) -> Option<Lsn> {
     let ranges = contents.ranges(newest);
-    let [_, .., last] = ranges.as_slice() else {
+    if ranges.len() < 2 {
         return None;
-    };
+    }
+    let last = ranges.iter().next_back()?;
     let end = last.last()?.to;
     let reached = bases.iter().any(|base| base.end() == end);
     (!reached).then_some(last.first()?.from)
@@ -121,7 +138,10 @@ fn unreached(contents: &Contents, newest: TimelineId, bases: &[Base<'_>]) -> Opt
 
 fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<TimelineWindow> {
     let ranges = contents.ranges(timeline);
-    let (first, last) = (ranges.first()?.first()?, ranges.last()?.last()?);
+    let (first, last) = (
+        ranges.iter().next()?.first()?,
+        ranges.iter().next_back()?.last()?,
+    );
     let ends = ranges.iter().filter_map(|range| range.last());
     let starts = ranges.iter().skip(1).filter_map(|range| range.first());
     let gaps = ends.zip(starts).map(|(before, after)| Gap {

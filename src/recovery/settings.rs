@@ -187,6 +187,9 @@ fn target(stop: &StopAt) -> Vec<(&'static str, String)> {
     if let Some(lsn) = stop.lsn {
         settings.push(("recovery_target_lsn", lsn.to_string()));
     }
+    if let Some(xid) = stop.xid {
+        settings.push(("recovery_target_xid", xid.to_string()));
+    }
     let inclusive = if stop.inclusive { "on" } else { "off" };
     settings.push(("recovery_target_inclusive", inclusive.to_owned()));
     settings
@@ -352,6 +355,14 @@ mod tests {
         for needed in RECORDED.iter().chain(&["shared_preload_libraries"]) {
             assert!(RECORDED_SETTINGS.contains(needed), "{needed}");
         }
+    }
+
+    #[test]
+    fn a_transaction_that_only_recovery_can_find() {
+        let stop = serde_json::json!({"xid": 820, "inclusive": false});
+        let settings = settings(&plan(stop), true);
+        assert!(settings.contains(&"recovery_target_xid=820".to_owned()));
+        assert!(settings.contains(&"recovery_target_inclusive=off".to_owned()));
     }
 
     #[test]

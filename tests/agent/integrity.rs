@@ -42,12 +42,12 @@ async fn a_damaged_segment_counts_as_far_as_it_can_be_replayed() {
     let contents = lineage.contents().await.unwrap();
     let ranges = contents.ranges(TimelineId::FIRST);
     assert_eq!(ranges.len(), 2, "{ranges:?}");
-    let broken = ranges[0].last().unwrap().to;
+    let broken = ranges.range(0).last().unwrap().to;
     assert!(
         broken > damaged.start(size) && broken.bytes_since(damaged.start(size)) <= at,
         "{broken} in {damaged}"
     );
-    assert_eq!(ranges[1][0].from, damaged.end(size));
+    assert_eq!(ranges.range(1)[0].from, damaged.end(size));
     assert_eq!(
         window(&contents).backup_needed_from,
         Some(damaged.end(size))

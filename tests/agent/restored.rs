@@ -139,6 +139,7 @@ async fn latest(lineage: &Lineage) -> RestorePlan {
         archive: "main".into(),
         archive_name: "orders".into(),
         can_decrypt: false,
+        ended: Vec::new(),
     };
     plan(&request, &lineage.contents().await.unwrap()).unwrap()
 }

@@ -407,7 +407,7 @@ pub async fn same_as_server(database: &Database, lineage: &Lineage) -> Contents 
     let contents = lineage.contents().await.unwrap();
     let ranges = contents.ranges(TimelineId::FIRST);
     assert_eq!(ranges.len(), 1, "holes: {ranges:?}");
-    for piece in &ranges[0] {
+    for piece in ranges.range(0) {
         let name =
             highwater::postgres::SegmentName::containing(TimelineId::FIRST, piece.from, size);
         let Ok(theirs) = std::fs::read(database.wal().join(name.to_string())) else {

@@ -163,7 +163,13 @@ fn texts() -> Vec<Case> {
             "PgRestore",
             restore(json!({"time": "2026-11-20T15:03:12.5+01:00"})),
             restore(json!({"time": "2026-11-20 15:03:12"})),
-            "want a date and time with a zone (RFC 3339), as in 2026-11-20T14:03:12Z or 2026-11-20T15:03:12.5+01:00",
+            "want a date and time with a zone, as in 2026-11-20T14:03:12Z, 2026-11-20 15:03:12.5+01 or 2026-11-20 14:03:12 UTC",
+        ),
+        case(
+            "PgRestore",
+            restore(json!({"timeline": 2})),
+            restore(json!({"timeline": "2nd"})),
+            "want Latest, Current or the number of a timeline, as in 2",
         ),
     ]
 }
@@ -337,14 +343,14 @@ fn restore_rules() -> Vec<Case> {
             before: None,
             good: restore(json!({"time": time, "inclusive": false})),
             bad: restore(json!({"time": time, "latest": {}})),
-            message: "give exactly one of latest, time and lsn",
+            message: "give exactly one of latest, time, lsn, xid, name and immediate",
         },
         Case {
             kind: "PgRestore",
             before: None,
             good: restore(json!({"latest": {}})),
             bad: restore(json!({"latest": {}, "inclusive": false})),
-            message: "inclusive goes with time or lsn",
+            message: "inclusive goes with time, lsn or xid",
         },
         Case {
             kind: "PgRestore",
@@ -357,8 +363,16 @@ fn restore_rules() -> Vec<Case> {
             kind: "PgRestore",
             before: None,
             good: json!({"source": {"backup": "orders-1"}, "into": {"statefulSet": "copy"}}),
-            bad: json!({"source": {"backup": "orders-1"}, "into": {}}),
+            bad: json!({"source": {"backup": "orders-1"},
+                "into": {"statefulSet": "copy", "volumes": {"namePrefix": "copy"}}}),
             message: "give exactly one of statefulSet and volumes",
+        },
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: json!({"source": {"backup": "orders-1"}, "planOnly": true}),
+            bad: json!({"source": {"backup": "orders-1"}, "planOnly": false}),
+            message: "into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done",
         },
     ]
 }

@@ -10,7 +10,7 @@ use std::{
 use super::committed;
 
 /// Words that are no reason, by the file or folder below `src` that has them.
-const NO_REASON: [(&str, &str); 14] = [
+const NO_REASON: [(&str, &str); 15] = [
     // Kinds and their columns.
     (
         "api/archive.rs",
@@ -31,7 +31,7 @@ const NO_REASON: [(&str, &str); 14] = [
     ),
     (
         "api/restore.rs",
-        "Age Backup Into PgRestore PgRestoreStatus Reason Replayed Target TargetTime",
+        "Age Backup Into PgRestore PgRestoreStatus Reason Replayed Target Timeline",
     ),
     // Types and values of conditions.
     (
@@ -39,7 +39,11 @@ const NO_REASON: [(&str, &str); 14] = [
         "Accepted Active ClockInStep CreateOnly False Session SlotWithinCeiling SlotsDropped True \
          Unknown VolumesReady WalArchived WalArchiving",
     ),
-    // Types of fields, and units.
+    // Types of fields, their values, and units.
+    (
+        "api/target.rs",
+        "Current Latest TargetTime TargetTimeline TargetXid",
+    ),
     ("api/duration.rs", "DurationText String"),
     ("api/size.rs", "Gi Ki Mi SizeText String Ti"),
     ("archive/lineage.rs", "LineageId String"),

@@ -123,6 +123,8 @@ pub struct Fixture {
     pub before_drop: (Timestamp, Lsn),
     /// Where the record begins with which the last hundred rows before that are committed.
     pub commit: Lsn,
+    /// The transaction that it commits, with its epoch.
+    pub xid: u64,
     /// After the last commit.
     pub quiet: Timestamp,
     /// The end of the log.
@@ -137,6 +139,9 @@ pub struct Fixture {
     identifier: SystemIdentifier,
     label: String,
 }
+
+/// Made right after that commit.
+pub const RESTORE_POINT: &str = "before drop";
 
 pub const LINEAGE: &str = "0123456789";
 
@@ -224,7 +229,12 @@ impl Fixture {
         sql.batch_execute("BEGIN").await.unwrap();
         insert(&sql, 3900..4000).await;
         let (_, commit) = position(&sql, "pg_current_wal_insert_lsn()").await;
+        let xid = sql.query_one("SELECT pg_current_xact_id()::text", &[]);
+        let xid = xid.await.unwrap().get::<_, String>(0).parse().unwrap();
         sql.batch_execute("COMMIT").await.unwrap();
+        sql.query_one("SELECT pg_create_restore_point($1)", &[&RESTORE_POINT])
+            .await
+            .unwrap();
         let before_drop = now(&sql).await;
         sql.batch_execute("DELETE FROM ledger").await.unwrap();
         insert(&sql, 4000..9000).await;
@@ -253,6 +263,7 @@ impl Fixture {
             root,
             before_drop,
             commit,
+            xid,
             quiet,
             end,
             start,
@@ -399,14 +410,7 @@ fn entry(
 ) -> (IndexEntry, Option<Carry>) {
     let scan = wal::scan(bytes, name, SIZE, Some(identifier), carry).unwrap();
     assert!(scan.complete, "{scan:?}");
-    let entry = IndexEntry {
-        valid_end: scan.valid_end,
-        sha256_valid: Some(sha256(bytes)),
-        last_record: scan.last_record_start,
-        first_commit: scan.first_commit,
-        last_commit: scan.last_commit,
-        ..IndexEntry::of(name, SIZE, bytes)
-    };
+    let entry = IndexEntry::scanned(name, SIZE, bytes, &scan);
     (entry, scan.carry)
 }
 

@@ -25,14 +25,19 @@ fn planned(
         archive: "main".to_owned(),
         archive_name: "shop-orders".to_owned(),
         can_decrypt,
+        ended: Vec::new(),
     };
     plan(&request, contents)
 }
 
 async fn to_latest(name: &str, decryption: Option<&Path>) -> Restore {
+    to(name, json!({"latest": {}}), decryption).await
+}
+
+async fn to(name: &str, target: serde_json::Value, decryption: Option<&Path>) -> Restore {
     let fixture = fixture().await;
     let contents = fixture.encrypted_lineage().contents().await.unwrap();
-    let plan = planned(&contents, json!({"latest": {}}), true).unwrap();
+    let plan = planned(&contents, target, true).unwrap();
     let (spec, archive) = (&fixture.encrypted, fixture.encrypted_archive());
     let directory = Restore::directory(name).await.join("archive");
     cluster::copy(&archive, &directory);
@@ -177,5 +182,20 @@ async fn a_key_file_that_is_none_is_said_at_once() {
         let error = error.unwrap_err();
         assert_eq!(error.reason(), expected, "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
+/// The agent cannot read the WAL, so recovery looks the transaction up.
+#[tokio::test]
+async fn a_transaction_is_found_by_recovery() {
+    let fixture = fixture().await;
+    let key = fixture.identity();
+    for (inclusive, rows) in [(true, 4000), (false, 3900)] {
+        let target = json!({"xid": fixture.xid, "inclusive": inclusive});
+        let restore = to(&format!("encrypted-xid-{inclusive}"), target, Some(&key)).await;
+        let stop_at = restore.job.fetch.plan.stop_at.clone().unwrap();
+        assert_eq!(stop_at.xid, u32::try_from(fixture.xid).ok());
+        restore.run().await.unwrap();
+        assert_eq!(restore.rows().await.0, rows, "{inclusive}");
     }
 }

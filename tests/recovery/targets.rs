@@ -2,24 +2,35 @@
 
 use highwater::{
     api::{RestorePlan, StopAt},
-    archive::{Request, plan::plan},
+    archive::{
+        Request,
+        plan::{plan, to_look_up},
+    },
     recovery::job::JobError,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use serde_json::json;
 
-use crate::{Restore, fixture};
+use crate::{Restore, cluster::RESTORE_POINT, fixture};
 
 async fn planned(target: serde_json::Value) -> RestorePlan {
-    let contents = fixture().await.lineage().contents().await.unwrap();
-    let request = Request {
+    let lineage = fixture().await.lineage();
+    let contents = lineage.contents().await.unwrap();
+    let mut request = Request {
         backup: None,
         target: Some(serde_json::from_value(target).unwrap()),
         archive: "main".to_owned(),
         archive_name: "shop-orders".to_owned(),
         can_decrypt: false,
+        ended: Vec::new(),
     };
+    let target = request.target.as_ref();
+    if let Some(xid) = target.and_then(|target| target.xid) {
+        let names = to_look_up(&request, &contents).unwrap();
+        let ended = lineage.ended(&names, xid.in_wal(), &contents).await;
+        request.ended = ended.unwrap();
+    }
     plan(&request, &contents).unwrap()
 }
 
@@ -37,6 +48,7 @@ async fn a_target_after_the_last_commit_is_the_end() {
     plan.stop_at = Some(StopAt {
         time: Some(MicroTime(later)),
         lsn: None,
+        xid: None,
         inclusive: true,
     });
     let naive = Restore::planned("naive", plan).await;
@@ -68,4 +80,39 @@ async fn an_lsn_target_stops_at_its_record() {
         restore.run().await.unwrap();
         assert_eq!(restore.rows().await.0, rows, "{inclusive}");
     }
+}
+
+#[tokio::test]
+async fn a_restore_point_is_found_by_its_name() {
+    let plan = planned(json!({"name": RESTORE_POINT})).await;
+    assert!(plan.summary.contains(RESTORE_POINT), "{}", plan.summary);
+    assert!(plan.wal_to < fixture().await.end);
+    let restore = Restore::planned("name", plan).await;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await, (4000, Some(0), Some(3999)));
+}
+
+#[tokio::test]
+async fn a_transaction_is_found_by_its_id() {
+    let fixture = fixture().await;
+    for (inclusive, rows) in [(true, 4000), (false, 3900)] {
+        let plan = planned(json!({"xid": fixture.xid, "inclusive": inclusive})).await;
+        let stop = plan.stop_at.as_ref().unwrap();
+        assert_eq!((stop.xid, stop.lsn.is_some()), (None, true));
+        if !inclusive {
+            assert_eq!(stop.lsn, Some(fixture.commit));
+        }
+        let restore = Restore::planned(&format!("xid-{inclusive}"), plan).await;
+        restore.run().await.unwrap();
+        assert_eq!(restore.rows().await.0, rows, "{inclusive}");
+    }
+}
+
+/// What was committed when the backup ended, and nothing of what came after.
+#[tokio::test]
+async fn immediate_is_what_the_backup_alone_holds() {
+    let plan = planned(json!({"immediate": {}})).await;
+    let restore = Restore::planned("immediate", plan).await;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await, (3000, Some(0), Some(2999)));
 }

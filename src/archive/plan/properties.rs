@@ -1,11 +1,12 @@
 //! What holds of every plan, whatever the archive holds.
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    api::{RestoreTarget, TargetTime},
-    archive::{ClockPair, Records, Segment, examples::*},
+    api::{Immediate, RestoreTarget, TargetTime, TargetTimeline},
+    archive::{ClockPair, Records, RestorePoint, Segment, examples::*},
     postgres::SegmentName,
 };
 
@@ -18,6 +19,8 @@ struct Sketch {
     tail: Option<(bool, f64)>,
     backups: Vec<(bool, f64, f64)>,
     clock: Option<f64>,
+    /// Restore points `p0` and so on: whether on the new timeline, and the end of the record.
+    points: Vec<(bool, f64)>,
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
@@ -37,16 +40,23 @@ fn sketch() -> impl Strategy<Value = Sketch> {
             0..4,
         ),
         proptest::option::of((0u32..140).prop_map(|n| f64::from(n) / 8.0)),
+        proptest::collection::vec(
+            (any::<bool>(), (8u32..112).prop_map(|n| f64::from(n) / 8.0)),
+            0..4,
+        ),
     )
-        .prop_map(|(old, new, unread, fork, tail, backups, clock)| Sketch {
-            old,
-            new,
-            unread,
-            fork,
-            tail,
-            backups,
-            clock,
-        })
+        .prop_map(
+            |(old, new, unread, fork, tail, backups, clock, points)| Sketch {
+                old,
+                new,
+                unread,
+                fork,
+                tail,
+                backups,
+                clock,
+                points,
+            },
+        )
 }
 
 fn build(sketch: &Sketch) -> Contents {
@@ -91,6 +101,15 @@ fn build(sketch: &Sketch) -> Contents {
             );
         }
     }
+    for (index, (new, end)) in sketch.points.iter().enumerate() {
+        let point = RestorePoint {
+            name: format!("p{index}"),
+            lsn: lsn(*end),
+            at: at(*end),
+        };
+        let tli = timeline(newest(*new));
+        contents.restore_points.push((tli, point));
+    }
     if let Some(minutes) = sketch.clock {
         let tli = newest(true);
         contents.clocks.push(ClockPair {
@@ -127,17 +146,51 @@ fn holder(contents: &Contents, plan: &RestorePlan, at: Lsn) -> Option<Option<Rec
     found
 }
 
+/// With or without a timeline.
 fn targets() -> impl Strategy<Value = (Option<RestoreTarget>, bool)> {
+    let timelines = proptest::option::weighted(0.3, 1u32..4);
+    (on_any_timeline(), timelines).prop_map(|((target, inclusive), asked)| match asked {
+        None => (target, inclusive),
+        Some(3) => (followed(target, TargetTimeline::Current), inclusive),
+        Some(id) => (
+            followed(target, TargetTimeline::Id(timeline(id))),
+            inclusive,
+        ),
+    })
+}
+
+fn followed(target: Option<RestoreTarget>, timeline: TargetTimeline) -> Option<RestoreTarget> {
+    Some(RestoreTarget {
+        timeline: Some(timeline),
+        ..target.unwrap_or_default()
+    })
+}
+
+fn on_any_timeline() -> impl Strategy<Value = (Option<RestoreTarget>, bool)> {
     let target = |time, lsn, inclusive| {
         Some(RestoreTarget {
             time,
             lsn,
             inclusive,
-            latest: None,
+            ..RestoreTarget::default()
         })
     };
     prop_oneof![
         Just((None, true)),
+        Just((
+            Some(RestoreTarget {
+                immediate: Some(Immediate {}),
+                ..RestoreTarget::default()
+            }),
+            false,
+        )),
+        (0u32..4).prop_map(|n| (
+            Some(RestoreTarget {
+                name: Some(format!("p{n}")),
+                ..RestoreTarget::default()
+            }),
+            false,
+        )),
         ((0u32..150), any::<bool>()).prop_map(move |(n, i)| (
             target(Some(TargetTime(at(f64::from(n) / 8.0))), None, Some(i)),
             i
@@ -159,6 +212,7 @@ proptest! {
             archive: "a".into(),
             archive_name: "n".into(),
             can_decrypt: false,
+            ended: Vec::new(),
         };
         let Ok(plan) = plan(&request, &contents) else { return Ok(()) };
         let (_, base) = contents.backups.iter().find(|(key, _)| *key == plan.backup_key).unwrap();
@@ -168,6 +222,15 @@ proptest! {
         prop_assert!(contents.on_line(base, plan.timeline));
         prop_assert!(contents.has_history(plan.timeline));
         prop_assert_eq!(plan.wal_from, base.start_lsn);
+        match target.as_ref().and_then(|target| target.timeline) {
+            Some(TargetTimeline::Id(id)) => {
+                let ancestors = contents.ancestors(id);
+                let mut before = ancestors.iter().map(|(ancestor, _)| *ancestor);
+                prop_assert!(plan.timeline == id || before.any(|it| it == plan.timeline));
+            }
+            Some(TargetTimeline::Current) => prop_assert_eq!(plan.timeline, base.timeline),
+            Some(TargetTimeline::Latest) | None => {}
+        }
 
         // Not a byte is missing, and the segment of the end is of the plan's timeline.
         let mut past = Vec::new();
@@ -199,7 +262,13 @@ proptest! {
                 None => prop_assert!(!stops && !unread, "commits after the target would be replayed"),
             }
         }
-        if let Some(target) = target.lsn {
+        let named = target.name.as_ref().map(|name| {
+            let mut points = contents.restore_points.iter();
+            points.find(|(_, point)| point.name == *name).unwrap().1.lsn
+        });
+        let end_of_backup = target.immediate.as_ref().map(|_| base.stop_lsn);
+        let position = target.lsn.or(named).or(end_of_backup);
+        if let Some(target) = position {
             prop_assert!(base.stop_lsn <= target && target <= plan.wal_to);
             let stops = past.iter().any(|records| records.last_record.is_some_and(|begin| begin >= target));
             match &plan.stop_at {
@@ -210,7 +279,7 @@ proptest! {
                 None => prop_assert!(!stops, "records after the target would be replayed"),
             }
         }
-        if target.time.is_none() && target.lsn.is_none() {
+        if target.time.is_none() && position.is_none() {
             prop_assert_eq!(plan.stop_at, None);
         }
     }

@@ -71,6 +71,7 @@ async fn again(subject: &Subject<'_>, name: SegmentName) -> Result<Read, ReadErr
             return Ok(Read::Whole(Segment {
                 valid_end: name.end(size),
                 records: None,
+                ended: None,
                 encrypted: true,
             }));
         }
@@ -101,6 +102,7 @@ async fn again(subject: &Subject<'_>, name: SegmentName) -> Result<Read, ReadErr
         (Some(valid_end), true) => Read::Whole(Segment {
             valid_end,
             records: None,
+            ended: None,
             encrypted: false,
         }),
         (Some(end), false) => Read::Beginning(Tail {

@@ -27,6 +27,7 @@ pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
         let segment = Segment {
             valid_end: name.end(size),
             records: None,
+            ended: None,
             encrypted: objects.iter().all(|(encoding, _)| encoding.encrypted),
         };
         (*name, segment)
@@ -51,6 +52,7 @@ pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
         histories: subject.histories.clone(),
         segments: segments.collect(),
         tails: tails.collect(),
+        restore_points: Vec::new(),
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),

@@ -272,6 +272,7 @@ fn locked(
     let unread = Segment {
         valid_end: name.end(subject.identity.segment_size),
         records: None,
+        ended: None,
         encrypted: true,
     };
     let known = known.map(|(_, entry)| Segment {
@@ -315,6 +316,7 @@ impl Found {
             let segment = Segment {
                 valid_end: scan.valid_end,
                 records: Some(records),
+                ended: None,
                 encrypted,
             };
             self.segments.insert(name, segment);

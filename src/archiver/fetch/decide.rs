@@ -35,6 +35,7 @@ pub fn end(contents: &Contents, segment: SegmentName) -> Absence {
     let whole = |name: &SegmentName| Segment {
         valid_end: name.end(size),
         records: None,
+        ended: None,
         encrypted: false,
     };
     let names = contents.on_their_way.keys();
@@ -102,6 +103,7 @@ mod tests {
             let segment = Segment {
                 valid_end: name.end(size),
                 records: None,
+                ended: None,
                 encrypted: false,
             };
             (name, segment)
@@ -132,6 +134,7 @@ mod tests {
             histories: BTreeMap::from([(second, TimelineHistory::parse(second, &text).unwrap())]),
             segments: ours.chain(theirs).map(whole).collect(),
             tails: BTreeMap::from([tail(name(1, 5)), tail(name(2, 8))]),
+            restore_points: Vec::new(),
             clocks: Vec::new(),
             stored: BTreeMap::new(),
             on_their_way: BTreeMap::new(),

@@ -123,7 +123,9 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
             }
             Ok(())
         }
-        Step::Rest | Step::Fail(_) | Step::WriteDown(_) | Step::Complete(_) => Ok(()),
+        Step::Rest | Step::Fail(_) | Step::Show(_) | Step::WriteDown(_) | Step::Complete(_) => {
+            Ok(())
+        }
     }
 }
 

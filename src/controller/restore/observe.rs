@@ -201,9 +201,15 @@ fn claim_names(observed: &Observed, backup: Option<&PgBackup>) -> Vec<String> {
     if !written.is_empty() {
         return written.into_iter().map(|volume| volume.claim).collect();
     }
-    volumes(backup)
+    let into = &observed.restore.spec.into;
+    // A plan alone takes no names.
+    let volumes = match into.is_empty() {
+        true => &[],
+        false => volumes(backup),
+    };
+    volumes
         .iter()
-        .map(|volume| claim_name(&observed.restore.spec.into, &volume.volume))
+        .map(|volume| claim_name(into, &volume.volume))
         .collect()
 }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{
-        PgBackup, RestoredVolume, VolumeStatus, annotations,
+        PgBackup, PgRestoreStatus, RestoredVolume, VolumeStatus, annotations,
         conditions::{self, COMPLETED, RECOVERED, Status},
         names,
     },
@@ -37,6 +37,8 @@ pub enum Step {
     RemoveFinalizer,
     /// It cannot be carried out.
     Fail(Rejection),
+    /// What would be done, and nothing else is asked for.
+    Show(String),
     /// What will be made.
     WriteDown(Vec<RestoredVolume>),
     /// Create these, in this order.
@@ -139,6 +141,9 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
                 message,
                 remove: Vec::new(),
             }),
+            Door::Open(ready) if observed.restore.spec.plan_only == Some(true) => {
+                Step::Show(shown(&status, &ready))
+            }
             Door::Open(_) if !finalizer => Step::AddFinalizer,
             Door::Open(ready) => Step::WriteDown(ready.volumes),
         };
@@ -156,6 +161,26 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
         return Step::Fail(Rejection::new(recovered.reason.clone(), message));
     }
     recover(observed, image)
+}
+
+/// What a plan alone says.
+fn shown(status: &PgRestoreStatus, ready: &Ready) -> String {
+    let Some(plan) = &status.plan else {
+        return String::new();
+    };
+    let volumes = ready.volumes.iter();
+    let volumes: Vec<String> = volumes
+        .map(|volume| format!("{} ({} bytes)", volume.volume, volume.size))
+        .collect();
+    format!(
+        "nothing is made, as planOnly asks: it would be restored {} from backup {}, with {} bytes of WAL ({} to {}) into volumes of the size of {}",
+        plan.summary,
+        plan.backup,
+        plan.bytes,
+        plan.wal_from,
+        plan.wal_to,
+        volumes.join(", "),
+    )
 }
 
 fn recover(observed: &Observed, image: &Image) -> Step {

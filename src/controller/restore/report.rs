@@ -74,7 +74,7 @@ fn next(
     let mut after = part(&before);
     let generation = observed.restore.metadata.generation;
     after.observed_generation = generation;
-    after.into = Some(into(observed));
+    after.into = into(observed);
     if let Step::WriteDown(volumes) = step {
         after.volumes.clone_from(volumes);
     }
@@ -92,6 +92,7 @@ fn next(
     volumes_ready(observed, &mut set);
     match step {
         Step::Fail(refused) => set(COMPLETED, Status::False, &refused.reason, &refused.message),
+        Step::Show(message) => set(COMPLETED, Status::True, "PlanOnly", message),
         Step::Complete(message) => {
             set(HANDED_OVER, Status::True, "HandedOver", message);
             set(COMPLETED, Status::True, "Completed", &summary(&before));
@@ -149,12 +150,12 @@ fn volumes_ready(observed: &Observed, set: &mut impl FnMut(&str, Status, &str, &
     }
 }
 
-fn into(observed: &Observed) -> String {
+fn into(observed: &Observed) -> Option<String> {
     let into = &observed.restore.spec.into;
     match (&into.stateful_set, &into.volumes) {
-        (Some(set), _) => format!("statefulset/{set}"),
-        (None, Some(volumes)) => format!("volumes/{}-*", volumes.name_prefix),
-        (None, None) => String::new(),
+        (Some(set), _) => Some(format!("statefulset/{set}")),
+        (None, Some(volumes)) => Some(format!("volumes/{}-*", volumes.name_prefix)),
+        (None, None) => None,
     }
 }
 

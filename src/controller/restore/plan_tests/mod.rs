@@ -90,6 +90,32 @@ fn planned() -> Json {
     json!({"plan": plan_json(), "conditions": [condition("Planned", "True", "Planned")]})
 }
 
+#[test]
+fn a_plan_alone_is_shown_and_nothing_is_made() {
+    let alone = |into: Json, status: Json| {
+        let mut observed = observed(into, status);
+        observed.restore.spec.plan_only = Some(true);
+        observed.restore.metadata.finalizers = None;
+        plan(&observed, &image())
+    };
+    let Step::Show(message) = alone(json!({}), planned()) else {
+        panic!("the plan is shown");
+    };
+    for said in ["to the end", "backup b", "0/5000", "data (2000 bytes)"] {
+        assert!(message.contains(said), "{said} in {message}");
+    }
+    // What would be refused is refused.
+    let too_small = json!({"statefulSet": "copy", "size": "1"});
+    assert!(
+        matches!(alone(too_small, planned()), Step::Fail(refused) if refused.reason == "SizeTooSmall")
+    );
+    assert!(matches!(alone(json!({}), json!({})), Step::Wait(_)));
+    let shown = json!({"plan": plan_json(), "conditions": [
+        condition("Planned", "True", "Planned"), condition("Completed", "True", "PlanOnly"),
+    ]});
+    assert_eq!(alone(json!({}), shown), Step::Rest);
+}
+
 /// As it is when the agent has planned and nothing is made.
 fn observed(into: Json, status: Json) -> Observed {
     let mut observed = Observed::new(restore(into, status));

@@ -1,3 +1,7 @@
+mod named;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
 use super::*;
 use crate::{
     api::{RestoreTarget, TargetTime},
@@ -11,6 +15,7 @@ fn request(target: Option<RestoreTarget>) -> Request {
         archive: "archive".into(),
         archive_name: "orders".into(),
         can_decrypt: false,
+        ended: Vec::new(),
     }
 }
 
