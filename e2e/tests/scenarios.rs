@@ -2,6 +2,8 @@
 
 #[path = "scenarios/archives.rs"]
 mod archives;
+#[path = "scenarios/branches.rs"]
+mod branches;
 #[path = "scenarios/ceiling.rs"]
 mod ceiling;
 #[path = "scenarios/changes.rs"]

@@ -139,7 +139,10 @@ impl Failover {
         let contents = lineage.contents().await.unwrap();
         let ranges = contents.ranges(second());
         assert_eq!(ranges.len(), 1, "holes: {ranges:?}");
-        assert!(ranges.range(0)[0].from < self.archived && ranges.range(0).last().unwrap().to >= self.end);
+        assert!(
+            ranges.range(0)[0].from < self.archived
+                && ranges.range(0).last().unwrap().to >= self.end
+        );
         for piece in ranges.range(0) {
             let name = SegmentName::containing(piece.timeline, piece.from, size);
             let wrote = match piece.timeline == second() {

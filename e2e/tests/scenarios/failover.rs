@@ -93,7 +93,7 @@ async fn unshipped(writer: &Writer, primary: &Client, standby: &Client) -> Resul
 }
 
 /// kill -9 of the primary and promotion of the standby; returns what was acknowledged.
-async fn fail_over(orders: &Database, writer: &Writer, standby: &Client) -> Result<i64> {
+pub async fn fail_over(orders: &Database, writer: &Writer, standby: &Client) -> Result<i64> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     crash::kill(kubectl, namespace, "orders-0", "postgres")?;
     until("the writer noticed", LIMIT, || {
@@ -111,7 +111,7 @@ async fn fail_over(orders: &Database, writer: &Writer, standby: &Client) -> Resu
 }
 
 /// The agent is with the new primary, and the archive has no gap.
-async fn follows(orders: &Database) -> Result<()> {
+pub async fn follows(orders: &Database) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let with_the_new = |protection: &Value| {
         let status = &protection["status"];
