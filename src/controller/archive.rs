@@ -1,21 +1,17 @@
 //! PgArchive: gathers from the protections of its namespace whether the store can be used. The controller itself talks to
 //! no store, so a pass has no effect but its report.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::Stream;
 use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
-    core::NamespaceResourceScope,
     runtime::{
-        Controller, WatchStreamExt,
+        Controller,
         controller::Action,
-        reflector::{self, ObjectRef, Store, store::WriterDropped},
-        watcher,
+        reflector::{ObjectRef, Store, store::WriterDropped},
     },
 };
-use serde::de::DeserializeOwned;
 
 use super::{Class, Context, PassError, drive, error_policy};
 use crate::{
@@ -261,9 +257,9 @@ fn available(protections: &[Arc<PgProtection>]) -> (Status, String, String) {
 
 /// Runs until a watch ends.
 pub async fn run(ctx: Arc<Context>) {
-    let (archives, own) = told::<PgArchive>(&ctx);
-    let (policies, of_policies) = told::<PgBackupPolicy>(&ctx);
-    let (protections, of_protections) = told::<PgProtection>(&ctx);
+    let (archives, own) = ctx.told::<PgArchive>();
+    let (policies, of_policies) = ctx.told::<PgBackupPolicy>();
+    let (protections, of_protections) = ctx.told::<PgProtection>();
     let (by_policies, by_protections) = (archives.clone(), archives.clone());
     let passes = Controller::for_stream(own, archives)
         .watches_stream(of_policies, move |policy| {
@@ -292,32 +288,9 @@ fn of_namespace(archives: &Store<PgArchive>, namespace: Option<&str>) -> Vec<Obj
         .collect()
 }
 
-/// What a watch tells, and the objects that it tells of.
-fn told<K>(
-    ctx: &Context,
-) -> (
-    Store<K>,
-    impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>,
-)
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
-{
-    let (store, writer) = reflector::store();
-    let events = watcher(ctx.watched::<K>(), watcher::Config::default())
-        .default_backoff()
-        .modify(|object| object.meta_mut().managed_fields = None)
-        .reflect(writer);
-    (store, events.touched_objects())
-}
-
 #[cfg(test)]
 mod tests {
+    use kube::runtime::{reflector, watcher};
     use serde_json::json;
 
     use super::*;

@@ -13,11 +13,13 @@ use kube::{
     Api, Client, Resource,
     core::NamespaceResourceScope,
     runtime::{
+        WatchStreamExt,
         controller::{Action, Error as ControllerError},
-        reflector::{Lookup, ObjectRef, Store},
+        reflector::{self, Lookup, ObjectRef, Store},
         watcher,
     },
 };
+use serde::de::DeserializeOwned;
 
 use super::{events::Events, metrics::Metrics, scope::Scope};
 use crate::{clock::Clock, kubernetes::RequestError};
@@ -79,6 +81,31 @@ impl Context {
             Scope::Cluster => Api::all(client),
             Scope::Namespace(namespace) => Api::namespaced(client, namespace),
         }
+    }
+
+    /// A watch of all objects of a namespaced kind: its store, and what it tells of as it comes, changes and goes. The store
+    /// has it first. The stream must be polled.
+    pub fn told<K>(
+        &self,
+    ) -> (
+        Store<K>,
+        impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>,
+    )
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (store, writer) = reflector::store();
+        let events = watcher(self.watched::<K>(), watcher::Config::default())
+            .default_backoff()
+            .modify(|object| object.meta_mut().managed_fields = None)
+            .reflect(writer);
+        (store, events.touched_objects())
     }
 }
 

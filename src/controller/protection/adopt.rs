@@ -9,7 +9,10 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     core::PartialObjectMeta,
     runtime::{
-        Controller, WatchStreamExt, controller::Action, reflector, reflector::ObjectRef, watcher,
+        Controller, WatchStreamExt,
+        controller::Action,
+        reflector::{self, ObjectRef, Store},
+        watcher,
     },
 };
 use serde_json::json;
@@ -80,13 +83,30 @@ fn plan(policy: Option<&String>, existing: Option<&PgProtection>) -> Step {
     Step::Rest
 }
 
-async fn reconcile(set: Arc<Set>, ctx: Arc<Context>) -> Result<Action, Error> {
+/// What the passes over all StatefulSets share.
+struct Sets {
+    ctx: Arc<Context>,
+    protections: Store<PgProtection>,
+}
+
+/// Between two passes without a reason.
+const REST: Duration = Duration::from_secs(600);
+
+async fn reconcile(set: Arc<Set>, sets: Arc<Sets>) -> Result<Action, Error> {
+    let ctx = &sets.ctx;
     let policy = set.annotations().get(annotations::POLICY);
     if policy.is_none() {
         return Ok(Action::await_change());
     }
     let name = set.name_any();
     let namespace = set.namespace().unwrap_or_default();
+    // Each change of a status asks for a pass: where the watch says that all is as it should be, nothing is read.
+    let about = ObjectRef::new(&name).within(&namespace);
+    if let Some(known) = sets.protections.get(&about)
+        && plan(policy, Some(&known)) == Step::Rest
+    {
+        return Ok(Action::requeue(REST));
+    }
     let api: Api<PgProtection> = Api::namespaced(ctx.client.clone(), &namespace);
     let failed = |verb| {
         let name = name.clone();
@@ -94,7 +114,7 @@ async fn reconcile(set: Arc<Set>, ctx: Arc<Context>) -> Result<Action, Error> {
     };
     let existing = request(api.get_opt(&name)).await.map_err(failed("read"))?;
     let outcome = match plan(policy, existing.as_ref()) {
-        Step::Rest => return Ok(Action::requeue(Duration::from_secs(600))),
+        Step::Rest => return Ok(Action::requeue(REST)),
         Step::AwaitDeletion => return Ok(Action::requeue(Duration::from_secs(5))),
         Step::Create { policy } => {
             let protection = protection(&name, policy);
@@ -124,7 +144,7 @@ async fn reconcile(set: Arc<Set>, ctx: Arc<Context>) -> Result<Action, Error> {
         }
         Err(_) => {}
     }
-    outcome.map(|()| Action::requeue(Duration::from_secs(600)))
+    outcome.map(|()| Action::requeue(REST))
 }
 
 /// No owner: it outlives the StatefulSet.
@@ -160,17 +180,19 @@ pub async fn run(ctx: Arc<Context>) {
         .modify(strip)
         .reflect(writer)
         .applied_objects();
-    let stream = Controller::for_stream(stream, store)
-        .watches(
-            ctx.watched::<PgProtection>(),
-            watcher::Config::default(),
-            |protection| {
-                let namespace = protection.namespace().unwrap_or_default();
-                Some(ObjectRef::<Set>::new(&protection.spec.stateful_set).within(&namespace))
-            },
-        )
-        .run(reconcile, error_policy, ctx.clone());
-    drive("adoption", ctx, stream).await;
+    let (protections, of_protections) = ctx.told::<PgProtection>();
+    let passes =
+        Controller::for_stream(stream, store).watches_stream(of_protections, |protection| {
+            let namespace = protection.namespace().unwrap_or_default();
+            Some(ObjectRef::<Set>::new(&protection.spec.stateful_set).within(&namespace))
+        });
+    let sets = Arc::new(Sets {
+        ctx: ctx.clone(),
+        protections,
+    });
+    let on_error =
+        |set: Arc<Set>, error: &Error, sets: Arc<Sets>| error_policy(set, error, sets.ctx.clone());
+    drive("adoption", ctx, passes.run(reconcile, on_error, sets)).await;
 }
 
 /// There may be thousands of StatefulSets in a cluster: only what is read is kept.

@@ -244,6 +244,7 @@ fn pause(judgement: &Judgement, observed: &Observed) -> Duration {
         .and_then(|set| set.spec.as_ref()?.replicas)
         .and_then(|replicas| usize::try_from(replicas).ok())
         .unwrap_or_default();
+    // An hour where all is well: what is watched calls, and a thousand idle databases must be nothing to the API server.
     // Pods are not watched: there is one StatefulSet to protect among thousands of pods.
     let pods_missing = observed.members.len() < replicas.max(observed.pods);
     Duration::from_secs(if judgement.agent.is_err() || judgement.backups.is_err() {
@@ -253,7 +254,7 @@ fn pause(judgement: &Judgement, observed: &Observed) -> Duration {
     } else if !observed.agent.running {
         5
     } else {
-        300
+        3600
     })
 }
 
