@@ -35,6 +35,20 @@ enum Counted {
     Writes,
     /// Everything, reads, watches and events too.
     Requests,
+    /// Objects of one kind, by its name in the path, that are created.
+    Creations(&'static str),
+}
+
+impl Counted {
+    fn counts(self, method: &Method, path: &str) -> bool {
+        match self {
+            Self::Writes => is_write(method, path),
+            Self::Requests => true,
+            Self::Creations(resource) => {
+                method == Method::POST && path.rsplit('/').next() == Some(resource)
+            }
+        }
+    }
 }
 
 /// A request that left.
@@ -93,6 +107,11 @@ impl Lifeline {
     /// Dies at write `number`, from 1.
     pub fn ending_at(number: usize, death: Death) -> Self {
         Self::new(Counted::Writes, Some((number, death)), None)
+    }
+
+    /// Dies when it creates the first object of this kind, as in `volumesnapshots`, however many writes come before.
+    pub fn ending_at_creation(resource: &'static str, death: Death) -> Self {
+        Self::new(Counted::Creations(resource), Some((1, death)), None)
     }
 
     /// Dies at request `number`, from 1.
@@ -209,11 +228,13 @@ impl Lifeline {
     /// What happens to a request. Of those that are sent at once, those after the last never leave.
     fn fate(&self, request: &Request<Body>) -> Fate {
         let (method, path) = (request.method(), request.uri().path());
-        let all = self.0.counted == Counted::Requests;
-        let counts = all || is_write(method, path);
+        let counted = self.0.counted;
         let mut list = self.list();
-        let number = 1 + list.iter().filter(|sent| all || sent.is_write()).count();
-        let last = self.0.end.filter(|_| counts);
+        let before = list
+            .iter()
+            .filter(|sent| counted.counts(&sent.method, &sent.path));
+        let number = 1 + before.count();
+        let last = self.0.end.filter(|_| counted.counts(method, path));
         match last {
             Some((last, _)) if number > last => return Fate::NeverLeaves,
             Some((last, Death::BeforeSending)) if number == last => return Fate::IsNotSent,
@@ -382,6 +403,9 @@ mod tests {
         let unsent = Lifeline::ending_at(2, Death::BeforeSending);
         assert_eq!(reach(&unsent), 1);
         assert_eq!(reach(&Lifeline::endless()), 3);
+        let created = |resource| Lifeline::ending_at_creation(resource, Death::BeforeAnswer);
+        assert_eq!(reach(&created("volumesnapshots")), 1);
+        assert_eq!(reach(&created("snapshots")), 3);
     }
 
     #[test]

@@ -117,8 +117,7 @@ async fn a_snapshot_deleted_before_it_was_written_down_goes_with_its_backup() ->
     let _alone = ALONE.lock().await;
     let fixture = Fixture::new("flow-forgotten").await?;
     fixture.retain_by_class().await?;
-    // Finalizer, turn, attempt, first snapshot.
-    let lifeline = Lifeline::ending_at(4, Death::BeforeAnswer);
+    let lifeline = Lifeline::ending_at_creation("volumesnapshots", Death::BeforeAnswer);
     let first = start(&lifeline.client().await?);
     fixture.ask_for_backup("forgotten", "orders").await?;
     let has_contents = async |backup: &PgBackup| {

@@ -43,8 +43,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T>, by: &str) -> Result<()> {
 /// A controller dies after its first snapshot, the agent beside it, and nobody starts them again.
 async fn abandon(site: &Site) -> Result<PgBackup> {
     site.begin(EXPECTED.seconds).await?;
-    // Finalizer, turn, attempt, first snapshot.
-    let line = Lifeline::ending_at(4, Death::BeforeAnswer);
+    let line = Lifeline::ending_at_creation("volumesnapshots", Death::BeforeAnswer);
     let controller = Controller::start(site, line).await?;
     let agent = Agent::start(site, Lifeline::endless(), None).await?;
     let backup = site.ask().await?;
