@@ -19,7 +19,8 @@ use super::{
 pub const DRIVER: &str = "btrfs.csi.test.highwater.dev";
 /// The same driver under another name, without snapshots.
 pub const PLAIN_DRIVER: &str = "plain.csi.test.highwater.dev";
-const POOL_BYTES: u64 = 20 << 30;
+/// A sparse file: room for three databases of 14 GB together, their WAL and their copies; what is not written takes none.
+const POOL_BYTES: u64 = 40 << 30;
 const READY: Duration = Duration::from_secs(30);
 
 /// Mounts the pool, starts drivers and sidecars, makes the classes.
