@@ -17,7 +17,7 @@ use crate::{
     api::crds,
     archiver,
     controller::{self, context::Chain},
-    recovery,
+    planning, recovery,
     telemetry::{self, LogFormat},
     verify,
 };
@@ -50,6 +50,8 @@ enum Command {
     Agent(agent::Args),
     /// Recover restored volumes to the target of a PgRestore: runs in recovery pods, on the database's own image.
     Recover(recovery::Args),
+    /// Choose the backup of a PgRestore from the catalog in its archive: runs in planning pods.
+    Plan(planning::Args),
     /// What PostgreSQL calls for single files of WAL.
     #[command(subcommand)]
     Wal(Wal),
@@ -91,6 +93,8 @@ enum Failure {
     Controller(#[from] controller::Error),
     #[error(transparent)]
     Agent(#[from] agent::Error),
+    #[error(transparent)]
+    Plan(#[from] planning::Error),
     #[error(transparent)]
     Recover(#[from] recovery::Error),
     #[error(transparent)]
@@ -154,6 +158,7 @@ impl Command {
             Self::Controller(args) => single_threaded()?.block_on(controller::run(args))?,
             Self::Agent(args) => single_threaded()?.block_on(agent::run(args))?,
             Self::Recover(args) => single_threaded()?.block_on(recovery::run(args))?,
+            Self::Plan(args) => single_threaded()?.block_on(planning::run(args))?,
             Self::Wal(Wal::Fetch(args)) => return Ok(archiver::fetch::run(args)),
             Self::Wal(Wal::Push(args)) => return Ok(archiver::run_push(&args)),
             Self::Wal(Wal::Daemon(args)) => {

@@ -13,6 +13,7 @@
 //! | [`agent`] | one Deployment per protected database: backup session and WAL shipping |
 //! | [`archiver`] | WAL in the database's own pod: `archive_command`, its daemon, `restore_command` |
 //! | [`verify`] | `archive verify`: the archive read in full, a report, an exit code |
+//! | [`planning`] | the planning pod: chooses the backup of a restore from the catalog in an archive alone |
 //! | [`recovery`] | the recovery pod: makes a data directory right and lets PostgreSQL replay |
 //!
 //! Words: *cut* is the moment of a snapshot (`creationTime` is set), *ready* is `readyToUse`. A *lineage* is one unbroken
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod controller;
 pub mod csi;
 pub mod kubernetes;
+pub mod planning;
 pub mod postgres;
 pub mod recovery;
 pub mod retry;

@@ -22,10 +22,7 @@ use crate::{
         conditions::{self, PLANNED, Status},
         managers,
     },
-    archive::{
-        Contents, Ended, Lineage, LineageId, Refusal, Request,
-        plan::{plan, to_look_up},
-    },
+    archive::{Contents, LineageId, Refusal, Request, plan::plan},
     controller::context::Chain,
     kubernetes::{RequestError, apply_status, request},
 };
@@ -164,7 +161,15 @@ async fn one(shared: &Shared, config: &Config, restore: &PgRestore) -> bool {
 }
 
 async fn decide(shared: &Shared, config: &Config, restore: &PgRestore) -> Result<Outcome, Trouble> {
-    let RestoreSource { protection, backup } = &restore.spec.source;
+    let RestoreSource {
+        protection,
+        backup,
+        archive,
+    } = &restore.spec.source;
+    // A planning pod's: no agent need be there.
+    if archive.is_some() {
+        return Ok(Outcome::Other);
+    }
     if let Some(name) = backup {
         let Some(backup) = ours(shared, name).await? else {
             return Ok(Outcome::Other);
@@ -217,7 +222,7 @@ async fn in_lineages(
             can_decrypt: restore.spec.decryption.is_some(),
             ended: Vec::new(),
         };
-        request.ended = ended(&lineage, &request, &contents).await?;
+        request.ended = lineage.look_up(&request, &contents).await?;
         match plan(&request, &contents) {
             Ok(plan) => return Ok(Outcome::Planned(Box::new(plan))),
             // This history it is; that it cannot be read makes no other the right one.
@@ -236,20 +241,6 @@ async fn in_lineages(
             "NoLineage",
             "this protection has no lineage in the archive yet",
         )),
-    }
-}
-
-/// Where the transaction that is asked for ends.
-async fn ended(
-    lineage: &Lineage,
-    request: &Request,
-    contents: &Contents,
-) -> Result<Vec<Ended>, Trouble> {
-    let target = request.target.as_ref();
-    // Why nothing can be planned the plan says.
-    match (target.and_then(|it| it.xid), to_look_up(request, contents)) {
-        (Some(xid), Ok(names)) => Ok(lineage.ended(&names, xid.in_wal(), contents).await?),
-        (None, _) | (_, Err(_)) => Ok(Vec::new()),
     }
 }
 

@@ -10,6 +10,8 @@ pub const CREDENTIALS: &str = "highwater.dev/credentials";
 pub const CONTAINER: &str = "highwater.dev/container";
 /// On a StatefulSet: PostgreSQL's port, where the container declares none and it is not 5432.
 pub const PORT: &str = "highwater.dev/port";
+/// On a Namespace, where a cluster admin alone writes: the PgArchive in it whose catalogs may choose CSI snapshots to import.
+pub const IMPORT_FROM: &str = "highwater.dev/import-from";
 
 /// Label on everything made for a protection: its name.
 pub const PROTECTION_LABEL: &str = "highwater.dev/protection";

@@ -6,5 +6,7 @@ pub const CONTROLLER: &str = "highwater-controller";
 pub const TURN: &str = "highwater-controller-turn";
 /// The agent of a protected database.
 pub const AGENT: &str = "highwater-agent";
+/// The planning pod of a restore from an archive.
+pub const PLANNING: &str = "highwater-planning";
 /// The recovery pod of a restore.
 pub const RECOVERY: &str = "highwater-recovery";

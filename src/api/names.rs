@@ -97,6 +97,16 @@ pub fn recovery_account(restore: &str) -> String {
     join(&[restore, "recovery"], LONGEST)
 }
 
+/// Planning pod and its RoleBinding.
+pub fn planning(restore: &str) -> String {
+    join(&[restore, "planning"], LONGEST_LABEL)
+}
+
+/// The planning pod's ServiceAccount, by which, as in [`agent_account`], it is known to be this restore's.
+pub fn planning_account(restore: &str) -> String {
+    join(&[restore, "planning"], LONGEST)
+}
+
 /// The replication slot of a protection: letters, digits and underscores (PostgreSQL manual, section 27.2.6).
 pub fn slot(protection_uid: &str) -> String {
     let hash = hex::encode(&Sha256::digest(protection_uid.as_bytes())[..5]);
@@ -120,6 +130,7 @@ mod tests {
         let owner = "a".repeat(LONGEST_OWNER);
         assert_eq!(agent_account(&owner), format!("{owner}-highwater"));
         assert_eq!(recovery_account(&owner), format!("{owner}-recovery"));
+        assert_eq!(planning_account(&owner), format!("{owner}-planning"));
         assert!(agent_account(&owner).len() <= LONGEST);
         assert_ne!(
             agent_account(&format!("{owner}a")),

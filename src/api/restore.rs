@@ -1,7 +1,7 @@
 //! PgRestore: one restore.
 //!
-//! Written by the agent of the source: `plan`, condition `Planned`. Written by the recovery pod: `progress`, condition
-//! `Recovered`. Written by the controller: everything else.
+//! Written by the agent of the source: `plan`, condition `Planned`; where the source is an archive, by the planning pod, and
+//! `base` too. Written by the recovery pod: `progress`, condition `Recovered`. Written by the controller: everything else.
 
 use k8s_openapi::apimachinery::pkg::{
     api::resource::Quantity,
@@ -11,7 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{TargetTime, TargetTimeline, TargetXid};
+use super::{Mount, TargetTime, TargetTimeline, TargetXid, backup::any_object};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, TimelineId},
@@ -111,7 +111,7 @@ pub struct Decryption {
 
 /// What to restore from, in this namespace.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.protection) != has(self.backup)").message("give exactly one of protection and backup"))]
+#[x_kube(validation = Rule::new("[has(self.protection), has(self.backup), has(self.archive)].filter(x, x).size() == 1").message("give exactly one of protection, backup and archive"))]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreSource {
     /// A PgProtection: the best of its backups is chosen.
@@ -122,6 +122,30 @@ pub struct RestoreSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub backup: Option<String>,
+    /// A database in an archive, where PgProtection and PgBackup are gone or in another cluster: the best of the backups that its
+    /// catalog lists is chosen. Volumes are made only where a cluster admin has put the annotation `highwater.dev/import-from`
+    /// with the PgArchive's name on this Namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveSource>,
+}
+
+/// A database in an archive.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArchiveSource {
+    /// The PgArchive, in this namespace. Credentials that may only read are enough.
+    #[schemars(length(min = 1, max = 253))]
+    pub archive: String,
+    /// The database's name in the archive: its folder below the prefix, `status.archiveName` of the PgProtection that was.
+    #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+        "message": "name must begin and end with a letter or digit, and hold only a-z, 0-9, . and -: it is a folder in the bucket",
+    }]))]
+    pub name: String,
+    /// Which history of it. Needed only where several have backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<LineageId>,
 }
 
 /// Where in time to stop: exactly one of latest, time, lsn, xid, name and immediate; none of them, beside timeline, is latest.
@@ -225,6 +249,9 @@ pub struct PgRestoreStatus {
     /// What will be done: chosen once, and held to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<RestorePlan>,
+    /// The plan's backup as the archive's catalog describes it, where the source is an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<RestoreBase>,
     /// The new claims: written down before the first is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["claim".into()]))]
@@ -235,7 +262,7 @@ pub struct PgRestoreStatus {
     /// Seconds that each part took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<RestorePhases>,
-    /// `Planned` (agent); `Recovered` (recovery pod); `VolumesReady`, `HandedOver`, `Completed` (controller).
+    /// `Planned` (agent); where the source is an archive, `Planned` (planning pod); `Recovered` (recovery pod); `VolumesReady`, `HandedOver`, `Completed` (controller).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -268,6 +295,54 @@ pub struct RestorePlan {
     pub stop_at: Option<StopAt>,
     /// Bytes of WAL to replay.
     pub bytes: i64,
+}
+
+/// A backup as an archive's catalog describes it.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreBase {
+    /// The PgBackup's name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The StatefulSet that was backed up. One of that name in the restore's namespace counts in place of the recorded spec.
+    pub stateful_set_name: String,
+    /// The volumes.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["volume".into()]))]
+    pub volumes: Vec<BaseVolume>,
+    /// The StatefulSet's spec, without literal values of environment variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub stateful_set: Option<serde_json::Value>,
+}
+
+/// One volume of a backup as an archive's catalog describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BaseVolume {
+    /// The PersistentVolumeClaim.
+    pub claim: String,
+    /// The volume's name in the pod.
+    pub volume: String,
+    /// Where PostgreSQL's container mounted it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// The CSI driver.
+    pub driver: String,
+    /// The snapshot's CSI handle.
+    pub handle: String,
+    /// The claim's capacity in bytes.
+    pub capacity: i64,
+    /// The least size of a volume made from it, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_size: Option<i64>,
+    /// The claim's StorageClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+    /// `Filesystem` or `Block`.
+    pub volume_mode: String,
 }
 
 /// A recovery target that PostgreSQL itself stops at: exactly one of `time`, `lsn` and `xid`.

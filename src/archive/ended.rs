@@ -1,12 +1,31 @@
 //! Looking transactions up in archived WAL.
 
-use super::{Contents, Lineage, ReadError, plan::Ended};
+use super::{
+    Contents, Lineage, ReadError, Request,
+    plan::{Ended, to_look_up},
+};
 use crate::postgres::{
     SegmentName,
     wal::{self, Carry, Content, Record},
 };
 
 impl Lineage {
+    /// Where the transaction that `request` asks for ends. Why nothing can be planned the plan says.
+    ///
+    /// # Errors
+    /// The archive cannot be read.
+    pub async fn look_up(
+        &self,
+        request: &Request,
+        contents: &Contents,
+    ) -> Result<Vec<Ended>, ReadError> {
+        let target = request.target.as_ref();
+        match (target.and_then(|it| it.xid), to_look_up(request, contents)) {
+            (Some(xid), Ok(names)) => self.ended(&names, xid.in_wal(), contents).await,
+            (None, _) | (_, Err(_)) => Ok(Vec::new()),
+        }
+    }
+
     /// Where transaction `xid` ends in these segments, whole or not, in their order. What can be read with a private key only
     /// is left out, and what is there no more.
     ///

@@ -7,7 +7,7 @@ mod encryption;
 mod ended;
 mod error;
 #[cfg(test)]
-mod examples;
+pub(crate) mod examples;
 mod fetch;
 mod formats;
 mod handle;

@@ -32,6 +32,7 @@ use tokio::{
 pub use archive::{ArchiveError, Base, base};
 pub use directory::Texts;
 pub use files::{Owner, replace as replace_file};
+pub use report::patiently;
 
 use self::{
     fetch::{FetchConfig, MountedPaths},

@@ -139,7 +139,7 @@ impl Reporter {
 }
 
 /// Repeats a request that another try may help.
-async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, RequestError>
+pub async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, RequestError>
 where
     F: Future<Output = Result<T, RequestError>>,
 {

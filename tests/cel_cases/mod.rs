@@ -357,7 +357,14 @@ fn restore_rules() -> Vec<Case> {
             before: None,
             good: json!({"source": {"backup": "orders-1"}, "into": {"volumes": {"namePrefix": "copy"}}}),
             bad: json!({"source": {"backup": "orders-1", "protection": "orders"}, "into": {"statefulSet": "copy"}}),
-            message: "give exactly one of protection and backup",
+            message: "give exactly one of protection, backup and archive",
+        },
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: json!({"source": {"archive": {"archive": "main", "name": "shop-orders"}}, "planOnly": true}),
+            bad: json!({"source": {"archive": {"archive": "main", "name": "shop/orders"}}, "planOnly": true}),
+            message: "name must begin and end with a letter or digit, and hold only a-z, 0-9, . and -: it is a folder in the bucket",
         },
         Case {
             kind: "PgRestore",

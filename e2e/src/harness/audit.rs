@@ -260,7 +260,8 @@ pub(super) fn role_of(account: &str) -> Option<&'static str> {
     match account {
         "highwater-controller" => Some("controller"),
         name if name.ends_with("-highwater") => Some("agent"),
-        name if name.ends_with("-recovery") => Some("recovery"),
+        // One role for both.
+        name if name.ends_with("-recovery") || name.ends_with("-planning") => Some("recovery"),
         _ => None,
     }
 }

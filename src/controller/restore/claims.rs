@@ -59,7 +59,8 @@ pub fn bytes(quantity: &Quantity) -> Option<i64> {
     (0.0..9.0e18).contains(&value).then_some(value as i64)
 }
 
-/// What is made for each volume of `backup`; to be written down before the first is made.
+/// What is made for each volume of `backup`; to be written down before the first is made. `seen`: its snapshots as they were
+/// found; `None` where none is looked for, and each is imported by the handle that an archive's catalog has.
 ///
 /// # Errors
 /// A size that is too small; a snapshot that is gone for good.
@@ -67,7 +68,7 @@ pub fn volumes(
     identity: &Identity,
     into: &RestoreInto,
     backup: &PgBackup,
-    seen: &[SnapshotSeen],
+    seen: Option<&[SnapshotSeen]>,
 ) -> Result<Vec<RestoredVolume>, Rejection> {
     let status = backup.status.clone().unwrap_or_default();
     let wanted = into.size.as_ref().map(|size| {
@@ -95,12 +96,13 @@ pub fn volumes(
         volumes.push(RestoredVolume {
             claim: claim_name(into, &volume.volume),
             volume: volume.volume.clone(),
-            volume_snapshot: snapshot_name(
-                identity,
-                backup,
-                volume,
-                seen.get(at).unwrap_or(&none),
-            )?,
+            volume_snapshot: match seen {
+                Some(seen) => {
+                    let seen = seen.get(at).unwrap_or(&none);
+                    snapshot_name(identity, backup, volume, seen)?
+                }
+                None => import_name(identity, &volume.volume),
+            },
             size: wanted.unwrap_or(least),
         });
     }

@@ -8,7 +8,8 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{
-            NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+            Namespace, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+            ServiceAccount,
         },
         policy::v1::PodDisruptionBudget,
         rbac::v1::RoleBinding,
@@ -28,10 +29,12 @@ use super::{
     act::Kind,
     claims::{SnapshotSeen, claim_name},
     clone::Selecting,
+    recorded,
 };
 use crate::{
     api::{
-        PgArchive, PgBackup, PgProtection, PgRestore, PgRestoreStatus, VolumeStatus, annotations,
+        ArchiveSource, PgArchive, PgBackup, PgProtection, PgRestore, PgRestoreStatus, VolumeStatus,
+        annotations,
         conditions::{self, COMPLETED},
         names,
     },
@@ -49,9 +52,11 @@ pub struct Observed {
     pub identity: Identity,
     /// The protection of the source.
     pub protection: Option<PgProtection>,
-    /// The backup that the spec names, or else the plan.
+    /// The PgArchive that the Namespace's annotation allows to import from, where the source is one.
+    pub import_from: Option<String>,
+    /// The backup that the spec names, or else the plan; where the source is an archive, as its catalog has it.
     pub backup: Option<PgBackup>,
-    /// The plan's archive.
+    /// The archive that the spec names, or else the plan.
     pub archive: Option<PgArchive>,
     /// The StatefulSet of the source.
     pub live: Option<StatefulSet>,
@@ -69,6 +74,8 @@ pub struct Observed {
     pub service: Option<PartialObjectMeta<Service>>,
     /// The recovery pod.
     pub pod: Option<Pod>,
+    /// The planning pod, where the source is an archive.
+    pub planning_pod: Option<Pod>,
     /// The clone's pod.
     pub clone_pod: Option<Pod>,
     /// What selects pods in the namespace.
@@ -84,6 +91,7 @@ impl Observed {
             identity: Identity::of(&restore),
             restore,
             protection: None,
+            import_from: None,
             backup: None,
             archive: None,
             live: None,
@@ -94,6 +102,7 @@ impl Observed {
             set: None,
             service: None,
             pod: None,
+            planning_pod: None,
             clone_pod: None,
             selecting: Vec::new(),
             made: Vec::new(),
@@ -223,12 +232,14 @@ fn volumes(backup: Option<&PgBackup>) -> &[VolumeStatus] {
 #[derive(Default)]
 struct SourceSeen {
     protection: Option<PgProtection>,
+    import_from: Option<String>,
     backup: Option<PgBackup>,
     archive: Option<PgArchive>,
     live: Option<StatefulSet>,
     snapshots: Vec<SnapshotSeen>,
     topology: Vec<NodeSelectorTerm>,
     classes: BTreeMap<String, Option<String>>,
+    planning_pod: Option<Pod>,
 }
 
 struct TargetSeen {
@@ -243,6 +254,8 @@ struct TargetSeen {
 impl Observed {
     fn apply(&mut self, source: SourceSeen, target: TargetSeen, made: Vec<(Kind, String)>) {
         self.protection = source.protection;
+        self.import_from = source.import_from;
+        self.planning_pod = source.planning_pod;
         self.backup = source.backup;
         self.archive = source.archive;
         self.live = source.live;
@@ -268,6 +281,9 @@ async fn source(
         return Ok(SourceSeen::default());
     }
     let spec = &observed.restore.spec;
+    if let Some(archive) = &spec.source.archive {
+        return archived(reader, observed, archive).await;
+    }
     let plan = observed.status().plan;
     let backup_name = spec
         .source
@@ -300,7 +316,43 @@ async fn source(
         snapshots,
         topology,
         classes,
+        ..SourceSeen::default()
     })
+}
+
+/// Nothing of the source's is looked for, but a StatefulSet of its name that was made again.
+async fn archived(
+    reader: &Reader<'_>,
+    observed: &Observed,
+    source: &ArchiveSource,
+) -> Result<SourceSeen, RequestError> {
+    let base = observed.status().base;
+    let backup = base.as_ref().map(recorded::backup);
+    let set = base.as_ref().map(|base| base.stateful_set_name.as_str());
+    let planning = names::planning(&observed.identity.name);
+    let (archive, live, planning_pod, classes, import_from) = futures::try_join!(
+        reader.get(Some(&source.archive)),
+        reader.get(set),
+        reader.get(Some(&planning)),
+        classes(reader, observed, backup.as_ref()),
+        import_from(reader),
+    )?;
+    Ok(SourceSeen {
+        import_from,
+        backup,
+        archive,
+        live,
+        classes,
+        planning_pod,
+        ..SourceSeen::default()
+    })
+}
+
+async fn import_from(reader: &Reader<'_>) -> Result<Option<String>, RequestError> {
+    let namespaces: Api<Namespace> = Api::all(reader.client.clone());
+    let namespace = request(namespaces.get_opt(reader.namespace)).await?;
+    let annotations = namespace.and_then(|namespace| namespace.metadata.annotations);
+    Ok(annotations.and_then(|mut all| all.remove(annotations::IMPORT_FROM)))
 }
 
 /// The source's volumes may be gone; then nothing is known.

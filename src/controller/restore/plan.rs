@@ -11,6 +11,7 @@ use super::{
     act::Kind,
     claims, clone,
     observe::Observed,
+    planning::PlanningPod,
     pod::{self, RecoveryPod},
     source::Source,
     validate::{self, Door, Ready},
@@ -119,10 +120,11 @@ fn leftovers(made: Vec<(Kind, String)>) -> Step {
 
 /// What was only made to get there.
 fn scaffold(observed: &Observed) -> Vec<(Kind, String)> {
-    let recovery = names::recovery(&observed.identity.name);
+    let name = &observed.identity.name;
+    let pods = [names::recovery(name), names::planning(name)];
     let is_scaffold = |(kind, name): &&(Kind, String)| match kind {
         Kind::StatefulSet | Kind::Service | Kind::Claim => false,
-        Kind::Pod => *name == recovery,
+        Kind::Pod => pods.contains(name),
         Kind::ServiceAccount
         | Kind::RoleBinding
         | Kind::VolumeSnapshot
@@ -136,11 +138,7 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
     if status.volumes.is_empty() {
         return match validate::door(observed) {
             Door::Refused(refused) => Step::Fail(refused),
-            Door::Planning(message) => Step::Wait(Waiting {
-                phase: Phase::Planning,
-                message,
-                remove: Vec::new(),
-            }),
+            Door::Planning(message) => planning(observed, image, message),
             Door::Open(ready) if observed.restore.spec.plan_only == Some(true) => {
                 Step::Show(shown(&status, &ready))
             }
@@ -161,6 +159,43 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
         return Step::Fail(Rejection::new(recovered.reason.clone(), message));
     }
     recover(observed, image)
+}
+
+/// An agent plans by itself; where there is none, a pod is made for it.
+fn planning(observed: &Observed, image: &Image, message: String) -> Step {
+    let waits = |message| {
+        Step::Wait(Waiting {
+            phase: Phase::Planning,
+            message,
+            remove: Vec::new(),
+        })
+    };
+    let (Some(_), Some(archive)) = (&observed.restore.spec.source.archive, &observed.archive)
+    else {
+        return waits(message);
+    };
+    let [service_account, role_binding, pod] = PlanningPod {
+        identity: &observed.identity,
+        archive: &archive.spec,
+        image,
+    }
+    .objects();
+    let mut missing = vec![
+        (Kind::ServiceAccount, service_account),
+        (Kind::RoleBinding, role_binding),
+        (Kind::Pod, pod),
+    ];
+    missing.retain(|(kind, object)| !observed.has(*kind, name_of(object)));
+    if !missing.is_empty() {
+        return Step::Make(Phase::Planning, missing);
+    }
+    match &observed.planning_pod {
+        // An evicted pod never runs again.
+        Some(pod) if phase(pod) == Some("Failed") => {
+            Step::Remove(vec![(Kind::Pod, pod.name_any())])
+        }
+        pod => waits(pod.as_ref().and_then(trouble).unwrap_or(message)),
+    }
 }
 
 /// What a plan alone says.

@@ -73,7 +73,7 @@ impl RecoveryPod<'_> {
         json!({
             "name": name,
             "namespace": self.identity.namespace,
-            "labels": labels(self.identity),
+            "labels": labels(self.identity, "recovery"),
             "ownerReferences": [self.identity.owner_reference()],
         })
     }
@@ -153,15 +153,7 @@ impl RecoveryPod<'_> {
             format!("--namespace={}", self.identity.namespace),
             format!("--restore={}", self.identity.name),
         ];
-        if self.archive.credentials.is_some() {
-            args.push(format!("--archive-credentials={ARCHIVE_CREDENTIALS}"));
-        }
-        if self.archive.ca_secret().is_some() {
-            args.push(format!("--archive-ca={ARCHIVE_CA}/ca.crt"));
-        }
-        if self.archive.directory.is_some() {
-            args.push(format!("--archive-directory={ARCHIVE_DIRECTORY}"));
-        }
+        args.extend(archive_args(self.archive));
         if self.decryption.is_some() {
             args.push(format!("--decryption-identity={DECRYPTION}/identity"));
         }
@@ -192,51 +184,48 @@ impl RecoveryPod<'_> {
                 all.mount(&name, &mount.path, json!({"subPath": mount.sub_path}));
             }
         }
-        self.archive_volumes(&mut all);
-        (all.volumes, all.mounts)
-    }
-
-    /// Readable by whoever PostgreSQL runs as, which the pod's spec need not tell.
-    fn archive_volumes(&self, all: &mut Volumes) {
-        let read_only = || json!({"readOnly": true});
-        if let Some(credentials) = &self.archive.credentials {
-            let secret = json!({"secretName": credentials.secret_name, "defaultMode": 0o444});
-            all.add("archive-credentials", json!({ "secret": secret }));
-            all.mount("archive-credentials", ARCHIVE_CREDENTIALS, read_only());
-        }
+        all.archive(self.archive);
         if let Some(Decryption { secret_name, key }) = self.decryption {
             let items = json!([{"key": key, "path": "identity"}]);
             // A Secret that is missing would keep the pod waiting without a word: recovery says it.
             let secret = json!({"secretName": secret_name, "defaultMode": 0o444, "items": items, "optional": true});
             all.add("decryption", json!({ "secret": secret }));
-            all.mount("decryption", DECRYPTION, read_only());
+            all.mount("decryption", DECRYPTION, json!({"readOnly": true}));
         }
-        if let Some(ca) = self.archive.ca_secret() {
-            let items = json!([{"key": ca.key, "path": "ca.crt"}]);
-            let secret = json!({"secretName": ca.name, "defaultMode": 0o444, "items": items});
-            all.add("archive-ca", json!({ "secret": secret }));
-            all.mount("archive-ca", ARCHIVE_CA, read_only());
-        }
-        if let Some(directory) = &self.archive.directory {
-            let claim = json!({"claimName": directory.persistent_volume_claim});
-            all.add("archive", json!({ "persistentVolumeClaim": claim }));
-            all.mount("archive", ARCHIVE_DIRECTORY, read_only());
-        }
+        (all.volumes, all.mounts)
     }
 }
 
-/// The labels of recovery pods: none that the source's pods have.
-pub fn labels(identity: &Identity) -> Json {
+/// Where a program finds what [`Volumes::archive`] mounts.
+pub fn archive_args(archive: &PgArchiveSpec) -> Vec<String> {
+    let mut args = Vec::new();
+    if archive.credentials.is_some() {
+        args.push(format!("--archive-credentials={ARCHIVE_CREDENTIALS}"));
+    }
+    if archive.ca_secret().is_some() {
+        args.push(format!("--archive-ca={ARCHIVE_CA}/ca.crt"));
+    }
+    if archive.directory.is_some() {
+        args.push(format!("--archive-directory={ARCHIVE_DIRECTORY}"));
+    }
+    args
+}
+
+/// The labels of recovery and planning pods: none that the source's pods have.
+pub fn labels(identity: &Identity, component: &str) -> Json {
     let mut labels = identity.labels();
-    labels[COMPONENT_LABEL] = json!("recovery");
+    labels[COMPONENT_LABEL] = json!(component);
     labels[annotations::MANAGED_BY_LABEL] = json!(annotations::MANAGED_BY);
     labels
 }
 
+/// A pod's volumes, and where its container mounts them.
 #[derive(Default)]
-struct Volumes {
-    volumes: Vec<Json>,
-    mounts: Vec<Json>,
+pub struct Volumes {
+    /// `spec.volumes`.
+    pub volumes: Vec<Json>,
+    /// `volumeMounts`.
+    pub mounts: Vec<Json>,
 }
 
 impl Volumes {
@@ -247,6 +236,27 @@ impl Volumes {
     fn mount(&mut self, name: &str, path: &str, more: Json) {
         let mount = json!({"name": name, "mountPath": path});
         self.mounts.push(without_nulls(merged(mount, more)));
+    }
+
+    /// The archive's Secrets and directory: readable by whoever PostgreSQL runs as, which the pod's spec need not tell.
+    pub fn archive(&mut self, archive: &PgArchiveSpec) {
+        let read_only = || json!({"readOnly": true});
+        if let Some(credentials) = &archive.credentials {
+            let secret = json!({"secretName": credentials.secret_name, "defaultMode": 0o444});
+            self.add("archive-credentials", json!({ "secret": secret }));
+            self.mount("archive-credentials", ARCHIVE_CREDENTIALS, read_only());
+        }
+        if let Some(ca) = archive.ca_secret() {
+            let items = json!([{"key": ca.key, "path": "ca.crt"}]);
+            let secret = json!({"secretName": ca.name, "defaultMode": 0o444, "items": items});
+            self.add("archive-ca", json!({ "secret": secret }));
+            self.mount("archive-ca", ARCHIVE_CA, read_only());
+        }
+        if let Some(directory) = &archive.directory {
+            let claim = json!({"claimName": directory.persistent_volume_claim});
+            self.add("archive", json!({ "persistentVolumeClaim": claim }));
+            self.mount("archive", ARCHIVE_DIRECTORY, read_only());
+        }
     }
 }
 

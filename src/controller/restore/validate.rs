@@ -1,8 +1,8 @@
 //! What keeps a restore from being carried out, found before anything is made. Pure.
 
-use super::{Rejection, claims, clone, observe::Observed, source::Source};
+use super::{Rejection, claims, clone, observe::Observed, recorded, source::Source};
 use crate::api::{
-    PgBackup, RestorePlan, RestoredVolume,
+    ArchiveSource, PgBackup, RestorePlan, RestoredVolume,
     conditions::{self, COMPLETED, PLANNED, Status},
     names,
 };
@@ -49,7 +49,10 @@ pub fn door(observed: &Observed) -> Door {
             let said = planned
                 .map(|planned| planned.message.as_str())
                 .filter(|m| !m.is_empty());
-            let waiting = "waiting for the agent of the source to choose backup and timeline";
+            let waiting = match &observed.restore.spec.source.archive {
+                Some(_) => "waiting for the planning pod to choose backup and timeline",
+                None => "waiting for the agent of the source to choose backup and timeline",
+            };
             return Door::Planning(said.unwrap_or(waiting).to_owned());
         }
     };
@@ -62,13 +65,7 @@ pub fn door(observed: &Observed) -> Door {
 fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Rejection> {
     let spec = &observed.restore.spec;
     if observed.archive.is_none() {
-        return Err(Rejection::new(
-            "ArchiveNotFound",
-            format!(
-                "PgArchive {} does not exist: create it again, it names the bucket that the WAL is in",
-                plan.archive
-            ),
-        ));
+        return Err(no_archive(&plan.archive));
     }
     let Some(backup) = observed.backup.clone() else {
         return Err(Rejection::new(
@@ -99,12 +96,26 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
         }
     }
     other_driver(observed, &backup)?;
-    let volumes = claims::volumes(&observed.identity, &spec.into, &backup, &observed.snapshots)?;
+    let found = spec
+        .source
+        .archive
+        .is_none()
+        .then_some(observed.snapshots.as_slice());
+    let volumes = claims::volumes(&observed.identity, &spec.into, &backup, found)?;
     Ok(Ready {
         backup,
         source,
         volumes,
     })
+}
+
+fn no_archive(name: &str) -> Rejection {
+    Rejection::new(
+        "ArchiveNotFound",
+        format!(
+            "PgArchive {name} does not exist: create it again, it names the bucket that the WAL is in"
+        ),
+    )
 }
 
 fn name_too_long(observed: &Observed) -> Option<Rejection> {
@@ -153,6 +164,9 @@ pub fn names_taken(observed: &Observed) -> Option<Rejection> {
 
 fn source_missing(observed: &Observed) -> Option<Rejection> {
     let source = &observed.restore.spec.source;
+    if let Some(source) = &source.archive {
+        return archive_missing(observed, source);
+    }
     if let (Some(name), None) = (&source.backup, &observed.backup) {
         return Some(Rejection::new(
             "BackupNotFound",
@@ -181,6 +195,17 @@ fn source_missing(observed: &Observed) -> Option<Rejection> {
     ))
 }
 
+fn archive_missing(observed: &Observed, source: &ArchiveSource) -> Option<Rejection> {
+    if observed.archive.is_none() {
+        return Some(no_archive(&source.archive));
+    }
+    if observed.restore.spec.plan_only == Some(true) {
+        return None;
+    }
+    let allowed = observed.import_from.as_deref();
+    recorded::not_allowed(source, &observed.identity.namespace, allowed)
+}
+
 /// The plan is an agent's word, and an agent speaks for its own protection alone.
 fn is_of_source(
     observed: &Observed,
@@ -188,6 +213,9 @@ fn is_of_source(
     backup: &PgBackup,
 ) -> Result<(), Rejection> {
     let source = &observed.restore.spec.source;
+    if let Some(archive) = &source.archive {
+        return recorded::is_of_archive(archive, plan);
+    }
     let protection = observed.protection.as_ref();
     let named = source.protection.as_deref();
     let protection = named.or(protection.and_then(|found| found.metadata.name.as_deref()));

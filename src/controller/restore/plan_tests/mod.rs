@@ -1,5 +1,6 @@
 //! What a restore does next, on observations made by hand.
 
+mod archive_tests;
 mod clone_tests;
 mod import_tests;
 mod reach_tests;
