@@ -39,6 +39,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let name = text(&backup["metadata"]["name"]);
     the_agent(kubectl, namespace, name).await?;
     the_recovery_pod(kubectl, namespace).await?;
+    the_planning_pod(kubectl, namespace).await?;
     the_controller(deployment, namespace, name).await?;
 
     removal::a_restore_deleted_at_hand_over_leaves_nothing(kubectl, namespace).await?;
@@ -75,6 +76,17 @@ fn neighbours(kubectl: &Kubectl, namespace: &str) -> Result<()> {
         object("PgBackup", "billing-1", "{protection: billing}"),
         restore("of-billing", "{protection: billing}"),
         restore("of-its-backup", "{backup: billing-1}"),
+        // Its planning pod asks a store that does not answer, as long as it is let.
+        object(
+            "PgArchive",
+            "nowhere",
+            "{s3: {bucket: nowhere, endpoint: \"http://127.0.0.1:1\", allowHttp: true}, credentials: {secretName: bucket}}",
+        ),
+        object(
+            "PgRestore",
+            "unplanned",
+            "{source: {archive: {archive: nowhere, name: any}}, planOnly: true}",
+        ),
     ];
     kubectl.apply(&all.concat()).map(drop)
 }
@@ -211,6 +223,7 @@ async fn its_own_restores(agent: &Account, kinds: &Kinds<'_>, backup: &str) -> R
     all(agent, own).await?;
     let restores = vec![
         kinds.condition(of_billing, "Planned"),
+        kinds.condition(("PgRestore", "unplanned"), "Planned"),
         kinds.condition(held, "Completed"),
         kinds.condition(held, "Recovered"),
         kinds.status("pgrestores/held", "volumes"),
@@ -254,6 +267,36 @@ async fn the_recovery_pod(kubectl: &Kubectl, namespace: &str) -> Result<()> {
         kinds.status("pgrestores/held", "plan"),
     ];
     none(&recovery, "'highwater-recovery'", requests).await
+}
+
+async fn the_planning_pod(kubectl: &Kubectl, namespace: &str) -> Result<()> {
+    let account = "unplanned-planning";
+    until("the planning pod's rights", story::LIMIT, || {
+        let bound = kubectl.get(namespace, "rolebinding", account)?;
+        Ok(bound.and(kubectl.get(namespace, "serviceaccount", account)?))
+    })
+    .await?;
+    let planning = Account::of(kubectl, namespace, account).await?;
+    let kinds = Kinds {
+        namespace,
+        manager: "highwater-planning",
+    };
+    let (unplanned, held) = (("PgRestore", "unplanned"), ("PgRestore", "held"));
+    let own = [
+        get(kinds.path("pgrestores/unplanned")),
+        get(kinds.path("pgarchives/nowhere")),
+        kinds.condition(unplanned, "Planned"),
+        kinds.apply(unplanned, plan("any")),
+    ];
+    all(&planning, own).await?;
+    none(&planning, NO_RIGHT, beyond_its_kinds(namespace)).await?;
+    let requests = vec![
+        kinds.condition(held, "Planned"),
+        kinds.condition(unplanned, "Completed"),
+        kinds.condition(unplanned, "Recovered"),
+        kinds.apply(unplanned, json!({"into": "elsewhere"})),
+    ];
+    none(&planning, "'highwater-planning'", requests).await
 }
 
 async fn the_controller(deployment: &Deployment, namespace: &str, backup: &str) -> Result<()> {
