@@ -60,7 +60,12 @@ pub enum Way {
     Spread,
 }
 
-const WAYS: [Way; 4] = [Way::Without, Way::BackupMode, Way::Fast, Way::Spread];
+/// What is judged.
+const JUDGED: [Way; 2] = [Way::Without, Way::BackupMode];
+/// With what is only told: a checkpoint that is spread takes minutes.
+const ALL: [Way; 4] = [Way::Without, Way::BackupMode, Way::Fast, Way::Spread];
+/// In so many rounds.
+const TOLD: u32 = 2;
 
 /// One minute of load.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +76,18 @@ pub struct Run {
     checkpoint: Option<f64>,
 }
 
-/// Each way once in each round.
+/// The ways of a round; who begins changes from round to round.
+fn ways(round: u32) -> Vec<Way> {
+    let mut ways = match round {
+        ..=TOLD => ALL.to_vec(),
+        _ => JUDGED.to_vec(),
+    };
+    let by = usize::try_from(round).unwrap_or_default() % ways.len();
+    ways.rotate_left(by);
+    ways
+}
+
+/// Each way of a round once.
 pub async fn measure(place: &Place, rounds: u32, each: Duration) -> Result<Vec<Vec<Run>>> {
     let (namespace, watch) = place.empty("cost")?;
     let site = Site::prepare(place, &namespace, &watch).await?;
@@ -80,10 +96,8 @@ pub async fn measure(place: &Place, rounds: u32, each: Duration) -> Result<Vec<V
     println!("at most {:.0} transactions/s; at {rate:.0}", most.rate);
     let mut all = Vec::new();
     for round in 1..=rounds {
-        let mut ways = WAYS;
-        ways.rotate_left(usize::try_from(round)? % WAYS.len());
         let mut runs = Vec::new();
-        for way in ways {
+        for way in ways(round) {
             let run = site.run(way, round, (each, rate)).await;
             let run = run.with_context(|| format!("round {round}, {way:?}"))?;
             let Load {
@@ -327,6 +341,19 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn each_round_has_what_is_judged_and_the_first_have_all() {
+        for round in 1..=6 {
+            let ways = ways(round);
+            for way in ALL {
+                let wanted = round <= TOLD || JUDGED.contains(&way);
+                let count = ways.iter().filter(|it| **it == way).count();
+                assert_eq!(count, usize::from(wanted), "round {round}: {way:?}");
+            }
+        }
+        assert_ne!(ways(3)[0], ways(4)[0]);
+    }
 
     #[test]
     fn backup_mode_is_judged_by_its_round_and_the_checkpoint_is_told_apart() {

@@ -246,7 +246,7 @@ impl Report {
     }
 }
 
-/// Each size's, and how much of the least median the greatest one is.
+/// Each size's, and how many times as long a greater one takes as a smaller one.
 fn sizes(pairs: &[Pair]) -> Result<Vec<Mark>> {
     let mut marks = flat(
         "1, 3, 10 GB: session to Stopped",
@@ -271,19 +271,14 @@ fn flat<'a>(
 ) -> Result<Vec<Mark>> {
     let told = pairs.map(|(name, pair)| Mark::of((name, "s"), None, how, &pair.ours(figure)));
     let mut marks: Vec<_> = told.collect::<Result<_>>()?;
-    let medians = || marks.iter().map(|mark| mark.value);
-    let (least, greatest) = (
-        medians().min_by(f64::total_cmp),
-        medians().max_by(f64::total_cmp),
-    );
-    let (least, greatest) = least.zip(greatest).context("no size was measured")?;
-    let how = "greatest median by the least one";
-    marks.push(Mark::of(
-        (name, "x"),
-        Some(TIMES),
-        how,
-        &[greatest / least],
-    )?);
+    let by_smaller = marks.iter().enumerate().flat_map(|(at, greater)| {
+        let smaller = marks[..at].iter();
+        smaller.map(|smaller| greater.value / smaller.value)
+    });
+    let growth = by_smaller.max_by(f64::total_cmp);
+    let growth = growth.context("no two sizes were measured")?;
+    let how = "the greatest median of a size by that of a smaller one";
+    marks.push(Mark::of((name, "x"), Some(TIMES), how, &[growth])?);
     Ok(marks)
 }
 
@@ -344,16 +339,19 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_flat_when_the_greatest_is_near_the_least() {
-        let report = |ten: f64| Report {
-            sizes: [1.0, 0.9, ten].map(|ours| pair(&[ours], &[])).into(),
+    fn sizes_are_flat_when_a_greater_one_takes_no_longer() {
+        let report = |sizes: [f64; 3]| Report {
+            sizes: sizes.map(|ours| pair(&[ours], &[])).into(),
             ..Report::default()
         };
-        assert!(broken(&report(1.1)).is_empty());
+        assert!(broken(&report([1.0, 0.9, 1.1])).is_empty());
         let flat = ["1, 3, 10 GB: session to Stopped"];
-        assert_eq!(broken(&report(1.2)), flat);
+        assert_eq!(broken(&report([1.0, 0.9, 1.2])), flat);
+        // That the smallest takes longest is no growth.
+        assert!(broken(&report([2.0, 1.0, 1.1])).is_empty());
         let both = [flat[0], "1, 3, 10 GB: to Completed"];
-        assert_eq!(broken(&report(3.0)), both);
+        assert_eq!(broken(&report([1.0, 0.9, 3.0])), both);
+        assert_eq!(broken(&report([1.0, 3.0, 1.0])), both);
     }
 
     #[test]
