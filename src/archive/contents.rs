@@ -8,7 +8,10 @@ use std::{
 use jiff::Timestamp;
 use object_store::path::Path;
 
-use super::{ClockPair, Identity, IndexEntry, Manifest, RestorePoint};
+use super::{
+    ClockPair, Identity, IndexEntry, Manifest, Piece, RestorePoint,
+    pieces::{Pieces, Ranges},
+};
 use crate::postgres::{Lsn, SegmentName, TimelineHistory, TimelineId};
 
 /// What a lineage holds.
@@ -69,63 +72,6 @@ pub struct Records {
     pub last_commit: Option<Timestamp>,
 }
 
-/// A stretch of WAL that is there: a segment or the beginning of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The timeline in the segment's name.
-    pub timeline: TimelineId,
-    /// Its first byte.
-    pub from: Lsn,
-    /// The byte after its last.
-    pub to: Lsn,
-    /// What its records say; `None` where that is not known.
-    pub records: Option<Records>,
-    /// Whether it can be read with a private key only.
-    pub encrypted: bool,
-}
-
-/// Unbroken stretches of the log, in its order. All pieces lie in one place, as there may be a million.
-#[derive(Clone, Debug, Default)]
-pub struct Ranges {
-    pieces: Vec<Piece>,
-    /// Of each range, the number of its first piece.
-    begins: Vec<usize>,
-}
-
-impl Ranges {
-    /// Each with its first piece at least.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &[Piece]> {
-        (0..self.len()).map(|number| self.range(number))
-    }
-
-    /// How many there are.
-    pub const fn len(&self) -> usize {
-        self.begins.len()
-    }
-
-    /// Whether there is no WAL at all.
-    pub const fn is_empty(&self) -> bool {
-        self.begins.is_empty()
-    }
-
-    /// The range of that number; empty if there is none.
-    pub fn range(&self, number: usize) -> &[Piece] {
-        let Some(begin) = self.begins.get(number) else {
-            return &[];
-        };
-        let end = self.begins.get(number + 1).copied();
-        let range = *begin..end.unwrap_or(self.pieces.len());
-        self.pieces.get(range).unwrap_or_default()
-    }
-
-    /// The number of the last range that begins at `lsn` or before it.
-    pub fn beginning_by(&self, lsn: Lsn) -> Option<usize> {
-        let from = |at: &usize| self.pieces.get(*at).map(|piece| piece.from);
-        let behind = self.begins.partition_point(|at| from(at) <= Some(lsn));
-        behind.checked_sub(1)
-    }
-}
-
 impl From<&IndexEntry> for Segment {
     fn from(entry: &IndexEntry) -> Self {
         let read = entry.sha256_valid.is_some();
@@ -153,17 +99,25 @@ impl Contents {
     /// The log as the timeline `timeline` sees it, in its order. Of a segment that holds a switch, the new timeline's copy
     /// counts; while that does not reach the switch, the old one's up to there.
     pub fn pieces(&self, timeline: TimelineId) -> Vec<Piece> {
-        let mut pieces = self.of_line(timeline);
-        // Runs that are in order already, one after the other: that is quick.
-        pieces.sort_by_key(|piece| piece.from);
-        pieces.dedup_by(|next, kept| {
-            let same = next.from == kept.from;
-            if same && (next.to, next.timeline) > (kept.to, kept.timeline) {
-                *kept = *next;
-            }
-            same
-        });
-        pieces
+        self.pieces_within(timeline, Lsn::new(0), Lsn::new(u64::MAX))
+    }
+
+    /// As [`Self::pieces`], of the segments that hold `from` to `to` alone: what is asked of a short stretch must not cost a walk
+    /// along a million.
+    fn pieces_within(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Vec<Piece> {
+        let ancestors = self.ancestors(timeline);
+        let begins = ancestors
+            .last()
+            .map_or(Lsn::new(0), |(_, left_at)| *left_at);
+        let all = self.segments.len() + self.tails.len();
+        let asked = to.bytes_since(from) / self.identity.segment_size.get() + 2;
+        let asked = usize::try_from(asked).unwrap_or(usize::MAX);
+        let mut pieces = Pieces::with_capacity(asked.min(all));
+        for (ancestor, left_at) in ancestors {
+            pieces.extend(self.own_pieces(ancestor, (from, to), Some(left_at)));
+        }
+        pieces.extend(self.own_pieces(timeline, (from.max(begins), to), None));
+        pieces.in_order()
     }
 
     /// Whether the object that `piece` is of holds more, which is another line's.
@@ -174,30 +128,18 @@ impl Contents {
         whole.or_else(tail).is_some_and(|end| end > piece.to)
     }
 
-    /// Everything that is there on the line of `timeline`, cut where the line leaves an ancestor.
-    fn of_line(&self, timeline: TimelineId) -> Vec<Piece> {
-        let ancestors = self.ancestors(timeline);
-        let begins = ancestors
-            .last()
-            .map_or(Lsn::new(0), |(_, left_at)| *left_at);
-        let mut pieces = Vec::with_capacity(self.segments.len() + self.tails.len());
-        for (ancestor, left_at) in ancestors {
-            pieces.extend(self.own_pieces(ancestor, Lsn::new(0), Some(left_at)));
-        }
-        pieces.extend(self.own_pieces(timeline, begins, None));
-        pieces
-    }
-
-    /// What is there of `timeline` itself, from the segment on that holds `begins`, up to where it was left.
+    /// What is there of `timeline` itself in the segments that hold `from` to `to`, up to where it was left.
     fn own_pieces(
         &self,
         timeline: TimelineId,
-        begins: Lsn,
+        (from, to): (Lsn, Lsn),
         left_at: Option<Lsn>,
     ) -> impl Iterator<Item = Piece> {
         let size = self.identity.segment_size;
-        let first = SegmentName::containing(timeline, begins, size);
-        let last = SegmentName::containing(timeline, left_at.unwrap_or(Lsn::new(u64::MAX)), size);
+        let until = left_at.map_or(to, |left_at| left_at.min(to));
+        let last = SegmentName::containing(timeline, until, size);
+        // Where it was left before `from`, of its last segment nothing is asked: that does no harm.
+        let first = SegmentName::containing(timeline, from, size).min(last);
         // Behind the end of valid WAL nothing can be replayed: it is as if it were missing.
         let whole = (self.segments.range(first..=last))
             .map(|(name, segment)| (*name, segment.valid_end, segment.records, segment.encrypted));
@@ -222,13 +164,7 @@ impl Contents {
 
     /// [`Self::pieces`], cut where bytes are missing.
     pub fn ranges(&self, timeline: TimelineId) -> Ranges {
-        let pieces = self.pieces(timeline);
-        let begins = (0..pieces.len()).filter(|at| {
-            let before = at.checked_sub(1).and_then(|before| pieces.get(before));
-            before.map(|before| before.to) != pieces.get(*at).map(|piece| piece.from)
-        });
-        let begins = begins.collect();
-        Ranges { pieces, begins }
+        Ranges::of(self.pieces(timeline))
     }
 
     /// The ancestors of a timeline, oldest first, each with the position where the history leaves it.
@@ -291,15 +227,14 @@ impl Contents {
 
     /// The latest commit time in a timeline's own WAL, as far as its records were read.
     pub fn last_commit(&self, timeline: TimelineId) -> Option<Timestamp> {
-        let whole = self
-            .segments
-            .iter()
-            .map(|(name, whole)| (name, whole.records));
-        let tails = self.tails.iter().map(|(name, tail)| (name, tail.records));
-        let own = whole
-            .chain(tails)
-            .filter(|(name, _)| name.timeline() == timeline);
-        own.filter_map(|(_, records)| records?.last_commit).max()
+        let size = self.identity.segment_size;
+        let name = |lsn| SegmentName::containing(timeline, Lsn::new(lsn), size);
+        let own = name(0)..=name(u64::MAX);
+        let whole = self.segments.range(own.clone());
+        let tails = self.tails.range(own);
+        let whole = whole.map(|(_, whole)| whole.records);
+        let own = whole.chain(tails.map(|(_, tail)| tail.records));
+        own.filter_map(|records| records?.last_commit).max()
     }
 
     /// Where each timeline's valid WAL ends.
@@ -351,7 +286,7 @@ impl Contents {
     /// The first position from `from` on that is missing before `to`, as `timeline` sees the log.
     pub fn first_missing(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Option<Lsn> {
         let mut reached = from;
-        for piece in self.pieces(timeline) {
+        for piece in self.pieces_within(timeline, from, to) {
             if piece.from <= reached && reached < piece.to {
                 reached = piece.to;
             }

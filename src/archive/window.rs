@@ -5,10 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::{
-    Contents, Manifest,
-    contents::{Piece, Ranges, on_line},
-};
+use super::{Contents, Manifest, Piece, contents::on_line, pieces::Ranges};
 use crate::{
     api::{Fork, Gap, RecoveryWindow, TimelineWindow},
     postgres::{Lsn, TimelineId},

@@ -1,10 +1,12 @@
 //! Which timeline a restore follows, and the backups that it can begin with.
 
+use std::cmp::Reverse;
+
 use super::{Refusal, Request};
 use crate::{
     api::TargetTimeline,
     archive::{
-        Contents,
+        Contents, Manifest,
         window::{Base, bases, newest_timeline},
     },
     postgres::TimelineId,
@@ -22,51 +24,53 @@ impl<'a> Line<'a> {
     pub fn choose(request: &Request, contents: &'a Contents) -> Result<Self, Refusal> {
         let asked = request.target.as_ref().and_then(|target| target.timeline);
         let named = request.backup.as_deref();
-        let is_named = |base: &Base<'_>| named.is_none_or(|uid| base.manifest.uid == uid);
+        let is_named = |manifest: &Manifest| named.is_none_or(|uid| manifest.uid == uid);
         let followed = match (asked.unwrap_or(TargetTimeline::Latest), named) {
-            (TargetTimeline::Latest, Some(_)) => newest_first(contents),
+            (TargetTimeline::Latest, Some(_)) => going_on_from(contents, is_named),
             (TargetTimeline::Latest, None) => {
                 vec![with_history(contents, newest_timeline(contents))?]
             }
             (TargetTimeline::Id(id), _) => vec![known(contents, id)?],
-            (TargetTimeline::Current, _) => return Self::of_backup(contents, named, is_named),
-        };
-        for timeline in followed {
-            let mut bases = bases(contents, timeline);
-            bases.retain(is_named);
-            if !bases.is_empty() {
-                return Ok(Self {
-                    contents,
-                    timeline,
-                    bases,
-                });
+            (TargetTimeline::Current, _) => {
+                let current = Self::of_backup(contents, is_named);
+                return current.ok_or_else(|| nothing(contents, named));
             }
+        };
+        let mut lines = followed
+            .into_iter()
+            .map(|timeline| Self::of(contents, timeline, is_named));
+        let line = lines.find(|line| !line.bases.is_empty());
+        line.ok_or_else(|| nothing(contents, named))
+    }
+
+    /// That of `timeline`, with those of its backups that will do.
+    fn of(
+        contents: &'a Contents,
+        timeline: TimelineId,
+        will_do: impl Fn(&Manifest) -> bool,
+    ) -> Self {
+        let mut bases = bases(contents, timeline);
+        bases.retain(|base| will_do(base.manifest));
+        Self {
+            contents,
+            timeline,
+            bases,
         }
-        Err(nothing(contents, named))
     }
 
     /// The timeline that the newest of the backups was taken on, and those that were.
-    fn of_backup(
-        contents: &'a Contents,
-        named: Option<&str>,
-        is_named: impl Fn(&Base<'_>) -> bool,
-    ) -> Result<Self, Refusal> {
-        let lines = newest_first(contents).into_iter().map(|timeline| {
-            let mut bases = bases(contents, timeline);
-            bases.retain(|base| base.manifest.timeline == timeline && is_named(base));
-            Self {
-                contents,
-                timeline,
-                bases,
-            }
+    fn of_backup(contents: &'a Contents, is_named: impl Fn(&Manifest) -> bool) -> Option<Self> {
+        let backups = contents.backups.iter().map(|(_, manifest)| manifest);
+        let mut newest: Vec<&Manifest> = backups
+            .filter(|backup| is_named(backup) && contents.has_history(backup.timeline))
+            .collect();
+        newest.sort_by_key(|backup| (Reverse(backup.stopped_at), backup.timeline));
+        let mut lines = newest.into_iter().filter_map(|backup| {
+            let timeline = backup.timeline;
+            let taken_on = |it: &Manifest| it.timeline == timeline && is_named(it);
+            holds(contents, timeline, backup).then(|| Self::of(contents, timeline, taken_on))
         });
-        let newest = lines.max_by_key(|line| {
-            let stops = line.bases.iter().map(|base| base.manifest.stopped_at);
-            stops.max()
-        });
-        newest
-            .filter(|line| !line.bases.is_empty())
-            .ok_or_else(|| nothing(contents, named))
+        lines.find(|line| !line.bases.is_empty())
     }
 
     /// What can be recovered: each stretch of WAL that a backup leads to.
@@ -114,6 +118,25 @@ fn newest_first(contents: &Contents) -> Vec<TimelineId> {
     timelines
         .filter(|timeline| contents.has_history(*timeline))
         .collect()
+}
+
+/// The timelines that hold one of the backups, the newest first.
+fn going_on_from(contents: &Contents, is_named: impl Fn(&Manifest) -> bool) -> Vec<TimelineId> {
+    let backups = contents.backups.iter().map(|(_, manifest)| manifest);
+    let named: Vec<&Manifest> = backups.filter(|backup| is_named(backup)).collect();
+    let mut timelines = newest_first(contents);
+    timelines.retain(|timeline| {
+        let mut named = named.iter();
+        named.any(|backup| holds(contents, *timeline, backup))
+    });
+    timelines
+}
+
+/// Whether a backup lies on the line of `timeline` with all of its WAL: of that stretch alone, as to walk along each of many
+/// timelines takes long.
+fn holds(contents: &Contents, timeline: TimelineId, backup: &Manifest) -> bool {
+    let missing = || contents.first_missing(timeline, backup.start_lsn, backup.stop_lsn);
+    contents.on_line(backup, timeline) && missing().is_none()
 }
 
 fn with_history(contents: &Contents, timeline: TimelineId) -> Result<TimelineId, Refusal> {

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{Refusal, Request, line::Line};
 use crate::{
-    archive::{Contents, Piece},
-    postgres::{Lsn, SegmentName, TimelineId},
+    archive::{Contents, Piece, Segment, window::Base},
+    postgres::{Lsn, SegmentName, SegmentSize, TimelineId},
 };
 
 /// The record that ends a transaction.
@@ -40,31 +40,44 @@ pub fn to_look_up(request: &Request, contents: &Contents) -> Result<Vec<SegmentN
 }
 
 impl Line<'_> {
-    /// The pieces that a backup leads to in which transaction `xid` may end.
+    /// The pieces that a backup leads to in which transaction `xid` may end, in their order.
     pub(super) fn holding(&self, xid: u32) -> Vec<Piece> {
-        let mut holding: Vec<Piece> = Vec::new();
-        for base in &self.bases {
-            // Backups of one stretch share its end.
-            let known = holding.last().map_or(Lsn::new(0), |piece| piece.to);
-            let pieces = base.pieces_from(base.manifest.stop_lsn);
-            let new = pieces.filter(|piece| piece.from >= known);
-            holding.extend(new.filter(|piece| self.may_hold(piece, xid)));
-        }
-        holding
-    }
-
-    fn may_hold(&self, piece: &Piece, xid: u32) -> bool {
         let contents = self.contents;
         let size = contents.identity.segment_size;
-        let name = SegmentName::containing(piece.timeline, piece.from, size);
-        match contents.segments.get(&name) {
-            // What was read says which ids ended; of what was not, nothing is known.
-            Some(segment) if segment.records.is_some() => segment
-                .ended
-                .is_some_and(|(first, last)| is_between(xid, first, last)),
-            Some(_) | None => true,
-        }
+        // Of a million only few: those are looked for on the line, and not each of the line's among all.
+        let whole = contents.segments.iter();
+        let whole = whole.filter(|(_, segment)| may_end_in(segment, xid));
+        let tails = contents.tails.keys();
+        let tails = tails.filter(|name| !contents.segments.contains_key(*name));
+        let names = whole.map(|(name, _)| name).chain(tails);
+        // Of the backups of one stretch the first leads to all that the others do.
+        let mut firsts: Vec<&Base<'_>> = self.bases.iter().collect();
+        firsts.dedup_by_key(|base| base.end());
+        let mut holding: Vec<Piece> = names
+            .filter_map(|name| led_to(&firsts, *name, size))
+            .collect();
+        holding.sort_by_key(|piece| piece.from);
+        holding
     }
+}
+
+/// What the line has of a segment, if one of the backups leads to it and had stopped before its end.
+fn led_to(firsts: &[&Base<'_>], name: SegmentName, size: SegmentSize) -> Option<Piece> {
+    let stopped = |base: &&Base<'_>| base.manifest.stop_lsn < name.end(size);
+    let behind = firsts.partition_point(stopped);
+    let base = firsts.get(behind.checked_sub(1)?)?;
+    let pieces = base.pieces();
+    let at = pieces.binary_search_by_key(&name.start(size), |piece| piece.from);
+    let piece = pieces.get(at.ok()?)?;
+    // In its place there may be another timeline's.
+    let is_it = piece.timeline == name.timeline();
+    (is_it && base.manifest.stop_lsn < piece.to).then_some(*piece)
+}
+
+/// What was read says which ids ended; of what was not, nothing is known.
+fn may_end_in(segment: &Segment, xid: u32) -> bool {
+    let between = |(first, last)| is_between(xid, first, last);
+    segment.records.is_none() || segment.ended.is_some_and(between)
 }
 
 /// Transaction ids go round.

@@ -245,9 +245,12 @@ impl<'a> Line<'a> {
     /// Whether a backup of the line leads to `lsn`, which was written on `timeline`.
     fn reaches(&self, timeline: crate::postgres::TimelineId, lsn: Lsn) -> bool {
         let ancestors = self.contents.ancestors(self.timeline);
-        let mut bases = self.bases.iter();
+        // Of those that stopped by then the last one leads furthest.
+        let stopped = |base: &Base<'_>| base.manifest.stop_lsn <= lsn;
+        let behind = self.bases.partition_point(stopped);
+        let last = behind.checked_sub(1).and_then(|last| self.bases.get(last));
         on_line(self.timeline, &ancestors, timeline, lsn)
-            && bases.any(|base| base.manifest.stop_lsn <= lsn && lsn <= base.end())
+            && last.is_some_and(|base| lsn <= base.end())
     }
 
     /// The newest base that fits; otherwise the target lies before the first.

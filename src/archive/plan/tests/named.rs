@@ -138,6 +138,28 @@ fn a_transaction_is_looked_for_where_it_may_end() {
     assert_eq!(to_look_up(&request(to_lsn(8.0)), &unread), Ok(vec![]));
 }
 
+/// What a walk along the line finds, from the end of each backup to the end of its unbroken WAL.
+#[test]
+fn what_is_looked_through_is_what_the_line_leads_to() {
+    // A hole, a fork in segment 8, a dead end behind it, and a segment of the dead end that the line does not have.
+    let old = with_segments(empty(), 1, [1, 2, 3, 4, 6, 7, 8, 9]);
+    let contents = with_segments(old, 2, [8, 9, 10]);
+    let contents = with_history(contents, 2, &[(1, 8.5)]);
+    let contents = with_backup(contents, "first", 1, 1.5, 2.5);
+    let contents = with_backup(contents, "second", 1, 2.6, 3.5);
+    let mut contents = with_tail(contents, 2, 11.5, None);
+    let looked_up = |contents: &Contents| to_look_up(&to_xid(7, None, vec![]), contents).unwrap();
+    for segment in contents.segments.values_mut() {
+        segment.records = None;
+    }
+    // Nothing was read: all up to the hole. The backup stopped in segment 2.
+    let before = [segment(1, 2), segment(1, 3), segment(1, 4)];
+    assert_eq!(looked_up(&contents), before);
+    let contents = with_backup(contents, "third", 1, 6.1, 7.0);
+    let behind = [7, 8, 9, 10, 11].map(|number| segment(if number < 8 { 1 } else { 2 }, number));
+    assert_eq!(looked_up(&contents), [&before[..], &behind].concat());
+}
+
 #[test]
 fn a_transaction_is_stopped_at_behind_or_before_its_record() {
     let contents = with_transactions();
