@@ -16,6 +16,8 @@ mod controls;
 mod copies;
 #[path = "scenarios/doors.rs"]
 mod doors;
+#[path = "scenarios/drill.rs"]
+mod drill;
 #[path = "scenarios/elsewhere.rs"]
 mod elsewhere;
 #[path = "scenarios/encrypted.rs"]

@@ -1,7 +1,7 @@
 //! PgBackup: one backup.
 //!
 //! Written by the controller: `observedGeneration`, `attempt`, `volumes`, `group`, `statefulSet`, conditions `Accepted`, `Cut`,
-//! `Ready`, `Completed`. Written by the agent: `session`, `catalog`, conditions `Session`, `Stopped`, `WalArchived`,
+//! `Ready`, `Completed`, `Verified`. Written by the agent: `session`, `catalog`, conditions `Session`, `Stopped`, `WalArchived`,
 //! `Catalogued`.
 //!
 //! The agent's part is about the attempt that `session.attempt` names; the controller's about `attempt.number`. A reader
@@ -50,6 +50,12 @@ use crate::{
         name = "StoppedAt",
         type_ = "date",
         json_path = ".status.session.stoppedAt"
+    ),
+    printcolumn(
+        name = "Verified",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Verified")].status"#,
+        priority = 1
     ),
     printcolumn(
         name = "Start",
@@ -127,7 +133,7 @@ pub struct PgBackupStatus {
     /// The entry in the archive's catalog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog: Option<CatalogEntry>,
-    /// `Accepted`, `Cut`, `Ready`, `Completed` (controller); `Session`, `Stopped`, `WalArchived`, `Catalogued` (agent).
+    /// `Accepted`, `Cut`, `Ready`, `Completed`, `Verified` (controller); `Session`, `Stopped`, `WalArchived`, `Catalogued` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -47,6 +47,8 @@ pub const WAL_ARCHIVED: &str = "WalArchived";
 pub const READY: &str = "Ready";
 /// PgBackup, written by the agent: the manifest is in the archive.
 pub const CATALOGUED: &str = "Catalogued";
+/// PgBackup, and the PgRestore that was the drill, written by the controller: `True` when a drill restored it and found nothing wrong, `False` when the last one did.
+pub const VERIFIED: &str = "Verified";
 /// PgBackup and PgRestore, written by the controller: `True` is done, `False` is failed for good, `Unknown` is under way.
 pub const COMPLETED: &str = "Completed";
 

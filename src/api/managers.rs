@@ -4,6 +4,8 @@
 pub const CONTROLLER: &str = "highwater-controller";
 /// The controller, of [`crate::api::PgProtectionStatus::turn`] alone: its other fields there are applied by another part of it.
 pub const TURN: &str = "highwater-controller-turn";
+/// The controller, of what came of drills: the condition `Verified` of PgBackup and `lastVerified` of PgProtection.
+pub const VERIFICATION: &str = "highwater-controller-verification";
 /// The agent of a protected database.
 pub const AGENT: &str = "highwater-agent";
 /// The planning pod of a restore from an archive.

@@ -18,6 +18,7 @@ mod restore;
 mod size;
 mod store;
 mod target;
+mod verify;
 
 pub use archive::*;
 pub use backup::*;
@@ -29,6 +30,7 @@ pub use restore::*;
 pub use size::{SizeParseError, SizeText};
 pub use store::*;
 pub use target::{TargetTime, TargetTimeline, TargetXid};
+pub use verify::{CheckName, LastVerified, PassedCheck, Verify, VerifyCheck};
 
 /// The API group of Highwater's kinds.
 pub const GROUP: &str = "highwater.dev";

@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Preflight, StoreFindings, Transport};
+use super::{LastVerified, Preflight, StoreFindings, Transport};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
@@ -159,6 +159,9 @@ pub struct PgProtectionStatus {
     /// The newest completed backup of the lineage, on the branch that the database is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup: Option<LastBackup>,
+    /// The last drill that one of its backups passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<LastVerified>,
     /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_now: Option<String>,

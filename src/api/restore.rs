@@ -11,7 +11,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Mount, TargetTime, TargetTimeline, TargetXid, backup::any_object};
+use super::{
+    Mount, PassedCheck, TargetTime, TargetTimeline, TargetXid, Verify, backup::any_object,
+};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, TimelineId},
@@ -77,7 +79,8 @@ use crate::{
     )
 )]
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new PgRestore"))]
-#[x_kube(validation = Rule::new("has(self.into) || (has(self.planOnly) && self.planOnly)").message("into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done"))]
+#[x_kube(validation = Rule::new("has(self.into) || has(self.verify) || (has(self.planOnly) && self.planOnly)").message("into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done"))]
+#[x_kube(validation = Rule::new("!has(self.into) || !has(self.verify)").message("into and verify: a drill makes claims of its own and deletes them; leave one of the two out"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgRestoreSpec {
     /// What to restore from.
@@ -88,9 +91,16 @@ pub struct PgRestoreSpec {
     /// Where to. A plan alone needs none.
     #[serde(default, skip_serializing_if = "RestoreInto::is_empty")]
     pub into: RestoreInto,
+    /// A drill: restore into claims of its own, look at the result, and delete all that was made. Where it fails it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
     /// Stop when it is known what would be done: `status.plan` says it, and nothing is made. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan_only: Option<bool>,
+    /// Keep the new claims of a recovery that failed until this PgRestore is deleted; otherwise they go with the recovery pod, an hour
+    /// after it failed. A drill's are kept anyway. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_failed: Option<bool>,
     /// The private key for encrypted WAL. Only recovery reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decryption: Option<Decryption>,
@@ -262,7 +272,7 @@ pub struct PgRestoreStatus {
     /// Seconds that each part took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<RestorePhases>,
-    /// `Planned` (agent); where the source is an archive, `Planned` (planning pod); `Recovered` (recovery pod); `VolumesReady`, `HandedOver`, `Completed` (controller).
+    /// `Planned` (agent); where the source is an archive, `Planned` (planning pod); `Recovered` (recovery pod); `VolumesReady`, `HandedOver`, `Verified`, `Completed` (controller).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -407,6 +417,10 @@ pub struct RestoreProgress {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub disabled_subscriptions: Vec<String>,
+    /// What a drill found in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub checks: Vec<PassedCheck>,
 }
 
 /// Seconds that each part of a restore took.

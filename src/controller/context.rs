@@ -38,6 +38,10 @@ pub struct Context {
     pub scope: Scope,
     /// Counters.
     pub metrics: Metrics,
+    /// How many drills may run at once.
+    pub drills_at_once: usize,
+    /// Held by a drill's pass while it finds out whether it may begin.
+    pub drills: tokio::sync::Mutex<()>,
     /// Passes that failed in a row, by object.
     failures: Failures,
 }
@@ -67,6 +71,8 @@ impl Context {
             image,
             scope,
             metrics: Metrics::default(),
+            drills_at_once: 1,
+            drills: tokio::sync::Mutex::default(),
             failures: Failures::default(),
         }
     }

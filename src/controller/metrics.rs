@@ -13,12 +13,20 @@ pub struct Metrics {
     /// Whether this replica holds the lease.
     pub leader: Gauge,
     agents: Family<Agent, Gauge>,
+    drills: Family<Drill, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Agent {
     namespace: String,
     protection: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Drill {
+    namespace: String,
+    protection: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +44,16 @@ impl Metrics {
                 outcome,
             })
             .inc();
+    }
+
+    /// Counts a drill that is decided; `outcome` is `Passed` or `Failed`.
+    pub fn drill(&self, namespace: &str, protection: &str, outcome: &'static str) {
+        let drill = Drill {
+            namespace: namespace.to_owned(),
+            protection: protection.to_owned(),
+            outcome,
+        };
+        self.drills.get_or_create(&drill).inc();
     }
 
     /// Says whether the agent of a protection runs; `None` where there is none to run.
@@ -61,6 +79,11 @@ impl Metrics {
             "highwater_agent_running",
             "1 while the agent of a protection runs: without it no WAL is shipped, and no slot has a ceiling",
             self.agents.clone(),
+        );
+        registry.register(
+            "highwater_drills",
+            "Drills that were decided, by protection and outcome: Passed or Failed",
+            self.drills.clone(),
         );
         registry.register(
             "highwater_leader",

@@ -64,6 +64,10 @@ pub struct Args {
     #[arg(long, env = "HIGHWATER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
           value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
+    /// How many drills (PgRestores with `verify`) may run at once in all that this controller serves.
+    #[arg(long, env = "HIGHWATER_DRILLS_AT_ONCE", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    drills_at_once: u16,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     #[arg(long, default_value = "0.0.0.0:8080")]
     metrics_listen: SocketAddr,
@@ -103,7 +107,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
     let client = client().await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ctx = Arc::new(Context::new(
+    let mut ctx = Context::new(
         client.clone(),
         clock.clone(),
         Events::new(client.clone(), managers::CONTROLLER, Some(args.pod.clone())),
@@ -113,7 +117,9 @@ pub async fn run(args: Args) -> Result<(), Error> {
         },
         args.watch_namespace
             .map_or(Scope::Cluster, Scope::Namespace),
-    ));
+    );
+    ctx.drills_at_once = args.drills_at_once.into();
+    let ctx = Arc::new(ctx);
     let health = Health::default();
     health.pending(PENDING_LEASE, "the Kubernetes API has not answered yet");
     let mut registry = Registry::default();

@@ -8,21 +8,23 @@ use std::{
 use jiff::Timestamp;
 use tokio::{sync::watch, time::Instant};
 
+pub use super::error::JobError;
 use super::{
+    checks::{self, CheckError},
     controldata::ControlData,
-    cut::{self, CutError},
-    directory::{DataDirectory, DirectoryError, Texts},
-    fetch::{FetchConfig, FetchFailure, FetchProgress},
+    cut,
+    directory::{DataDirectory, Texts},
+    fetch::{FetchConfig, FetchProgress},
     files::{self, Owner},
     marker::{Marker, Step},
     prefetch::Prefetcher,
-    program::{ProgramError, Programs},
-    promoted::{self, Promoted, PromotedError},
+    program::Programs,
+    promoted::{self, Promoted},
     server::{Outcome, Server},
     settings::{self, Inputs, files as names},
 };
 use crate::{
-    api::{RestorePlan, RestoreProgress},
+    api::{PassedCheck, RestorePlan, RestoreProgress, Verify},
     postgres::{ControlFile, Lsn, SystemIdentifier},
 };
 
@@ -41,6 +43,8 @@ pub struct Job {
     pub work: PathBuf,
     /// Highwater's own binary.
     pub program: PathBuf,
+    /// What a drill looks at; absent: it is none.
+    pub verify: Option<Verify>,
 }
 
 /// The database that was backed up.
@@ -64,87 +68,6 @@ pub struct Source {
     pub database: String,
     /// Settings that matter for replay.
     pub settings: BTreeMap<String, String>,
-}
-
-/// Why a recovery failed.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// The data directory.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// The snapshot.
-    #[error(transparent)]
-    Cut(#[from] CutError),
-    /// PostgreSQL's programs.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// The promoted database.
-    #[error(transparent)]
-    Promoted(#[from] PromotedError),
-    /// Fetch ended recovery.
-    #[error("{}", .0.message)]
-    Fetch(FetchFailure),
-    /// PostgreSQL ended by itself.
-    #[error("PostgreSQL ended before the restore's target ({status}); its last lines: {}", log.join("; "))]
-    Exited {
-        /// How.
-        status: String,
-        /// The end of its log.
-        log: Vec<String>,
-    },
-    /// Not the database that the backup is of.
-    #[error(
-        "the restored volumes hold the database with system identifier {found}, the backup is of {expected}"
-    )]
-    OtherCluster {
-        /// What pg_control says.
-        found: SystemIdentifier,
-        /// What the manifest says.
-        expected: SystemIdentifier,
-    },
-    /// It took something for the end of the log that is not. What it was promoted with lacks commits.
-    #[error(
-        "PostgreSQL ended recovery after WAL up to {reached} was handed out, and the restore needs it up to {expected}: the database is promoted too early and not to be used; restore again"
-    )]
-    EndedEarly {
-        /// Up to where WAL was handed out.
-        reached: Lsn,
-        /// The plan's end.
-        expected: Lsn,
-    },
-    /// PostgreSQL was stopped, but not in order.
-    #[error("PostgreSQL was stopped, but pg_control says {0:?}")]
-    NotShutDown(String),
-    /// The working directory.
-    #[error("failed to write {}: {cause}", path.display())]
-    Work {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        cause: std::io::Error,
-    },
-    /// We were told to stop. Another try goes on from here.
-    #[error("the recovery was told to stop")]
-    Terminated,
-}
-
-impl JobError {
-    /// For the condition.
-    pub fn reason(&self) -> &str {
-        match self {
-            Self::Directory(error) => error.reason(),
-            Self::Cut(error) => error.reason(),
-            Self::Program(ProgramError::NotFound { .. }) => "PostgresNotFound",
-            Self::Program(_) | Self::Promoted(_) | Self::Exited { .. } | Self::NotShutDown(_) => {
-                "PostgresFailed"
-            }
-            Self::Fetch(failure) => &failure.reason,
-            Self::OtherCluster { .. } => "OtherCluster",
-            Self::EndedEarly { .. } => "EndedEarly",
-            Self::Work { .. } => "DiskFailed",
-            Self::Terminated => "Terminated",
-        }
-    }
 }
 
 /// What PostgreSQL is started for. From the marker and pg_control.
@@ -218,8 +141,8 @@ pub async fn run(
     }
     let promoted =
         promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
-    shut_down(server, &programs, &directory).await?;
-    let mut result = finished(&fetched, promoted, &marker);
+    let checks = run.stopped(server, &promoted, progress, stop).await?;
+    let mut result = finished(&fetched, promoted, checks, &marker);
     result.replay_seconds = Some(seconds(replay_time));
     result.total_seconds = Some(seconds(started.elapsed()));
     directory.say_restored(&job.fetch.plan)?;
@@ -391,6 +314,35 @@ impl Run<'_> {
         }
     }
 
+    /// Stops PostgreSQL in order. A drill looks at it before and after.
+    async fn stopped(
+        &self,
+        server: Server,
+        promoted: &Promoted,
+        progress: &watch::Sender<RestoreProgress>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Vec<PassedCheck>, JobError> {
+        let (job, programs, directory) = (self.job, self.programs, self.directory);
+        let Some(verify) = &job.verify else {
+            shut_down(server, programs, directory).await?;
+            return Ok(Vec::new());
+        };
+        progress.send_modify(|progress| progress.percent = WHOLE.to_owned());
+        let running = checks::Running {
+            programs,
+            socket: &job.work,
+            superuser: &promoted.superuser,
+            database: &job.source.database,
+        };
+        let checked = unless_stopped(stop, running.check(verify)).await;
+        // Whoever looks at a failed drill's copy finds a directory that starts.
+        shut_down(server, programs, directory).await?;
+        let mut passed = checked?;
+        let of_files = checks::stopped(programs, &directory.path, verify);
+        passed.extend(unless_stopped(stop, of_files).await?);
+        Ok(passed)
+    }
+
     fn arguments(&self, preload: &[String]) -> Vec<String> {
         settings::arguments(&Inputs {
             plan: &self.job.fetch.plan,
@@ -412,6 +364,18 @@ impl Run<'_> {
     }
 }
 
+/// Checks of a large database take hours: whoever is told to stop begins them anew in the next try.
+async fn unless_stopped(
+    stop: &mut watch::Receiver<bool>,
+    checks: impl Future<Output = Result<Vec<PassedCheck>, CheckError>>,
+) -> Result<Vec<PassedCheck>, JobError> {
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => Err(JobError::Terminated),
+        passed = checks => Ok(passed?),
+    }
+}
+
 /// Reads fetch's progress now and then, until it is dropped.
 async fn follow_fetch(
     job: &Job,
@@ -430,6 +394,9 @@ async fn follow_fetch(
     }
 }
 
+/// All WAL of the plan is replayed: a drill looks at the database then.
+pub const WHOLE: &str = "100%";
+
 /// How much of the plan's WAL was fetched: never all of it before the end.
 pub fn percent(plan: &RestorePlan, reached: Option<Lsn>) -> String {
     let whole = plan.wal_to.bytes_since(plan.wal_from).max(1);
@@ -437,10 +404,15 @@ pub fn percent(plan: &RestorePlan, reached: Option<Lsn>) -> String {
     format!("{}%", (done.saturating_mul(100) / whole).min(99))
 }
 
-fn finished(fetched: &FetchProgress, promoted: Promoted, marker: &Marker) -> RestoreProgress {
+fn finished(
+    fetched: &FetchProgress,
+    promoted: Promoted,
+    checks: Vec<PassedCheck>,
+    marker: &Marker,
+) -> RestoreProgress {
     RestoreProgress {
         replayed_lsn: fetched.reached,
-        percent: "100%".to_owned(),
+        percent: WHOLE.to_owned(),
         segments: fetched.segments,
         end_lsn: promoted.end,
         new_timeline: Some(promoted.timeline),
@@ -448,6 +420,7 @@ fn finished(fetched: &FetchProgress, promoted: Promoted, marker: &Marker) -> Res
         total_seconds: None,
         dropped_slots: marker.dropped_slots.clone(),
         disabled_subscriptions: promoted.disabled_subscriptions,
+        checks,
     }
 }
 

@@ -5,9 +5,11 @@
 //! It may be killed at any point and started again.
 
 mod archive;
+mod checks;
 mod controldata;
 pub mod cut;
 mod directory;
+mod error;
 pub mod fetch;
 mod files;
 pub mod job;
@@ -166,6 +168,7 @@ fn no_progress() -> RestoreProgress {
         total_seconds: None,
         dropped_slots: Vec::new(),
         disabled_subscriptions: Vec::new(),
+        checks: Vec::new(),
     }
 }
 
@@ -232,6 +235,7 @@ async fn recover(
             socket: Some(args.work.join(settings::files::SOCKET)),
         },
         work: args.work.clone(),
+        verify: restore.spec.verify.clone(),
         program: std::env::current_exe().map_err(|error| Failure::Again(Error::Program(error)))?,
     };
     let result = job::run(&job, progress, stop).await?;

@@ -37,9 +37,14 @@ pub struct Promoted {
     pub timeline: TimelineId,
     /// Where it forked: the end of the replay.
     pub end: Option<Lsn>,
+    /// The cluster's first superuser.
+    pub superuser: String,
     /// Subscriptions that were disabled, as `database/subscription`.
     pub disabled_subscriptions: Vec<String>,
 }
+
+/// Against what a role or a database of the source was set to.
+pub const OPTIONS: &str = "-c default_transaction_read_only=off -c statement_timeout=0";
 
 /// Connects through the private socket as whoever owns the cluster, and disables subscriptions: a copy that subscribes
 /// takes the source's place at the publisher.
@@ -82,17 +87,23 @@ pub async fn settle(
     Ok(Promoted {
         timeline,
         end: forked_at(pgdata, timeline),
+        superuser: owner,
         disabled_subscriptions,
     })
 }
 
-async fn connect(socket: &Path, user: &str, database: &str) -> Result<Client, PromotedError> {
+/// Connects through the private socket.
+///
+/// # Errors
+/// No connection.
+pub async fn connect(socket: &Path, user: &str, database: &str) -> Result<Client, PromotedError> {
     let connected = Config::new()
         .host_path(socket)
         .port(5432)
         .user(user)
         .dbname(database)
         .application_name("highwater")
+        .options(OPTIONS)
         .connect(NoTls)
         .await;
     let (client, connection) = connected.map_err(|cause| PromotedError::Connect {
@@ -127,7 +138,8 @@ async fn one_text(client: &Client, query: &str, verb: &str) -> Result<String, Pr
     Ok(row.get(0))
 }
 
-fn statement(verb: &str) -> impl FnOnce(tokio_postgres::Error) -> PromotedError + use<> {
+/// What failed, for the error.
+pub fn statement(verb: &str) -> impl FnOnce(tokio_postgres::Error) -> PromotedError + use<> {
     let verb = verb.to_owned();
     move |cause| PromotedError::Statement { verb, cause }
 }

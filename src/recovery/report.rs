@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kube::{Api, Client};
 use tokio::{sync::watch, time::Instant};
 
+use super::job::WHOLE;
 use crate::{
     api::{
         PgArchive, PgRestore, PgRestoreStatus, RestoreProgress,
@@ -126,11 +127,11 @@ impl Reporter {
             if written.as_ref() == Some(&now) {
                 continue;
             }
-            let message = format!("PostgreSQL replays WAL: {}", now.percent);
-            match self
-                .apply(&now, Status::Unknown, "Replaying", &message)
-                .await
-            {
+            let (reason, message) = match now.percent.as_str() {
+                WHOLE => ("Verifying", "the restored database is looked at".to_owned()),
+                percent => ("Replaying", format!("PostgreSQL replays WAL: {percent}")),
+            };
+            match self.apply(&now, Status::Unknown, reason, &message).await {
                 Ok(()) => written = Some(now),
                 Err(error) => tracing::warn!(error = %Chain(&error), "failed to write progress"),
             }

@@ -167,6 +167,7 @@ fn job(
             socket: Some(work.join("fetch.sock")),
         },
         work,
+        verify: None,
         program: env!("CARGO_BIN_EXE_highwater").into(),
     }
 }

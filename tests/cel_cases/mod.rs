@@ -381,5 +381,12 @@ fn restore_rules() -> Vec<Case> {
             bad: json!({"source": {"backup": "orders-1"}, "planOnly": false}),
             message: "into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done",
         },
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: json!({"source": {"backup": "orders-1"}, "verify": {"checks": ["Amcheck"]}}),
+            bad: json!({"source": {"backup": "orders-1"}, "verify": {}, "into": {"statefulSet": "copy"}}),
+            message: "into and verify: a drill makes claims of its own and deletes them; leave one of the two out",
+        },
     ]
 }

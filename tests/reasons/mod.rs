@@ -73,7 +73,7 @@ const NO_REASON: [(&str, &str); 15] = [
         "controller",
         "Always Block ClusterRole ContainerCreating CrashLoopBackOff CreateContainerConfigError \
          CreateContainerError Deployment DoesNotExist Ei ErrImageNeverPull ErrImagePull Exists \
-         Failed FallbackToLogsOnError False Filesystem Gi IfNotPresent ImagePullBackOff In \
+         FallbackToLogsOnError False Filesystem Gi IfNotPresent ImagePullBackOff In \
          InvalidImageName Ki Memory Mi Never NoExecute None NotIn OnFailure PersistentVolumeClaim \
          PgArchive PgBackup PgBackupPolicy PgProtection PgRestore Pi Pod PodInitializing \
          PodScheduled ReadWriteOnce Reconcile Recreate ReplicaFailure Retain RoleBinding \
@@ -81,7 +81,7 @@ const NO_REASON: [(&str, &str); 15] = [
          True VolumeSnapshot VolumeSnapshotClass VolumeSnapshotContent",
     ),
     // Told to nobody: another try goes on.
-    ("recovery/job.rs", "Terminated"),
+    ("recovery/error.rs", "Terminated"),
 ];
 
 /// The product's part of one source file.

@@ -194,6 +194,7 @@ impl Fixture {
                 "postgres",
                 "--wal-segsize=1",
                 "--auth=trust",
+                "--data-checksums",
                 "--locale=C",
             ],
         );

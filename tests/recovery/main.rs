@@ -4,6 +4,7 @@
 mod alone;
 mod calls;
 mod cluster;
+mod drill;
 mod encrypted;
 mod exit_codes;
 mod faults;
@@ -125,6 +126,7 @@ impl Restore {
                 socket: Some(work.join("fetch.sock")),
             },
             work,
+            verify: None,
             program: PathBuf::from(env!("CARGO_BIN_EXE_highwater")),
         };
         let progress = serde_json::from_value(json!({"percent": "0%", "segments": 0})).unwrap();

@@ -4,6 +4,8 @@
 mod act;
 mod claims;
 mod clone;
+mod drill;
+mod ending;
 mod observe;
 mod plan;
 mod planning;
@@ -149,7 +151,12 @@ impl PassError for Error {
 async fn reconcile(restore: Arc<PgRestore>, ctx: Arc<Context>) -> Result<Action, Error> {
     let name = restore.name_any();
     let now = ctx.clock.now();
-    let observed = observe::observe(&restore, &ctx)
+    // Two that find nobody else would both begin.
+    let _alone = match drill::is_one(&restore) {
+        true => Some(ctx.drills.lock().await),
+        false => None,
+    };
+    let observed = observe::observe(&restore, now, &ctx)
         .await
         .map_err(|cause| Error::Observe {
             name: name.clone(),

@@ -1,19 +1,18 @@
 //! Reads what a pass decides by.
 
+mod source;
+
 use std::collections::BTreeMap;
 
-use futures::future::{try_join, try_join_all, try_join4};
+use futures::future::{try_join, try_join_all};
+use jiff::Timestamp;
 use k8s_openapi::{
     Metadata,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{
-            Namespace, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, Service,
-            ServiceAccount,
-        },
+        core::v1::{NodeSelectorTerm, PersistentVolumeClaim, Pod, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
         rbac::v1::RoleBinding,
-        storage::v1::StorageClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -24,18 +23,19 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
+use self::source::{SourceSeen, source};
 use super::{
     Identity,
     act::Kind,
     claims::{SnapshotSeen, claim_name},
     clone::Selecting,
-    recorded,
+    drill,
 };
 use crate::{
     api::{
-        ArchiveSource, PgArchive, PgBackup, PgProtection, PgRestore, PgRestoreStatus, VolumeStatus,
+        PgArchive, PgBackup, PgProtection, PgRestore, PgRestoreStatus, RestoreInto, VolumeStatus,
         annotations,
-        conditions::{self, COMPLETED},
+        conditions::{self, COMPLETED, PLANNED},
         names,
     },
     controller::Context,
@@ -82,13 +82,26 @@ pub struct Observed {
     pub selecting: Vec<Selecting>,
     /// Everything that carries this restore's UID.
     pub made: Vec<(Kind, String)>,
+    /// Where to, also where the spec leaves it out.
+    pub into: RestoreInto,
+    /// Other drills that run, as `namespace/name`; empty where this one is none that could begin.
+    pub drills: Vec<String>,
+    /// How many drills may run at once.
+    pub drills_at_once: usize,
+    /// When the pass began.
+    pub now: Timestamp,
 }
 
 impl Observed {
     /// Nothing but the restore itself.
     pub fn new(restore: PgRestore) -> Self {
+        let identity = Identity::of(&restore);
         Self {
-            identity: Identity::of(&restore),
+            into: drill::destination(&restore.spec, &identity.name),
+            drills: Vec::new(),
+            drills_at_once: 1,
+            now: Timestamp::UNIX_EPOCH,
+            identity,
             restore,
             protection: None,
             import_from: None,
@@ -180,7 +193,11 @@ where
 }
 
 /// Reads it; `None` if the restore is gone, or is another one of the same name.
-pub async fn observe(cached: &PgRestore, ctx: &Context) -> Result<Option<Observed>, RequestError> {
+pub async fn observe(
+    cached: &PgRestore,
+    now: Timestamp,
+    ctx: &Context,
+) -> Result<Option<Observed>, RequestError> {
     let identity = Identity::of(cached);
     let reader = Reader {
         client: &ctx.client,
@@ -201,7 +218,24 @@ pub async fn observe(cached: &PgRestore, ctx: &Context) -> Result<Option<Observe
     )
     .await?;
     observed.apply(source, target, made);
+    observed.drills_at_once = ctx.drills_at_once;
+    observed.now = now;
+    observed.drills = drills(&observed, ctx).await?;
     Ok(Some(observed))
+}
+
+/// Asked only by one that could begin.
+async fn drills(observed: &Observed, ctx: &Context) -> Result<Vec<String>, RequestError> {
+    let status = observed.status();
+    let could_begin = drill::is_one(&observed.restore)
+        && status.volumes.is_empty()
+        && conditions::is_true(&status.conditions, PLANNED);
+    if !could_begin {
+        return Ok(Vec::new());
+    }
+    let api = ctx.watched::<PgRestore>();
+    let all = request(api.list(&ListParams::default())).await?;
+    Ok(drill::running(&all, &observed.identity.uid))
 }
 
 /// The claims to be: as written down, or as they would be.
@@ -210,7 +244,7 @@ fn claim_names(observed: &Observed, backup: Option<&PgBackup>) -> Vec<String> {
     if !written.is_empty() {
         return written.into_iter().map(|volume| volume.claim).collect();
     }
-    let into = &observed.restore.spec.into;
+    let into = &observed.into;
     // A plan alone takes no names.
     let volumes = match into.is_empty() {
         true => &[],
@@ -227,19 +261,6 @@ fn volumes(backup: Option<&PgBackup>) -> &[VolumeStatus] {
     status
         .map(|status| status.volumes.as_slice())
         .unwrap_or_default()
-}
-
-#[derive(Default)]
-struct SourceSeen {
-    protection: Option<PgProtection>,
-    import_from: Option<String>,
-    backup: Option<PgBackup>,
-    archive: Option<PgArchive>,
-    live: Option<StatefulSet>,
-    snapshots: Vec<SnapshotSeen>,
-    topology: Vec<NodeSelectorTerm>,
-    classes: BTreeMap<String, Option<String>>,
-    planning_pod: Option<Pod>,
 }
 
 struct TargetSeen {
@@ -272,159 +293,12 @@ impl Observed {
     }
 }
 
-async fn source(
-    reader: &Reader<'_>,
-    observed: &Observed,
-    decided: bool,
-) -> Result<SourceSeen, RequestError> {
-    if decided {
-        return Ok(SourceSeen::default());
-    }
-    let spec = &observed.restore.spec;
-    if let Some(archive) = &spec.source.archive {
-        return archived(reader, observed, archive).await;
-    }
-    let plan = observed.status().plan;
-    let backup_name = spec
-        .source
-        .backup
-        .clone()
-        .or_else(|| plan.as_ref().map(|plan| plan.backup.clone()));
-    let backup: Option<PgBackup> = reader.get(backup_name.as_deref()).await?;
-    let protection = spec
-        .source
-        .protection
-        .clone()
-        .or_else(|| backup.as_ref().map(|backup| backup.spec.protection.clone()));
-    let (protection, archive): (Option<PgProtection>, Option<PgArchive>) = futures::try_join!(
-        reader.get(protection.as_deref()),
-        reader.get(plan.as_ref().map(|plan| plan.archive.as_str())),
-    )?;
-    let set = protection.as_ref().map(|p| p.spec.stateful_set.as_str());
-    let (live, snapshots, topology, classes) = try_join4(
-        reader.get(set),
-        snapshots(reader, backup.as_ref()),
-        topology(reader, backup.as_ref()),
-        classes(reader, observed, backup.as_ref()),
-    )
-    .await?;
-    Ok(SourceSeen {
-        protection,
-        backup,
-        archive,
-        live,
-        snapshots,
-        topology,
-        classes,
-        ..SourceSeen::default()
-    })
-}
-
-/// Nothing of the source's is looked for, but a StatefulSet of its name that was made again.
-async fn archived(
-    reader: &Reader<'_>,
-    observed: &Observed,
-    source: &ArchiveSource,
-) -> Result<SourceSeen, RequestError> {
-    let base = observed.status().base;
-    let backup = base.as_ref().map(recorded::backup);
-    let set = base.as_ref().map(|base| base.stateful_set_name.as_str());
-    let planning = names::planning(&observed.identity.name);
-    let (archive, live, planning_pod, classes, import_from) = futures::try_join!(
-        reader.get(Some(&source.archive)),
-        reader.get(set),
-        reader.get(Some(&planning)),
-        classes(reader, observed, backup.as_ref()),
-        import_from(reader),
-    )?;
-    Ok(SourceSeen {
-        import_from,
-        backup,
-        archive,
-        live,
-        classes,
-        planning_pod,
-        ..SourceSeen::default()
-    })
-}
-
-async fn import_from(reader: &Reader<'_>) -> Result<Option<String>, RequestError> {
-    let namespaces: Api<Namespace> = Api::all(reader.client.clone());
-    let namespace = request(namespaces.get_opt(reader.namespace)).await?;
-    let annotations = namespace.and_then(|namespace| namespace.metadata.annotations);
-    Ok(annotations.and_then(|mut all| all.remove(annotations::IMPORT_FROM)))
-}
-
-/// The source's volumes may be gone; then nothing is known.
-async fn topology(
-    reader: &Reader<'_>,
-    backup: Option<&PgBackup>,
-) -> Result<Vec<NodeSelectorTerm>, RequestError> {
-    let volumes_api: Api<PersistentVolume> = Api::all(reader.client.clone());
-    let terms = volumes(backup).iter().map(async |volume| {
-        let claim: Option<PersistentVolumeClaim> = reader.get(Some(&volume.claim)).await?;
-        let Some(name) = claim.and_then(|claim| claim.spec?.volume_name) else {
-            return Ok(Vec::new());
-        };
-        let found = request(volumes_api.get_opt(&name)).await?;
-        let required = found.and_then(|volume| volume.spec?.node_affinity?.required);
-        Ok::<_, RequestError>(required.map(|r| r.node_selector_terms).unwrap_or_default())
-    });
-    let mut all: Vec<NodeSelectorTerm> = try_join_all(terms).await?.into_iter().flatten().collect();
-    all.dedup();
-    Ok(all)
-}
-
-async fn snapshots(
-    reader: &Reader<'_>,
-    backup: Option<&PgBackup>,
-) -> Result<Vec<SnapshotSeen>, RequestError> {
-    let contents: Api<VolumeSnapshotContent> = Api::all(reader.client.clone());
-    let seen = volumes(backup).iter().map(async |volume| {
-        let snapshot = reader.get(Some(&volume.volume_snapshot)).await?;
-        let content = match &volume.content {
-            Some(content) => request(contents.get_opt(content)).await?,
-            None => None,
-        };
-        Ok::<_, RequestError>(SnapshotSeen { snapshot, content })
-    });
-    try_join_all(seen).await
-}
-
-async fn classes(
-    reader: &Reader<'_>,
-    observed: &Observed,
-    backup: Option<&PgBackup>,
-) -> Result<BTreeMap<String, Option<String>>, RequestError> {
-    let mut names: Vec<String> = observed
-        .restore
-        .spec
-        .into
-        .storage_class_name
-        .clone()
-        .into_iter()
-        .collect();
-    if names.is_empty() {
-        let used = volumes(backup).iter();
-        names.extend(used.filter_map(|volume| volume.storage_class_name.clone()));
-    }
-    let api: Api<StorageClass> = Api::all(reader.client.clone());
-    let mut classes = BTreeMap::new();
-    names.sort();
-    names.dedup();
-    for name in names {
-        let class = request(api.get_opt(&name)).await?;
-        classes.insert(name, class.map(|class| class.provisioner));
-    }
-    Ok(classes)
-}
-
 async fn target(
     reader: &Reader<'_>,
     observed: &Observed,
     claims: &[String],
 ) -> Result<TargetSeen, RequestError> {
-    let into = &observed.restore.spec.into;
+    let into = &observed.into;
     let clone = into.stateful_set.as_deref();
     let clone_pod = clone.map(|clone| format!("{clone}-0"));
     let recovery = names::recovery(&observed.identity.name);

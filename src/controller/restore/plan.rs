@@ -10,6 +10,8 @@ use super::{
     Rejection,
     act::Kind,
     claims, clone,
+    drill::{self, Verdict},
+    ending,
     observe::Observed,
     planning::PlanningPod,
     pod::{self, RecoveryPod},
@@ -30,6 +32,8 @@ use crate::{
 pub enum Step {
     /// Everything is as it should be, for good.
     Rest,
+    /// What a failed recovery left is kept for whoever looks into it, so long.
+    Keep(Duration),
     /// Nothing to do until something changes.
     Wait(Waiting),
     /// Before the first object is made.
@@ -46,6 +50,8 @@ pub enum Step {
     Make(Phase, Vec<(Kind, Json)>),
     /// Delete these.
     Remove(Vec<(Kind, String)>),
+    /// What came of a drill is told of the backup.
+    Tell(Verdict),
     /// The result is handed over.
     Complete(String),
 }
@@ -77,6 +83,7 @@ impl Step {
     pub fn requeue(&self) -> Action {
         match self {
             Self::Rest => Action::await_change(),
+            Self::Keep(time) => Action::requeue(*time),
             Self::Wait(_) | Self::Make(..) | Self::Remove(_) => {
                 Action::requeue(Duration::from_secs(15))
             }
@@ -95,42 +102,13 @@ pub fn plan(observed: &Observed, image: &Image) -> Step {
         .iter()
         .any(|finalizer| finalizer == annotations::RESTORE_FINALIZER);
     if observed.restore.metadata.deletion_timestamp.is_some() {
-        return match finalizer {
-            false => Step::Rest,
-            true if completed == Some(Status::True.as_str()) => Step::RemoveFinalizer,
-            true if observed.made.is_empty() => Step::RemoveFinalizer,
-            true => Step::Remove(observed.made.clone()),
-        };
+        return ending::deleted(observed, finalizer);
     }
     match completed {
-        Some("True") => leftovers(scaffold(observed)),
-        // What a failed recovery leaves is kept for whoever looks into it.
-        Some("False") if conditions::is_false(&status.conditions, RECOVERED) => Step::Rest,
-        Some("False") => leftovers(observed.made.clone()),
+        Some("True") => ending::completed(observed),
+        Some("False") => ending::failed(observed),
         _ => under_way(observed, image, finalizer),
     }
-}
-
-fn leftovers(made: Vec<(Kind, String)>) -> Step {
-    match made.is_empty() {
-        true => Step::Rest,
-        false => Step::Remove(made),
-    }
-}
-
-/// What was only made to get there.
-fn scaffold(observed: &Observed) -> Vec<(Kind, String)> {
-    let name = &observed.identity.name;
-    let pods = [names::recovery(name), names::planning(name)];
-    let is_scaffold = |(kind, name): &&(Kind, String)| match kind {
-        Kind::StatefulSet | Kind::Service | Kind::Claim => false,
-        Kind::Pod => pods.contains(name),
-        Kind::ServiceAccount
-        | Kind::RoleBinding
-        | Kind::VolumeSnapshot
-        | Kind::VolumeSnapshotContent => true,
-    };
-    observed.made.iter().filter(is_scaffold).cloned().collect()
 }
 
 fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
@@ -143,8 +121,18 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
                 Step::Show(shown(&status, &ready))
             }
             Door::Open(_) if !finalizer => Step::AddFinalizer,
-            Door::Open(ready) => Step::WriteDown(ready.volumes),
+            Door::Open(ready) => match drill::must_wait(observed, observed.drills_at_once) {
+                Some(message) => Step::Wait(Waiting {
+                    phase: Phase::Planning,
+                    message,
+                    remove: Vec::new(),
+                }),
+                None => Step::WriteDown(ready.volumes),
+            },
         };
+    }
+    if let Some(verdict) = drill::verdict(observed) {
+        return Step::Tell(verdict);
     }
     if conditions::is_true(&status.conditions, RECOVERED) {
         return hand_over(observed);
@@ -152,10 +140,7 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
     if let Some(recovered) = conditions::find(&status.conditions, RECOVERED)
         .filter(|recovered| recovered.status == Status::False.as_str())
     {
-        let message = format!(
-            "{} (the recovery pod and the new claims are kept until this PgRestore is deleted)",
-            recovered.message
-        );
+        let message = format!("{} ({})", recovered.message, ending::kept(observed));
         return Step::Fail(Rejection::new(recovered.reason.clone(), message));
     }
     recover(observed, image)
@@ -259,7 +244,7 @@ fn make(observed: &Observed, image: &Image) -> Step {
 /// Everything that recovery needs, in the order in which it is made.
 fn wanted(observed: &Observed, ready: &Ready, image: &Image) -> Vec<(Kind, Json)> {
     let status = observed.status();
-    let into = &observed.restore.spec.into;
+    let into = &observed.into;
     let volumes = volumes_of(&ready.backup);
     let mut objects = Vec::new();
     for restored in &status.volumes {
@@ -315,9 +300,12 @@ fn name_of(object: &Json) -> &str {
 fn hand_over(observed: &Observed) -> Step {
     let recovery = (Kind::Pod, names::recovery(&observed.identity.name));
     let pod_is_there = observed.made.contains(&recovery);
-    let Some(clone) = observed.restore.spec.into.stateful_set.as_deref() else {
+    let Some(clone) = observed.into.stateful_set.as_deref() else {
         return match pod_is_there {
             true => Step::Remove(vec![recovery]),
+            false if drill::is_one(&observed.restore) => {
+                Step::Complete("nothing is kept of a drill that was passed".to_owned())
+            }
             false => Step::Complete("the claims are free to use".to_owned()),
         };
     };
@@ -372,7 +360,7 @@ fn make_clone(observed: &Observed, clone: &str, has_set: bool) -> Step {
     };
     let restored = observed.status().volumes;
     let container = source.container(container_name(observed), volumes_of(backup));
-    let class = observed.restore.spec.into.storage_class_name.as_deref();
+    let class = observed.into.storage_class_name.as_deref();
     let service = clone::service(&observed.identity, clone, container);
     let mut objects = vec![(Kind::Service, service)];
     if !has_set {

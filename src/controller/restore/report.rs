@@ -11,14 +11,16 @@ use super::{
 use crate::{
     api::{
         PgRestore, PgRestoreStatus, RestorePhases,
-        conditions::{self, COMPLETED, HANDED_OVER, PLANNED, RECOVERED, Status, VOLUMES_READY},
+        conditions::{
+            self, COMPLETED, HANDED_OVER, PLANNED, RECOVERED, Status, VERIFIED, VOLUMES_READY,
+        },
         managers,
     },
     controller::Context,
     kubernetes::{RequestError, apply_status},
 };
 
-const OURS: [&str; 3] = [COMPLETED, HANDED_OVER, VOLUMES_READY];
+const OURS: [&str; 4] = [COMPLETED, HANDED_OVER, VERIFIED, VOLUMES_READY];
 
 /// Writes it.
 ///
@@ -93,11 +95,19 @@ fn next(
     match step {
         Step::Fail(refused) => set(COMPLETED, Status::False, &refused.reason, &refused.message),
         Step::Show(message) => set(COMPLETED, Status::True, "PlanOnly", message),
+        // What was not told is told again.
+        Step::Tell(_) if failure.is_some() => {}
+        Step::Tell(verdict) => set(
+            VERIFIED,
+            verdict.status(),
+            &verdict.reason,
+            &verdict.message,
+        ),
         Step::Complete(message) => {
             set(HANDED_OVER, Status::True, "HandedOver", message);
             set(COMPLETED, Status::True, "Completed", &summary(&before));
         }
-        Step::Rest | Step::Remove(_) | Step::RemoveFinalizer => {}
+        Step::Rest | Step::Keep(_) | Step::Remove(_) | Step::RemoveFinalizer => {}
         _ => {
             let (reason, message) = word(step, failure);
             set(COMPLETED, Status::Unknown, reason, &message);
@@ -151,7 +161,7 @@ fn volumes_ready(observed: &Observed, set: &mut impl FnMut(&str, Status, &str, &
 }
 
 fn into(observed: &Observed) -> Option<String> {
-    let into = &observed.restore.spec.into;
+    let into = &observed.into;
     match (&into.stateful_set, &into.volumes) {
         (Some(set), _) => Some(format!("statefulset/{set}")),
         (None, Some(volumes)) => Some(format!("volumes/{}-*", volumes.name_prefix)),

@@ -63,7 +63,7 @@ pub fn door(observed: &Observed) -> Door {
 }
 
 fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Rejection> {
-    let spec = &observed.restore.spec;
+    let into = &observed.into;
     if observed.archive.is_none() {
         return Err(no_archive(&plan.archive));
     }
@@ -87,7 +87,7 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
             ),
         )
     })?;
-    if let Some(clone) = &spec.into.stateful_set {
+    if let Some(clone) = &into.stateful_set {
         let refused = source
             .refuse_clone()
             .or_else(|| clone::refuse_labels(&observed.identity, clone, &observed.selecting));
@@ -96,12 +96,9 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
         }
     }
     other_driver(observed, &backup)?;
-    let found = spec
-        .source
-        .archive
-        .is_none()
-        .then_some(observed.snapshots.as_slice());
-    let volumes = claims::volumes(&observed.identity, &spec.into, &backup, found)?;
+    let archived = observed.restore.spec.source.archive.is_some();
+    let found = (!archived).then_some(observed.snapshots.as_slice());
+    let volumes = claims::volumes(&observed.identity, into, &backup, found)?;
     Ok(Ready {
         backup,
         source,
@@ -249,7 +246,7 @@ fn is_completed(backup: &PgBackup) -> Result<(), Rejection> {
 }
 
 fn other_driver(observed: &Observed, backup: &PgBackup) -> Result<(), Rejection> {
-    let into = &observed.restore.spec.into;
+    let into = &observed.into;
     let volumes = backup.status.iter().flat_map(|status| &status.volumes);
     for volume in volumes {
         let Some(class) = into

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::api::RestoreInto;
 
 #[test]
 fn the_clone_waits_for_the_recovery_pods_end() {
@@ -83,6 +84,10 @@ fn the_clone_is_like_the_source_and_selected_by_nothing_of_it() {
     assert_eq!(service["spec"]["ports"][0]["port"], 5432);
 }
 
+fn volumes_alone() -> RestoreInto {
+    serde_json::from_value(json!({"volumes": {"namePrefix": "p"}})).unwrap()
+}
+
 #[test]
 fn literals_that_the_backup_left_out_are_asked_for() {
     let mut observed = observed(into_set(), planned());
@@ -100,7 +105,7 @@ fn literals_that_the_backup_left_out_are_asked_for() {
     };
     assert_eq!(rejection.reason, "EnvironmentUnknown");
     assert!(rejection.message.contains("POSTGRES_PASSWORD"));
-    observed.restore = restore(json!({"volumes": {"namePrefix": "p"}}), planned());
+    observed.into = volumes_alone();
     assert!(matches!(plan(&observed, &image()), Step::WriteDown(_)));
 }
 
@@ -159,7 +164,7 @@ fn a_cluster_that_shares_state_is_not_cloned() {
                 other => panic!("{field} {container}: {other:?}"),
             }
             // Volumes start nothing.
-            observed.restore = restore(json!({"volumes": {"namePrefix": "p"}}), planned());
+            observed.into = volumes_alone();
             let step = plan(&observed, &image());
             assert!(matches!(step, Step::WriteDown(_)), "{container}: {step:?}");
         }

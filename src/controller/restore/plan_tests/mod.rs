@@ -2,6 +2,8 @@
 
 mod archive_tests;
 mod clone_tests;
+mod drill_tests;
+mod ending_tests;
 mod import_tests;
 mod reach_tests;
 
@@ -474,15 +476,6 @@ fn what_is_left_when_it_is_over() {
         plan(&refused, &image()),
         Step::Remove(observed.made.clone())
     );
-
-    let mut failed = observed.clone();
-    condition_added(&mut failed, condition("Recovered", "False", "Gap"));
-    let Step::Fail(rejection) = plan(&failed, &image()) else {
-        panic!()
-    };
-    assert_eq!(rejection.reason, "Gap");
-    condition_added(&mut failed, condition("Completed", "False", "Gap"));
-    assert_eq!(plan(&failed, &image()), Step::Rest);
 
     let mut deleted = observed.clone();
     deleted.restore.metadata.deletion_timestamp =

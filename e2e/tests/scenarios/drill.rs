@@ -1,0 +1,185 @@
+//! Drills: one that is passed says so and leaves nothing, one that is not says so and keeps what it made.
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{
+    Database, Deployment, Kubectl, Writer, condition, measure, story, until,
+};
+use serde_json::Value;
+
+use super::setup::scenario;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_restores_looks_and_leaves_nothing() {
+    scenario("drill", async |deployment, namespace| {
+        tell(&deployment, &namespace).await
+    })
+    .await;
+}
+
+async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    let backup = backup["metadata"]["name"]
+        .as_str()
+        .context("no name")?
+        .to_owned();
+    story::commits(&writer, 200).await?;
+
+    // Both at once: the second waits for the first.
+    let least = writer.ledger.acknowledged();
+    let sql = format!("SELECT count(*) >= {least} FROM ledger");
+    kubectl.apply(&drill(
+        namespace,
+        "first",
+        &format!("{{checks: [Amcheck], sql: \"{sql}\"}}"),
+    ))?;
+    kubectl.apply(&drill(
+        namespace,
+        "second",
+        "{sql: \"SELECT count(*) < 0 FROM ledger\"}",
+    ))?;
+
+    let passed = ended(kubectl, namespace, "first", "True").await?;
+    let checks = &passed["status"]["progress"]["checks"];
+    let checks: Vec<&str> = checks
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|check| check["name"].as_str())
+        .collect();
+    ensure!(checks == ["Start", "Sql", "Amcheck"], "{passed}");
+    let failed = ended(kubectl, namespace, "second", "False").await?;
+    let said = of(&failed, "Completed")?;
+    ensure!(said["reason"] == "VerificationFailed", "{said}");
+    let message = said["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("row 1 of 1 is not true"), "{message}");
+    one_at_a_time(&passed, &failed)?;
+
+    told(kubectl, namespace, &backup)?;
+    counted(deployment, namespace)?;
+    // What failed is kept until it is deleted, what was passed is gone.
+    until(
+        "only the failed drill's claim is left",
+        story::LIMIT,
+        || {
+            let claims = kubectl.list(namespace, "persistentvolumeclaims")?;
+            let mut names: Vec<_> = claims
+                .iter()
+                .filter_map(|it| it["metadata"]["name"].as_str())
+                .collect();
+            names.sort_unstable();
+            Ok((names == ["data-orders-0", "second-data"]).then_some(()))
+        },
+    )
+    .await?;
+    kubectl.run(&[
+        "-n",
+        namespace,
+        "delete",
+        "pgr",
+        "first",
+        "second",
+        "--timeout=120s",
+    ])?;
+    let claims = kubectl.list(namespace, "persistentvolumeclaims")?;
+    ensure!(claims.len() == 1, "{claims:?}");
+    // The source wrote on all the time, on its own timeline.
+    story::commits(&writer, 10).await?;
+    writer.stop().await?;
+    Ok(())
+}
+
+fn drill(namespace: &str, name: &str, verify: &str) -> String {
+    format!(
+        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  source: {{protection: orders}}\n  verify: {verify}\n"
+    )
+}
+
+async fn ended(kubectl: &Kubectl, namespace: &str, name: &str, status: &str) -> Result<Value> {
+    condition(
+        kubectl,
+        namespace,
+        ("pgr", name),
+        ("Completed", status),
+        story::LIMIT,
+    )
+    .await
+}
+
+fn of<'a>(object: &'a Value, type_: &str) -> Result<&'a Value> {
+    let mut conditions = object["status"]["conditions"]
+        .as_array()
+        .context("none")?
+        .iter();
+    let found = conditions.find(|condition| condition["type"] == type_);
+    found.with_context(|| format!("no condition {type_}"))
+}
+
+/// The one that waited has made its plan before the other's end, and its claims were ready after it.
+fn one_at_a_time(passed: &Value, failed: &Value) -> Result<()> {
+    let at = |object: &Value, type_: &str| -> Result<jiff::Timestamp> {
+        let at = of(object, type_)?["lastTransitionTime"]
+            .as_str()
+            .context("no time")?;
+        Ok(at.parse()?)
+    };
+    let times =
+        [passed, failed].map(|it| anyhow::Ok((at(it, "VolumesReady")?, at(it, "Recovered")?)));
+    let [first, second] = times;
+    let (first, second) = (first?, second?);
+    ensure!(
+        first.1 <= second.0 || second.1 <= first.0,
+        "both at once: {first:?} {second:?}"
+    );
+    Ok(())
+}
+
+/// Of the backup by its condition, of the protection by what was passed last.
+fn told(kubectl: &Kubectl, namespace: &str, backup: &str) -> Result<()> {
+    let found = kubectl
+        .get(namespace, "pgb", backup)?
+        .context("no backup")?;
+    let verified = of(&found, "Verified")?;
+    let by = verified["message"].as_str().unwrap_or_default();
+    ensure!(
+        by.contains("PgRestore first") || by.contains("PgRestore second"),
+        "{verified}"
+    );
+    let completed = of(&found, "Completed")?;
+    ensure!(completed["status"] == "True", "{completed}");
+    let protection = kubectl
+        .get(namespace, "pgx", "orders")?
+        .context("no protection")?;
+    let last = &protection["status"]["lastVerified"];
+    ensure!(
+        last["restore"] == "first" && last["backup"] == backup,
+        "{last}"
+    );
+    ensure!(
+        protection["status"]["lastBackup"]["name"] == backup,
+        "{protection}"
+    );
+    Ok(())
+}
+
+fn counted(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let controller = "app.kubernetes.io/component=controller";
+    let metrics = measure::metrics(&deployment.kubectl, &deployment.system, controller)?.join("\n");
+    for outcome in ["Passed", "Failed"] {
+        let is_it = |line: &&str| {
+            line.starts_with("highwater_drills_total{")
+                && line.contains(&format!("namespace=\"{namespace}\""))
+                && line.contains(&format!("outcome=\"{outcome}\""))
+        };
+        let line = metrics
+            .lines()
+            .find(is_it)
+            .with_context(|| format!("{outcome}: not counted"))?;
+        ensure!(line.ends_with(" 1"), "{line}");
+    }
+    Ok(())
+}
