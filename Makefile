@@ -58,6 +58,10 @@ bench-job: build ## Measure backup, restore and memory on the dev cluster, again
 bench-backup: build ## Measure backups beside a bare script on the dev cluster; BENCH='--repeat 1 --only one,requests' tries a part
 	@scripts/bench backup $(BENCH)
 
+.PHONY: bench-restore
+bench-restore: build ## Measure the planner at its limits and restores by size; BENCH='--repeat 1 --only planner' tries a part
+	@scripts/bench restore $(BENCH)
+
 .PHONY: bench-wal
 bench-wal: tools ## Measure WAL push and fetch beside pgBackRest, WAL-RUS and barman; BENCH='--segments 8 --repeat 1' tries it
 	@scripts/bench wal $(BENCH)
