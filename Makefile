@@ -50,6 +50,10 @@ unit: tools ## Tests that need no cluster: unit, golden, store contract, Postgre
 e2e: ## Scenarios on the dev cluster: flow, doors, ledger
 	@scripts/test e2e
 
+.PHONY: e2e-all
+e2e-all: ## All scenarios, with the ledger on PostgreSQL 14 to 18
+	@scripts/test e2e-all
+
 .PHONY: bench-job
 bench-job: build ## Measure backup, restore and memory on the dev cluster, against their limits
 	@scripts/bench job

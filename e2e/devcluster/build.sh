@@ -5,8 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 : "${HIGHWATER_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/highwater}"
 : "${POSTGRES_MAJOR:=15}"
-# Raised when images are made differently from the same content.
-image_format=3
+source image.sh
 components="$HIGHWATER_CACHE/components"
 mkdir -p "$components"
 
@@ -59,30 +58,6 @@ component() {
   latest=$directory
 }
 
-# docker_archive TAR NAME ENTRYPOINT_JSON ENV_JSON LAYER...: an image as `ctr images import` takes it; config_more is added to
-# its config.
-docker_archive() {
-  local tar=$1 name=$2 entrypoint=$3 env=$4 work ids=() layers=() number=0
-  shift 4
-  work=$(mktemp -d "$HIGHWATER_CACHE/image.XXXXXX")
-  for layer in "$@"; do
-    ln "$layer" "$work/$number.tar" 2>/dev/null || cp "$layer" "$work/$number.tar"
-    ids+=("\"sha256:$(sha256sum "$layer" | cut -d' ' -f1)\"")
-    layers+=("\"$number.tar\"")
-    number=$((number + 1))
-  done
-  local IFS=,
-  cat > "$work/config.json" <<JSON
-{"architecture":"amd64","os":"linux","config":{"Entrypoint":$entrypoint,"Env":$env${config_more:-}},"rootfs":{"type":"layers","diff_ids":[${ids[*]}]}}
-JSON
-  echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"$name\"],\"Layers\":[${layers[*]}]}]" > "$work/manifest.json"
-  (cd "$work" && tar -cf "$tar.new" -- manifest.json config.json *.tar)
-  mv "$tar.new" "$tar"
-  rm -rf "$work"
-}
-
-layer() { tar -C "$1" --numeric-owner --sort=name --mtime=@0 -cf "$2" .; }
-
 pause_image() {
   local directory work
   directory="$components/pause-$(key images/pause/pause.c <(echo "$image_format"))"
@@ -116,7 +91,8 @@ program_image() {
 
 # Debian's PostgreSQL with uid and gid 999, as the official image has them, and our entry point on top.
 postgres_image() {
-  local base="$components/postgres-base-$POSTGRES_MAJOR-2" directory
+  local base directory
+  base=$(postgres_base "$POSTGRES_MAJOR")
   if ! finished "$base"; then
     local begin=$SECONDS
     say "postgres:$POSTGRES_MAJOR" "building the image"

@@ -30,6 +30,8 @@ mod kills;
 mod lease;
 #[path = "scenarios/ledger.rs"]
 mod ledger;
+#[path = "scenarios/majors.rs"]
+mod majors;
 #[path = "scenarios/matrix/mod.rs"]
 mod matrix;
 #[path = "scenarios/members.rs"]

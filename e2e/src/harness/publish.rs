@@ -34,14 +34,36 @@ pub fn load(program: &Path) -> Result<Images> {
     let folder = tempfile::tempdir()?;
     let image = folder.path().join("highwater.tar");
     program_image(program, &name, &image)?;
-    let devcluster = std::env::var_os("HIGHWATER_DEVCLUSTER");
-    let mut load = Command::new(devcluster.context("run this with `devcluster enter --`")?);
-    let loaded = load.arg("load-image").arg(&image).status()?;
-    ensure!(loaded.success(), "failed to load the image");
+    load_image(&image)?;
     Ok(Images {
         highwater: name,
         ..Images::loaded()
     })
+}
+
+/// Loads PostgreSQL of another major than the dev cluster's into it, and says what its image is called.
+///
+/// # Errors
+/// Not inside `devcluster enter --`, or `scripts/majors` has not installed it.
+pub fn load_postgres(major: &str) -> Result<String> {
+    let name = format!("localhost/postgres:{major}");
+    if major == postgres::major() {
+        return Ok(name);
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("devcluster/postgres-image");
+    let made = Command::new(script).arg(major).output()?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    ensure!(made.status.success(), "failed to make {name}: {said}");
+    load_image(Path::new(String::from_utf8(made.stdout)?.trim()))?;
+    Ok(name)
+}
+
+fn load_image(tar: &Path) -> Result<()> {
+    let devcluster = std::env::var_os("HIGHWATER_DEVCLUSTER");
+    let mut load = Command::new(devcluster.context("run this with `devcluster enter --`")?);
+    let loaded = load.arg("load-image").arg(tar).status()?;
+    ensure!(loaded.success(), "failed to load the image");
+    Ok(())
 }
 
 /// Pushes the images that the demo needs to a registry, named after their content. Who may push is what `docker login` left.

@@ -1,0 +1,30 @@
+# Sourced by what makes images by hand.
+# Raised when images are made differently from the same content.
+image_format=3
+
+# The layer with Debian's PostgreSQL lies here.
+postgres_base() { echo "$HIGHWATER_CACHE/components/postgres-base-$1-2"; }
+
+# docker_archive TAR NAME ENTRYPOINT_JSON ENV_JSON LAYER...: an image as `ctr images import` takes it; config_more is added to
+# its config.
+docker_archive() {
+  local tar=$1 name=$2 entrypoint=$3 env=$4 work ids=() layers=() number=0
+  shift 4
+  work=$(mktemp -d "$HIGHWATER_CACHE/image.XXXXXX")
+  for layer in "$@"; do
+    ln "$layer" "$work/$number.tar" 2>/dev/null || cp "$layer" "$work/$number.tar"
+    ids+=("\"sha256:$(sha256sum "$layer" | cut -d' ' -f1)\"")
+    layers+=("\"$number.tar\"")
+    number=$((number + 1))
+  done
+  local IFS=,
+  cat > "$work/config.json" <<JSON
+{"architecture":"amd64","os":"linux","config":{"Entrypoint":$entrypoint,"Env":$env${config_more:-}},"rootfs":{"type":"layers","diff_ids":[${ids[*]}]}}
+JSON
+  echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"$name\"],\"Layers\":[${layers[*]}]}]" > "$work/manifest.json"
+  (cd "$work" && tar -cf "$tar.new" -- manifest.json config.json *.tar)
+  mv "$tar.new" "$tar"
+  rm -rf "$work"
+}
+
+layer() { tar -C "$1" --numeric-owner --sort=name --mtime=@0 -cf "$2" .; }
