@@ -8,6 +8,7 @@
 //! | [`cli`], [`telemetry`] | arguments; logging |
 //! | [`retry`] | the one retry policy |
 //! | [`kubernetes`] | the calls that every program makes to the Kubernetes API in the same way |
+//! | [`guarded`] | watches that one object cannot stop |
 //! | [`csi`] | VolumeSnapshot types and what they say |
 //! | [`controller`] | the Deployment that reconciles Highwater's kinds; talks to the Kubernetes API only |
 //! | [`agent`] | one Deployment per protected database: backup session and WAL shipping |
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod csi;
+pub mod guarded;
 pub mod kubernetes;
 pub mod planning;
 pub mod postgres;

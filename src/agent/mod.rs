@@ -27,7 +27,7 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Api, Client, Resource, ResourceExt, runtime::watcher};
+use kube::{Api, Client, Resource, ResourceExt, core::DeserializeGuard, runtime::watcher};
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -212,7 +212,7 @@ fn spawn(
     let protections = configuration(tasks, &shared, wanted_sender);
     let (backups, restores) = work_lists(tasks, &shared);
     let (sender, existing) = channel::channel(None);
-    let api = shared.api::<audit::Existing>();
+    let api = shared.api::<DeserializeGuard<audit::Existing>>();
     let all = watcher::Config::default();
     task(tasks, "catalog", collect(api, all, |_| true, sender));
     let publisher = Publisher {
@@ -256,19 +256,19 @@ fn configuration(
         policies,
         archives,
     };
-    let api = shared.api::<PgProtection>();
+    let api = shared.api::<DeserializeGuard<PgProtection>>();
     task(
         tasks,
         "protection",
         collect(api, one, |_| true, protections),
     );
-    let api = shared.api::<PgBackupPolicy>();
+    let api = shared.api::<DeserializeGuard<PgBackupPolicy>>();
     task(
         tasks,
         "policies",
         collect(api, all(), |_| true, policy_sender),
     );
-    let api = shared.api::<PgArchive>();
+    let api = shared.api::<DeserializeGuard<PgArchive>>();
     task(
         tasks,
         "archives",

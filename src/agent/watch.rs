@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::{
     Api, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    core::DeserializeGuard,
+    runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -17,6 +15,7 @@ use super::config::{NotReady, Wanted, resolve};
 use crate::{
     api::{PgArchive, PgBackupPolicy, PgProtection},
     controller::context::Chain,
+    guarded::{self, Guarded},
 };
 
 /// The objects of a kind that are kept, by name. `None` until they were listed once.
@@ -24,14 +23,23 @@ pub type Objects<K> = Option<BTreeMap<String, Arc<K>>>;
 
 /// Keeps `objects` as the API server has them; those that `keep` refuses are left out. Ends only if its receivers do.
 pub async fn collect<K>(
-    api: Api<K>,
+    api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     keep: impl Fn(&K) -> bool,
     objects: watch::Sender<Objects<K>>,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut events = watcher(api, config).default_backoff().boxed();
+    gather(guarded::watch(api, config), keep, objects).await;
+}
+
+/// An object that cannot be decoded stops no other, and stays what it was when it was decoded last.
+async fn gather<K: Resource<DynamicType = ()>>(
+    events: impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send,
+    keep: impl Fn(&K) -> bool,
+    objects: watch::Sender<Objects<K>>,
+) {
+    let mut events = events.boxed();
     let mut listed = BTreeMap::new();
     loop {
         let event = match events.try_next().await {
@@ -44,29 +52,44 @@ pub async fn collect<K>(
         };
         match event {
             Event::Init => listed.clear(),
-            Event::InitApply(object) => {
+            Event::InitApply(DeserializeGuard(Ok(object))) => {
                 if keep(&object) {
                     listed.insert(object.name_any(), Arc::new(object));
+                }
+            }
+            Event::InitApply(DeserializeGuard(Err(object))) => {
+                guarded::warn(&K::kind(&()), &object);
+                let name = object.metadata.name.unwrap_or_default();
+                let known = objects.borrow();
+                if let Some(known) = known.as_ref().and_then(|known| known.get(&name)) {
+                    listed.insert(name, known.clone());
                 }
             }
             Event::InitDone => {
                 objects.send_replace(Some(std::mem::take(&mut listed)));
             }
-            Event::Apply(object) => change(&objects, |map| {
-                let name = object.name_any();
-                match keep(&object) {
-                    true => {
-                        map.insert(name, Arc::new(object));
-                        true
-                    }
-                    false => map.remove(&name).is_some(),
-                }
-            }),
+            Event::Apply(DeserializeGuard(Ok(object))) => apply(&objects, object, &keep),
+            Event::Apply(DeserializeGuard(Err(object))) => {
+                guarded::warn(&K::kind(&()), &object);
+            }
             Event::Delete(object) => {
-                change(&objects, |map| map.remove(&object.name_any()).is_some())
+                change(&objects, |map| map.remove(&object.name_any()).is_some());
             }
         }
     }
+}
+
+fn apply<K: Resource>(objects: &watch::Sender<Objects<K>>, object: K, keep: impl Fn(&K) -> bool) {
+    change(objects, |map| {
+        let name = object.name_any();
+        match keep(&object) {
+            true => {
+                map.insert(name, Arc::new(object));
+                true
+            }
+            false => map.remove(&name).is_some(),
+        }
+    });
 }
 
 fn change<K>(
@@ -126,5 +149,47 @@ impl Sources {
             policy.map(AsRef::as_ref),
             archive.map(AsRef::as_ref),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(name: &str, archive: &str, ceiling: &str) -> DeserializeGuard<PgBackupPolicy> {
+        let object = json!({
+            "metadata": {"name": name},
+            "spec": {"archive": archive, "wal": {"slotCeiling": ceiling}},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_decoded_stops_no_other_and_stays_what_it_was() {
+        let (sender, objects) = watch::channel(None);
+        let too_much = "99999999Ti";
+        let events = [
+            Event::Init,
+            Event::InitApply(policy("a", "one", "1Gi")),
+            Event::InitApply(policy("b", "one", too_much)),
+            Event::InitDone,
+            Event::Apply(policy("a", "two", too_much)),
+            Event::Apply(policy("c", "one", "1Gi")),
+            Event::Init,
+            Event::InitApply(policy("a", "two", too_much)),
+            Event::InitApply(policy("b", "one", too_much)),
+            Event::InitApply(policy("d", "one", "1Gi")),
+            Event::InitDone,
+        ];
+        gather(stream::iter(events.map(Ok)), |_| true, sender).await;
+        let objects = objects.borrow();
+        let objects = objects.iter().flatten();
+        let seen: Vec<_> = objects
+            .map(|(name, policy)| (name.as_str(), policy.spec.archive.as_str()))
+            .collect();
+        assert_eq!(seen, [("a", "one"), ("d", "one")]);
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::{
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     Mount, PassedCheck, TargetTime, TargetTimeline, TargetXid, Verify, backup::any_object,
@@ -222,8 +222,28 @@ pub struct RestoreInto {
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
     /// The size of the new claims. Default and least: the source's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "size"
+    )]
     pub size: Option<Quantity>,
+}
+
+/// A number is a quantity, too, and the schema lets it in: Kubernetes' own type takes a text alone.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
+    let size = Option::<NumberOrText>::deserialize(deserializer)?;
+    Ok(size.map(|size| match size {
+        NumberOrText::Number(number) => Quantity(number.to_string()),
+        NumberOrText::Text(text) => Quantity(text),
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(i64),
+    Text(String),
 }
 
 impl RestoreInto {
@@ -439,4 +459,25 @@ pub struct RestorePhases {
     /// From the object's creation to the clone's readiness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_seconds: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_size_is_a_text_or_a_number() {
+        let size = |value: serde_json::Value| {
+            let into: RestoreInto = serde_json::from_value(json!({"size": value})).unwrap();
+            into.size.map(|size| size.0)
+        };
+        assert_eq!(size(json!("20Gi")).as_deref(), Some("20Gi"));
+        assert_eq!(
+            size(json!(21_474_836_480_u64)).as_deref(),
+            Some("21474836480")
+        );
+        assert_eq!(size(json!(null)), None);
+    }
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct SizeText(u64);
 
-/// The pattern of [`SizeText`]; the API server checks it before anything else does.
-pub const SIZE_PATTERN: &str = "^[0-9]{1,12}(Ki|Mi|Gi|Ti)?$";
+/// The pattern of [`SizeText`]; the API server checks it before anything else does. It lets in nothing that 64 bits do not
+/// hold.
+pub const SIZE_PATTERN: &str = "^([0-9]{1,12}(Ki|Mi)?|[0-9]{1,10}Gi|[0-9]{1,7}Ti)$";
 
 const UNITS: [(&str, u32); 4] = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
 
@@ -109,7 +110,31 @@ impl JsonSchema for SizeText {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, string::string_regex};
+
     use super::*;
+
+    proptest! {
+        /// What the API server accepts and nobody can decode would stop everything that watches its kind.
+        #[test]
+        fn what_the_door_lets_in_is_decoded(
+            text in string_regex(SIZE_PATTERN.trim_matches(['^', '$'])).unwrap(),
+        ) {
+            prop_assert!(text.parse::<SizeText>().is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_greatest_of_each_unit_is_decoded() {
+        for text in [
+            "999999999999",
+            "999999999999Mi",
+            "9999999999Gi",
+            "9999999Ti",
+        ] {
+            assert!(text.parse::<SizeText>().is_ok(), "{text}");
+        }
+    }
 
     #[test]
     fn parses_and_prints_whole_numbers_with_a_unit() {

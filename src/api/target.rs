@@ -49,11 +49,23 @@ impl JsonSchema for TargetTime {
             "type": "string",
             "maxLength": 40,
             "x-kubernetes-validations": [{
-                "rule": "self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?([Zz]|[+-][0-9]{2}(:?[0-9]{2})?| ?(UTC|GMT))$')",
+                "rule": format!("self.matches('{}')", time_pattern()),
                 "message": "want a date and time with a zone, as in 2026-11-20T14:03:12Z, 2026-11-20 15:03:12.5+01 or 2026-11-20 14:03:12 UTC",
             }],
         })
     }
+}
+
+/// The pattern of [`TargetTime`]; the API server checks it before anything else does. It lets in nothing that cannot be
+/// parsed: days that there are, in the years from 1000 to 2999, and offsets up to PostgreSQL's most.
+fn time_pattern() -> String {
+    let leap_year = "[12][0-9](0[48]|[2468][048]|[13579][26])|(1[26]|2[048])00";
+    let day = "(0[1-9]|1[0-9]|2[0-8])";
+    let longer = "(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31";
+    let date = format!("([12][0-9]{{3}}-((0[1-9]|1[0-2])-{day}|{longer})|({leap_year})-02-29)");
+    let time = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?";
+    let zone = "([Zz]|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?| ?(UTC|GMT))";
+    format!("^{date}[Tt ]{time}{zone}$")
 }
 
 /// A transaction id of 32 bits, or of 64 with its epoch.
@@ -103,6 +115,9 @@ pub enum TargetTimeline {
 const LATEST: &str = "Latest";
 const CURRENT: &str = "Current";
 
+/// The pattern of [`TargetTimeline`]: numbers end where PostgreSQL's do, at 4294967295.
+const TIMELINE_PATTERN: &str = "^(Latest|Current|[1-9][0-9]{0,8}|[1-3][0-9]{9}|4([01][0-9]{8}|2([0-8][0-9]{7}|9([0-3][0-9]{6}|4([0-8][0-9]{5}|9([0-5][0-9]{4}|6([0-6][0-9]{3}|7([01][0-9]{2}|2([0-8][0-9]|9[0-5])))))))))$";
+
 /// As the API has it: a number or a word.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
@@ -150,7 +165,7 @@ impl JsonSchema for TargetTimeline {
             "x-kubernetes-int-or-string": true,
             "maxLength": 10,
             "x-kubernetes-validations": [{
-                "rule": "string(self).matches('^(Latest|Current|[1-9][0-9]{0,9})$')",
+                "rule": format!("string(self).matches('{TIMELINE_PATTERN}')"),
                 "message": "want Latest, Current or the number of a timeline, as in 2",
             }],
         })
@@ -159,9 +174,29 @@ impl JsonSchema for TargetTimeline {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, string::string_regex};
     use serde_json::{from_value, json, to_value};
 
     use super::*;
+
+    fn texts(pattern: &str) -> impl Strategy<Value = String> + use<> {
+        let inner = pattern.trim_start_matches('^').trim_end_matches('$');
+        string_regex(inner).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// What the API server accepts and nobody can decode would stop all restores.
+        #[test]
+        fn what_the_door_lets_in_is_decoded(
+            time in texts(&time_pattern()),
+            timeline in texts(TIMELINE_PATTERN),
+        ) {
+            prop_assert!(from_value::<TargetTime>(json!(time)).is_ok(), "{time}");
+            prop_assert!(from_value::<TargetTimeline>(json!(timeline)).is_ok(), "{timeline}");
+        }
+    }
 
     #[test]
     fn a_time_says_its_zone() {

@@ -16,13 +16,17 @@ use kube::{
         WatchStreamExt,
         controller::{Action, Error as ControllerError},
         reflector::{self, Lookup, ObjectRef, Store},
-        watcher,
+        watcher::{self, Event},
     },
 };
 use serde::de::DeserializeOwned;
 
 use super::{events::Events, metrics::Metrics, scope::Scope};
-use crate::{clock::Clock, kubernetes::RequestError};
+use crate::{
+    clock::Clock,
+    guarded::{self, Undecodable},
+    kubernetes::RequestError,
+};
 
 /// Shared by all controllers of this process.
 pub struct Context {
@@ -89,6 +93,33 @@ impl Context {
         }
     }
 
+    /// A watch of all objects of a namespaced kind. Those that cannot be decoded stop nothing: each is logged, counted, and
+    /// handed to `skipped` once.
+    pub fn decoded<K, F>(
+        &self,
+        mut skipped: F,
+    ) -> impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + use<K, F>
+    where
+        F: FnMut(Undecodable) + Send,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + fmt::Debug
+            + Send
+            + 'static,
+    {
+        let metrics = self.metrics.clone();
+        let events = guarded::watch(self.watched(), watcher::Config::default());
+        guarded::decoded(events, move |count, new| {
+            let kind = K::kind(&());
+            metrics.undecodable(&kind, count);
+            if let Some(object) = new {
+                guarded::warn(&kind, &object);
+                skipped(object);
+            }
+        })
+    }
+
     /// A watch of all objects of a namespaced kind: its store, and what it tells of as it comes, changes and goes. The store
     /// has it first. The stream must be polled.
     pub fn told<K>(
@@ -107,9 +138,9 @@ impl Context {
             + 'static,
     {
         let (store, writer) = reflector::store();
-        let events = watcher(self.watched::<K>(), watcher::Config::default())
-            .default_backoff()
-            .modify(|object| object.meta_mut().managed_fields = None)
+        let events = self
+            .decoded(drop)
+            .modify(|object: &mut K| object.meta_mut().managed_fields = None)
             .reflect(writer);
         (store, events.touched_objects())
     }

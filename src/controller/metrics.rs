@@ -14,6 +14,12 @@ pub struct Metrics {
     pub leader: Gauge,
     agents: Family<Agent, Gauge>,
     drills: Family<Drill, Counter>,
+    undecodable: Family<Kind, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +74,13 @@ impl Metrics {
         }
     }
 
+    /// Says how many objects of a kind cannot be decoded.
+    pub fn undecodable(&self, kind: &str, count: usize) {
+        let kind = kind.to_owned();
+        let gauge = self.undecodable.get_or_create(&Kind { kind });
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Makes them part of `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -84,6 +97,11 @@ impl Metrics {
             "highwater_drills",
             "Drills that were decided, by protection and outcome: Passed or Failed",
             self.drills.clone(),
+        );
+        registry.register(
+            "highwater_undecodable_objects",
+            "Objects that the API server has and this controller cannot decode: nothing is done about them",
+            self.undecodable.clone(),
         );
         registry.register(
             "highwater_leader",

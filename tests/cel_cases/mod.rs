@@ -59,8 +59,66 @@ pub fn rules() -> Vec<Case> {
         .chain(texts())
         .chain(changes)
         .chain(restores)
+        .chain(undecodable())
         .collect()
 }
+
+/// What looks as it should, and is no time, no timeline or no size: what is accepted must be possible to decode.
+fn undecodable() -> Vec<Case> {
+    let times = [
+        ("2028-02-29T14:03:12Z", "2026-02-29T14:03:12Z"),
+        ("2000-02-29T14:03:12Z", "2100-02-29T14:03:12Z"),
+        ("2026-11-30T14:03:12Z", "2026-11-31T14:03:12Z"),
+        ("2026-12-31T14:03:12Z", "2026-13-01T14:03:12Z"),
+        ("2026-01-01T14:03:12Z", "2026-00-01T14:03:12Z"),
+        ("2026-11-01T14:03:12Z", "2026-11-00T14:03:12Z"),
+        ("2026-11-20T00:00:00Z", "2026-11-20T24:00:00Z"),
+        ("2026-11-20T23:59:59Z", "2026-11-20T25:03:12Z"),
+        ("2026-11-20 14:59:12+00", "2026-11-20 14:60:12+00"),
+        ("2026-11-20 14:03:59 UTC", "2026-11-20 14:03:60 UTC"),
+        ("2026-11-20T14:03:12+14:00", "2026-11-20T14:03:12+30:00"),
+        ("2026-11-20T14:03:12-15:59", "2026-11-20T14:03:12-16:00"),
+        ("2026-11-20T14:03:12+0530", "2026-11-20T14:03:12+0560"),
+        ("2999-12-31T14:03:12Z", "9999-12-31T14:03:12Z"),
+        ("1000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
+    ];
+    let times = times
+        .into_iter()
+        .map(|(good, bad)| target("time", json!(good), json!(bad), TIME));
+    let timelines = [
+        (json!(4_294_967_295_u32), json!(4_294_967_296_u64)),
+        (json!("4294967295"), json!(9_999_999_999_u64)),
+        (json!("1"), json!(0)),
+        (json!(2), json!("-2")),
+    ];
+    let timelines = timelines.map(|(good, bad)| target("timeline", good, bad, TIMELINE));
+    let ceilings = [
+        ("9999999Ti", "99999999Ti"),
+        ("9999999999Gi", "99999999999Gi"),
+    ];
+    let ceilings = ceilings.map(|(good, bad)| Case {
+        kind: "PgBackupPolicy",
+        before: None,
+        good: json!({"archive": "main", "wal": {"slotCeiling": good}}),
+        bad: json!({"archive": "main", "wal": {"slotCeiling": bad}}),
+        message: SIZE,
+    });
+    times.chain(timelines).chain(ceilings).collect()
+}
+
+fn target(field: &str, good: Value, bad: Value, message: &'static str) -> Case {
+    Case {
+        kind: "PgRestore",
+        before: None,
+        good: restore(json!({ field: good })),
+        bad: restore(json!({ field: bad })),
+        message,
+    }
+}
+
+const TIME: &str = "want a date and time with a zone, as in 2026-11-20T14:03:12Z, 2026-11-20 15:03:12.5+01 or 2026-11-20 14:03:12 UTC";
+const TIMELINE: &str = "want Latest, Current or the number of a timeline, as in 2";
+const SIZE: &str = "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi";
 
 /// What a text must look like.
 fn texts() -> Vec<Case> {
@@ -109,7 +167,7 @@ fn texts() -> Vec<Case> {
             "PgBackupPolicy",
             policy(json!({"wal": {"slotCeiling": "50Gi"}})),
             policy(json!({"wal": {"slotCeiling": "50GB"}})),
-            "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi",
+            SIZE,
         ),
         case(
             "PgArchive",
@@ -163,13 +221,13 @@ fn texts() -> Vec<Case> {
             "PgRestore",
             restore(json!({"time": "2026-11-20T15:03:12.5+01:00"})),
             restore(json!({"time": "2026-11-20 15:03:12"})),
-            "want a date and time with a zone, as in 2026-11-20T14:03:12Z, 2026-11-20 15:03:12.5+01 or 2026-11-20 14:03:12 UTC",
+            TIME,
         ),
         case(
             "PgRestore",
             restore(json!({"timeline": 2})),
             restore(json!({"timeline": "2nd"})),
-            "want Latest, Current or the number of a timeline, as in 2",
+            TIMELINE,
         ),
     ]
 }
@@ -228,7 +286,7 @@ fn archive_rules() -> Vec<Case> {
             before: None,
             good: limited(json!({"s3": {"bucket": "backups"}}), "100100"),
             bad: limited(json!({"s3": {"bucket": "backups"}}), "fast"),
-            message: "want a whole number of bytes, or one with Ki, Mi, Gi or Ti, as in 50Gi",
+            message: SIZE,
         },
         Case {
             kind: "PgArchive",

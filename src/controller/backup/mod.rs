@@ -156,12 +156,12 @@ fn related(
         by_content.of_content(it)
     });
     let (protections, of_protections) = touched(
-        watched(ctx.watched::<PgProtection>(), everything()),
+        ctx.decoded::<PgProtection, _>(drop).modify(told::slim),
         move |it| by_protection.of_protection(it),
     );
     let known = protections.clone();
     let (policies, of_policies) = touched(
-        watched(ctx.watched::<PgBackupPolicy>(), everything()),
+        ctx.decoded::<PgBackupPolicy, _>(drop).modify(told::slim),
         move |it| by_policy.of_policy(it, &known.state()),
     );
     let told = Told {

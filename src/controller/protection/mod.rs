@@ -189,9 +189,9 @@ async fn protections(ctx: Arc<Context>) {
     let memory = Arc::new(Memory::default());
     let (store, writer) = reflector::store();
     let own_changes = memory.clone();
-    let stream = watcher(ctx.watched::<PgProtection>(), watcher::Config::default())
-        .default_backoff()
-        .modify(|protection| protection.managed_fields_mut().clear())
+    let stream = ctx
+        .decoded(drop)
+        .modify(|protection: &mut PgProtection| protection.managed_fields_mut().clear())
         .reflect(writer)
         .applied_objects()
         .predicate_filter(decisive, kube::runtime::PredicateConfig::default())
@@ -240,8 +240,8 @@ async fn protections(ctx: Arc<Context>) {
             let namespace = backup.namespace().unwrap_or_default();
             Some(ObjectRef::new(&backup.spec.protection).within(&namespace))
         })
-        .watches(ctx.watched::<PgBackupPolicy>(), any(), of_policy)
-        .watches(ctx.watched::<PgArchive>(), any(), of_archive)
+        .watches_stream(ctx.decoded(drop).touched_objects(), of_policy)
+        .watches_stream(ctx.decoded(drop).touched_objects(), of_archive)
         .watches(sets, any(), of_set)
         .run(reconcile, on_error, protections);
     drive("protection", ctx, stream).await;

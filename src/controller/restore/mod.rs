@@ -13,6 +13,7 @@ mod pod;
 mod recorded;
 mod report;
 mod source;
+mod undecodable;
 mod validate;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,13 +26,14 @@ use kube::{
     ResourceExt,
     core::PartialObjectMeta,
     runtime::{
-        Controller,
+        Controller, WatchStreamExt,
         controller::Action,
-        reflector::{ObjectRef, Store},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
 use serde_json::{Value as Json, json};
+use tokio::sync::mpsc;
 
 use super::{Class, Context, PassError, drive, error_policy};
 use crate::{
@@ -176,8 +178,12 @@ async fn reconcile(restore: Arc<PgRestore>, ctx: Arc<Context>) -> Result<Action,
 
 /// Runs until a watch ends.
 pub async fn run(ctx: Arc<Context>) {
-    let controller = Controller::new(ctx.watched::<PgRestore>(), watcher::Config::default());
-    let store = controller.store();
+    let (sender, undecodable) = mpsc::unbounded_channel();
+    let (store, writer) = reflector::store();
+    // An error is that nobody listens any more: the process ends.
+    let restores = ctx.decoded(move |object| sender.send(object).unwrap_or_default());
+    let restores = restores.reflect(writer).applied_objects();
+    let controller = Controller::for_stream(restores, store.clone());
     let ours = || watcher::Config::default().labels(annotations::RESTORE_UID_LABEL);
     let stream = controller
         .watches(ctx.watched::<Pod>(), ours(), by_label(store.clone()))
@@ -193,7 +199,10 @@ pub async fn run(ctx: Arc<Context>) {
         )
         .watches(ctx.watched::<VolumeSnapshot>(), ours(), by_label(store))
         .run(reconcile, error_policy, ctx.clone());
-    drive("restore", ctx, stream).await;
+    tokio::select! {
+        () = drive("restore", ctx.clone(), stream) => {}
+        () = undecodable::tell(ctx, undecodable) => {}
+    }
 }
 
 /// Maps what a restore made to the restore.
