@@ -43,7 +43,9 @@ use kube::{
 use self::{memory::Memory, observe::Observed};
 use super::{Class, Context, PassError, drive, error_policy, is_ready};
 use crate::{
-    api::{PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
+    api::{
+        PgArchive, PgBackup, PgBackupPolicy, PgProtection, RecoveryWindow, annotations, conditions,
+    },
     kubernetes::RequestError,
 };
 
@@ -247,7 +249,7 @@ async fn protections(ctx: Arc<Context>) {
     drive("protection", ctx, stream).await;
 }
 
-/// Backups as they come, are completed and go. What happens between is nothing to a protection, and its reads would only
+/// Backups as they come, are completed, fail and go. What happens between is nothing to a protection, and its reads would only
 /// keep the API server from the backup.
 fn decided_backups(
     ctx: &Context,
@@ -265,8 +267,33 @@ fn decided_backups(
     (store, stream)
 }
 
+/// What of a backup a protection waits for.
+#[derive(Clone, Copy, PartialEq)]
+enum Said {
+    /// It is not over.
+    UnderWay,
+    /// It is whole.
+    Completed,
+    /// It failed for good: another may be wanted in its place.
+    Failed,
+}
+
+fn said(backup: &PgBackup) -> Said {
+    let conditions = backup
+        .status
+        .as_ref()
+        .map_or(&[][..], |status| &status.conditions);
+    if conditions::is_true(conditions, conditions::COMPLETED) {
+        return Said::Completed;
+    }
+    match conditions::is_false(conditions, conditions::COMPLETED) {
+        true => Said::Failed,
+        false => Said::UnderWay,
+    }
+}
+
 /// The backup of `event`, if it says what `known`, by UID, does not.
-fn news(event: Event<PgBackup>, known: &mut HashMap<Option<String>, bool>) -> Option<PgBackup> {
+fn news(event: Event<PgBackup>, known: &mut HashMap<Option<String>, Said>) -> Option<PgBackup> {
     match event {
         Event::Init | Event::InitDone => None,
         Event::Delete(backup) => {
@@ -274,12 +301,9 @@ fn news(event: Event<PgBackup>, known: &mut HashMap<Option<String>, bool>) -> Op
             Some(backup)
         }
         Event::InitApply(backup) | Event::Apply(backup) => {
-            let status = backup.status.as_ref();
-            let completed = status.is_some_and(|status| {
-                conditions::is_true(&status.conditions, conditions::COMPLETED)
-            });
-            let before = known.insert(backup.metadata.uid.clone(), completed);
-            (before != Some(completed)).then_some(backup)
+            let said = said(&backup);
+            let before = known.insert(backup.metadata.uid.clone(), said);
+            (before != Some(said)).then_some(backup)
         }
     }
 }
@@ -320,6 +344,16 @@ fn decisive(protection: &PgProtection) -> Option<u64> {
         if let Some(database) = &status.database {
             (&database.data_directory, &database.tablespaces).hash(&mut hasher);
         }
+        if let Some(primary) = &status.primary {
+            primary.timeline.hash(&mut hasher);
+        }
+        // Without a backup nothing behind a gap can be restored, and a second gap wants a second one.
+        let needed = |window: &RecoveryWindow| window.backup_needed_from;
+        status
+            .recoverable
+            .as_ref()
+            .and_then(needed)
+            .hash(&mut hasher);
         // On which branch a backup lies.
         for timeline in status
             .recoverable
@@ -365,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_calls_for_a_pass_when_it_comes_is_completed_and_goes() {
+    fn a_backup_calls_for_a_pass_when_it_comes_is_completed_fails_and_goes() {
         let mut known = HashMap::new();
         let mut calls = |event| news(event, &mut known).is_some();
         let session = || backup("a", conditions::SESSION, Status::True);
@@ -384,5 +418,31 @@ mod tests {
         );
         assert!(calls(Event::Delete(completed())));
         assert!(calls(Event::Apply(session())), "another of the same name");
+        let failed = || backup("a", conditions::COMPLETED, Status::False);
+        assert!(
+            calls(Event::Apply(failed())),
+            "another is wanted in its place"
+        );
+        assert!(!calls(Event::Apply(failed())));
+    }
+
+    #[test]
+    fn a_second_gap_and_a_failover_call_for_a_pass_and_positions_do_not() {
+        let told = |timeline: u32, needed: Option<&str>, to: &str| {
+            let spec = serde_json::json!({"statefulSet": "orders", "policy": "gold"});
+            let mut protection = PgProtection::new("orders", serde_json::from_value(spec).unwrap());
+            let status = serde_json::json!({
+                "primary": {"pod": "orders-0", "timeline": timeline},
+                "recoverable": {"backupNeededFrom": needed, "to": to},
+            });
+            protection.status = Some(serde_json::from_value(status).unwrap());
+            decisive(&protection)
+        };
+        let (noon, later) = ("2026-11-20T12:00:00.000000Z", "2026-11-20T12:00:05.000000Z");
+        let before = told(1, Some("0/3000000"), noon);
+        assert_eq!(told(1, Some("0/3000000"), later), before);
+        assert_ne!(told(1, Some("0/9000000"), later), before, "a second gap");
+        assert_ne!(told(1, None, later), before);
+        assert_ne!(told(2, Some("0/3000000"), later), before, "a failover");
     }
 }

@@ -84,8 +84,8 @@ pub struct BackupSeen {
     pub stopped: Option<(TimelineId, Lsn)>,
     /// When its backup mode ended, if it is completed.
     pub completed: Option<Timestamp>,
-    /// It failed for good.
-    pub failed: bool,
+    /// When it failed for good.
+    pub failed: Option<Timestamp>,
 }
 
 /// Reads it. `None`: the protection is gone. `told`: what a watch told of its backups, if it did; an old answer costs a pass
@@ -374,7 +374,8 @@ fn backup_seen(backup: &PgBackup) -> BackupSeen {
         stopped: session.and_then(|session| session.timeline.zip(session.stop_lsn)),
         failed: status
             .and_then(|status| conditions::find(&status.conditions, conditions::COMPLETED))
-            .is_some_and(|completed| completed.status == conditions::Status::False.as_str()),
+            .filter(|completed| completed.status == conditions::Status::False.as_str())
+            .map(|completed| completed.last_transition_time.0),
         completed: status
             .filter(|status| conditions::is_true(&status.conditions, conditions::COMPLETED))
             .and(session)

@@ -20,6 +20,10 @@ use crate::api::{
 pub const UNPROTECTED: &str = "Unprotected";
 /// How long the agent has to drop its slots.
 const SLOTS_DEADLINE: SignedDuration = SignedDuration::from_mins(2);
+/// The pause after the first failed backup for a gap; it doubles up to [`LONGEST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_secs(10);
+/// The longest pause after a failed backup for a gap.
+const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 
 /// One effect, or none.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +110,8 @@ pub fn plan(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Step 
     {
         return Step::DeployAgent(Box::new(objects.clone()));
     }
-    wanted_backup(judgement, observed).unwrap_or_else(|| Step::Rest(pause(judgement, observed)))
+    let wanted = wanted_backup(judgement, observed, now);
+    wanted.unwrap_or_else(|| Step::Rest(pause(judgement, observed)))
 }
 
 /// Since when the protection is to end, if it is.
@@ -164,10 +169,10 @@ fn is_deployed(observed: &Observed, objects: &Objects) -> bool {
             .is_some_and(|live| holds(live, &objects.deployment))
 }
 
-fn wanted_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
+fn wanted_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Option<Step> {
     annotated_backup(observed)
         .or_else(|| first_backup(judgement, observed))
-        .or_else(|| gap_backup(judgement, observed))
+        .or_else(|| gap_backup(judgement, observed, now))
 }
 
 /// The one that a new value of the annotation asks for.
@@ -209,7 +214,7 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
 }
 
 /// The one without which nothing behind a gap in the WAL can be restored.
-fn gap_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
+fn gap_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Option<Step> {
     let status = observed.protection.status.as_ref()?;
     let (lineage, window) = (status.lineage.as_ref()?, status.recoverable.as_ref()?);
     let from = window.backup_needed_from?;
@@ -218,13 +223,33 @@ fn gap_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
     let name = |count| names::gap_backup(&protection, lineage.as_str(), timeline, from, count);
     let seen = |name: &str| observed.backups.iter().find(|backup| backup.name == name);
     // One that failed closes nothing: the next has a name of its own.
-    let mut names = (0..).map(name);
-    let next = names.find(|name| seen(name).is_none_or(|backup| !backup.failed))?;
-    (holds_backups(judgement, observed) && seen(&next).is_none()).then_some(Step::TakeBackup {
-        name: next,
-        reason: BackupReason::Gap,
-        annotation: None,
-    })
+    let mut due = now;
+    for count in 0.. {
+        match seen(&name(count)).map(|backup| backup.failed) {
+            Some(Some(failed)) => due = due.max(failed + again_after(count)),
+            Some(None) => return None,
+            None if !holds_backups(judgement, observed) => return None,
+            None if now < due => {
+                let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+                return Some(Step::Rest(left.min(pause(judgement, observed))));
+            }
+            None => {
+                return Some(Step::TakeBackup {
+                    name: name(count),
+                    reason: BackupReason::Gap,
+                    annotation: None,
+                });
+            }
+        }
+    }
+    None
+}
+
+/// From the failure of gap backup number `count` to the next: some fail as soon as they are made.
+fn again_after(count: u32) -> Duration {
+    FIRST_RETRY
+        .saturating_mul(1 << count.min(16))
+        .min(LONGEST_RETRY)
 }
 
 /// Whether a backup taken now would hold the database, and its WAL be archived.

@@ -155,7 +155,7 @@ fn the_first_backup_of_a_lineage_comes_as_soon_as_wal_is_archived() {
         lineage: lineage.map(|lineage| lineage.parse().unwrap()),
         stopped: None,
         completed: None,
-        failed: false,
+        failed: None,
     };
     for (name, there, expected) in [
         ("of another lineage", backup("a", Some("0000000000")), true),
@@ -188,7 +188,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         lineage: Some(LINEAGE.parse().unwrap()),
         stopped: None,
         completed: Some(at(0)),
-        failed: false,
+        failed: None,
     };
     observed.backups.push(completed);
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "no gap");
@@ -228,14 +228,40 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         lineage: None,
         stopped: None,
         completed: None,
-        failed: false,
+        failed: None,
     });
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "under way");
-    observed.backups.last_mut().unwrap().failed = true;
-    let Step::TakeBackup { name, .. } = next(&observed, 1) else {
-        panic!("a failed one closes nothing");
-    };
-    assert_eq!(name, named(1));
+    // One that failed closes nothing: the next comes, the sooner the fewer have failed.
+    for (count, failed, again) in [
+        (0, 100, 110),
+        (1, 200, 220),
+        (2, 300, 340),
+        (15, 9000, 12600),
+    ] {
+        observed.backups.truncate(1);
+        let mut last = BackupSeen {
+            name: String::new(),
+            lineage: None,
+            stopped: None,
+            completed: None,
+            failed: Some(at(0)),
+        };
+        for number in 0..=count {
+            last.name = named(number);
+            last.failed = Some(at(if number == count { failed } else { 0 }));
+            observed.backups.push(last.clone());
+        }
+        let step = next(&observed, again - 1);
+        assert_eq!(
+            step,
+            Step::Rest(std::time::Duration::from_secs(1)),
+            "{count}"
+        );
+        let Step::TakeBackup { name, .. } = next(&observed, again) else {
+            panic!("{count}");
+        };
+        assert_eq!(name, named(count + 1));
+    }
 }
 
 #[test]
@@ -366,7 +392,7 @@ fn the_last_backup_is_one_of_this_lineage() {
         lineage: Some(lineage.parse().unwrap()),
         stopped: None,
         completed: Some(at(second)),
-        failed: false,
+        failed: None,
     };
     observed.backups = vec![backup("ours", LINEAGE, 1), backup("old", "0000000000", 2)];
     let last = |observed: &Observed| {

@@ -259,7 +259,7 @@ mod tests {
             lineage: None,
             stopped: Some((TimelineId::new(timeline).unwrap(), Lsn::new(stop))),
             completed: Some(Timestamp::from_second(second).unwrap()),
-            failed: false,
+            failed: None,
         };
         let before = backup("before", 1, 100, 1);
         let dead = backup("dead", 1, 101, 2);
