@@ -22,7 +22,10 @@ use crate::{
         conditions::{self, PLANNED, Status},
         managers,
     },
-    archive::{Contents, LineageId, Refusal, Request, plan::plan},
+    archive::{
+        Contents, LineageId, Refusal, Request,
+        plan::{plan, tries_older},
+    },
     controller::context::Chain,
     kubernetes::{RequestError, apply_status, request},
 };
@@ -227,12 +230,13 @@ async fn in_lineages(
             Ok(plan) => return Ok(Outcome::Planned(Box::new(plan))),
             // This history it is; that it cannot be read makes no other the right one.
             Err(refusal @ Refusal::KeyMissing { .. }) => return Ok(Outcome::Refused(refusal)),
-            Err(refusal) => refused = refused.or(Some(refusal)),
-        }
-        // Only a time or a name says by itself which history is meant.
-        let target = restore.spec.target.as_ref();
-        if target.is_none_or(|target| target.time.is_none() && target.name.is_none()) {
-            break;
+            Err(refusal) => {
+                let older = tries_older(request.target.as_ref(), &refusal, &contents);
+                refused = refused.or(Some(refusal));
+                if !older {
+                    break;
+                }
+            }
         }
     }
     match refused {

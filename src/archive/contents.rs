@@ -162,6 +162,17 @@ impl Contents {
             })
     }
 
+    /// The newest segment that may hold restore points which nobody could read: an encrypted one that is not whole, or one
+    /// without an index entry.
+    pub fn unsearched(&self) -> Option<SegmentName> {
+        let tails = self.tails.iter();
+        let tails = tails.filter(|(_, tail)| tail.encrypted || tail.records.is_none());
+        let whole = self.segments.iter();
+        let whole = whole.filter(|(_, segment)| segment.records.is_none());
+        let newest = tails.map(|(name, _)| *name).next_back();
+        newest.max(whole.map(|(name, _)| *name).next_back())
+    }
+
     /// [`Self::pieces`], cut where bytes are missing.
     pub fn ranges(&self, timeline: TimelineId) -> Ranges {
         Ranges::of(self.pieces(timeline))

@@ -2,6 +2,7 @@
 
 mod line;
 mod lookup;
+mod older;
 mod refusal;
 mod targets;
 
@@ -13,6 +14,7 @@ use crate::{
 use line::Line;
 
 pub use lookup::{Ended, to_look_up};
+pub use older::tries_older;
 pub use refusal::Refusal;
 
 /// What a restore asks for.
