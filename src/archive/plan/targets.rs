@@ -211,10 +211,13 @@ impl<'a> Line<'a> {
     /// A restore point is a position, too: the end of its record.
     fn to_name(&self, name: &str) -> Result<Chosen<'a>, Refusal> {
         let points = self.contents.restore_points.iter();
-        let on_line: Vec<&RestorePoint> = points
+        let mut on_line: Vec<&RestorePoint> = points
             .filter(|(timeline, point)| self.reaches(*timeline, point.lsn))
             .map(|(_, point)| point)
             .collect();
+        // Both timelines archive the segment that holds a fork, and what lies in it before.
+        on_line.sort_by_key(|point| point.lsn);
+        on_line.dedup_by(|next, kept| (next.lsn, &next.name) == (kept.lsn, &kept.name));
         let named: Vec<&RestorePoint> = (on_line.iter().copied())
             .filter(|point| point.name == name)
             .collect();

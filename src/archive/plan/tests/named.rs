@@ -87,6 +87,22 @@ fn what_is_there_twice_is_refused_with_its_places() {
     assert_eq!(planned(&contents, to_name("nightly")).backup, "new");
 }
 
+/// Both timelines archive the segment that holds a fork.
+#[test]
+fn a_restore_point_in_both_copies_of_a_segment_is_one() {
+    let contents = with_point(with_point(forked(), 1, "release", 5.25), 1, "a", 5.375);
+    let contents = with_point(contents, 2, "release", 5.25);
+    let plan = planned(&contents, to_name("release"));
+    let stop = plan.stop_at.and_then(|stop| stop.lsn);
+    assert_eq!((plan.backup.as_str(), stop), ("before", Some(lsn(5.25))));
+    let known = refused(&contents, to_name("b")).to_string();
+    assert_eq!(known.matches("release (").count(), 1, "{known}");
+    // Behind the fork it is another.
+    let contents = with_point(contents, 2, "release", 7.75);
+    let refusal = refused(&contents, to_name("release"));
+    assert!(refusal.to_string().contains("2 times"), "{refusal}");
+}
+
 /// Transactions 100 n to 100 n + 50 end in segment n.
 fn with_transactions() -> Contents {
     let mut contents = plain();
