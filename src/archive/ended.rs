@@ -27,10 +27,10 @@ impl Lineage {
     }
 
     /// Where transaction `xid` ends in these segments, whole or not, in their order. What can be read with a private key only
-    /// is left out, and what is there no more.
+    /// is left out.
     ///
     /// # Errors
-    /// The archive cannot be read.
+    /// The archive cannot be read, or one of them is there no more.
     pub async fn ended(
         &self,
         names: &[SegmentName],
@@ -48,6 +48,27 @@ impl Lineage {
         Ok(found)
     }
 
+    /// As much of a segment as was there when `contents` were read, or more.
+    async fn still_there(
+        &self,
+        name: SegmentName,
+        contents: &Contents,
+    ) -> Result<Vec<u8>, ReadError> {
+        let size = contents.identity.segment_size;
+        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
+        if let Some(tail) = contents.tails.get(&name) {
+            let plain = self.listed_tail(name, length).await?.plain;
+            if plain.len() as u64 >= tail.end.bytes_since(name.start(size)) {
+                return Ok(plain);
+            }
+        }
+        // A tail may have become a whole segment meanwhile.
+        match self.whole(name, length).await? {
+            Some(plain) => Ok(plain),
+            None => Err(self.missing(name).await),
+        }
+    }
+
     async fn ended_in(
         &self,
         name: SegmentName,
@@ -56,11 +77,7 @@ impl Lineage {
     ) -> Result<Vec<Ended>, ReadError> {
         let identity = &contents.identity;
         let (size, system) = (identity.segment_size, identity.system_identifier);
-        let length = usize::try_from(size.get()).unwrap_or(usize::MAX);
-        let plain = match contents.segments.contains_key(&name) {
-            true => self.whole(name, length).await?.unwrap_or_default(),
-            false => self.listed_tail(name, length).await?.plain,
-        };
+        let plain = self.still_there(name, contents).await?;
         // The record may begin in the segment before.
         let carry = self.carry_into(name, name.start(size), contents).await?;
         let work = move || {
@@ -94,4 +111,90 @@ fn end_of(record: &Record, wanted: u32, name: SegmentName) -> Option<Ended> {
         end: record.end,
         committed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use object_store::{ObjectStore, memory::InMemory};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        archive::{Archive, IndexEntry, examples::*},
+        postgres::wal::tests::{Writer, commit},
+    };
+
+    /// Two segments from the first on; 77 ends in the first, 88 in the second, behind a record that begins in the first.
+    fn log() -> [Bytes; 2] {
+        let mut writer = Writer::new(0xD110);
+        writer.record(1, 0, 77, &commit(0, &[]));
+        writer.record(10, 0, 0, &vec![7; (MIB + MIB / 2) as usize]);
+        writer.record(1, 0, 88, &commit(0, &[]));
+        writer.record(10, 0, 0, &vec![7; MIB as usize]);
+        let segment = |number: u64| {
+            let from = usize::try_from((number - 1) * MIB).unwrap();
+            let bytes = &writer.bytes[from..from + usize::try_from(MIB).unwrap()];
+            Bytes::copy_from_slice(bytes)
+        };
+        [segment(1), segment(2)]
+    }
+
+    fn open(store: &Arc<dyn ObjectStore>) -> Lineage {
+        let spec = json!({"directory": {"persistentVolumeClaim": "wal"}});
+        let spec = serde_json::from_value(spec).unwrap();
+        let archive = Archive::new(store.clone(), &spec, "orders").unwrap();
+        archive.lineage(identity().lineage)
+    }
+
+    async fn begun(store: &Arc<dyn ObjectStore>) -> Lineage {
+        let lineage = open(store);
+        lineage.create_identity(&identity()).await.unwrap();
+        lineage
+    }
+
+    async fn push(lineage: &Lineage, number: u64, plain: &Bytes) {
+        let name = segment(1, number);
+        let entry = IndexEntry::of(name, SIZE, plain);
+        let pushed = lineage.push_segment(name, plain.clone(), &entry).await;
+        pushed.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_tail_that_becomes_a_whole_segment_meanwhile_is_read_as_that() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let lineage = begun(&store).await;
+        let [first, _] = log();
+        let tail = lineage.push_tail(segment(1, 1), 0, &first[..8192], "a", None);
+        tail.await.unwrap();
+        let contents = lineage.contents().await.unwrap();
+        assert!(contents.tails.contains_key(&segment(1, 1)));
+        push(&lineage, 1, &first).await;
+        let found = lineage.ended(&[segment(1, 1)], 77, &contents).await;
+        assert_eq!(found.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_listed_and_is_gone_is_not_taken_for_empty() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let lineage = begun(&store).await;
+        let [first, second] = log();
+        push(&lineage, 1, &first).await;
+        let tail = lineage.push_tail(segment(1, 2), 0, &second[..8192], "a", None);
+        tail.await.unwrap();
+        let contents = lineage.contents().await.unwrap();
+        let listed = lineage.list(&lineage.layout.root()).await.unwrap();
+        let all = listed.into_iter().map(|object| object.location);
+        let wal = all.filter(|key| !key.as_ref().ends_with("identity.json"));
+        lineage.delete(wal.collect()).await.unwrap();
+        for number in [1, 2] {
+            let found = lineage.ended(&[segment(1, number)], 77, &contents).await;
+            assert!(
+                matches!(found, Err(ReadError::NotFound { .. })),
+                "{number}: {found:?}"
+            );
+        }
+    }
 }

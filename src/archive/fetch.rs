@@ -68,7 +68,7 @@ impl Lineage {
     }
 
     /// Not there, or the store says so of everything.
-    async fn missing(&self, name: SegmentName) -> ReadError {
+    pub(super) async fn missing(&self, name: SegmentName) -> ReadError {
         let key = self.layout.segment(name, self.encoder.encoding());
         match self.objects.get(&self.layout.identity()).await {
             Ok(_) => not_found(&key),

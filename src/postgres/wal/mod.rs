@@ -9,7 +9,7 @@ mod page;
 mod record;
 mod scanner;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use assembly::Assembly;
 use jiff::Timestamp;

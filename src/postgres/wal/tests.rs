@@ -26,14 +26,14 @@ fn name(number: u64) -> SegmentName {
 }
 
 /// Writes a log from the beginning of segment 1.
-struct Writer {
+pub(crate) struct Writer {
     magic: u16,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     previous: u64,
 }
 
 impl Writer {
-    fn new(magic: u16) -> Self {
+    pub fn new(magic: u16) -> Self {
         let (bytes, previous) = (Vec::new(), 0);
         Self {
             magic,
@@ -42,7 +42,7 @@ impl Writer {
         }
     }
 
-    fn position(&self) -> u64 {
+    pub fn position(&self) -> u64 {
         u64::from(SIZE) + self.bytes.len() as u64
     }
 
@@ -63,7 +63,7 @@ impl Writer {
     }
 
     /// Appends a record; returns where it begins.
-    fn record(&mut self, manager: u8, info: u8, xid: u32, main: &[u8]) -> Lsn {
+    pub fn record(&mut self, manager: u8, info: u8, xid: u32, main: &[u8]) -> Lsn {
         if self.bytes.len().is_multiple_of(PAGE) {
             self.page_header(0);
         }
@@ -112,7 +112,7 @@ impl Writer {
     }
 }
 
-fn commit(flags: u32, lists: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn commit(flags: u32, lists: &[&[u8]]) -> Vec<u8> {
     let mut main = TIME.to_le_bytes().to_vec();
     main.extend(flags.to_le_bytes());
     main.extend(lists.concat());
