@@ -108,6 +108,19 @@ async fn a_transaction_is_found_by_its_id() {
     }
 }
 
+/// Why a plan to where a timeline was left, behind which nothing is served, has no stop.
+#[tokio::test]
+async fn at_the_end_of_what_is_served_no_lsn_is_stopped_at() {
+    let left = fixture().await.before_drop.1;
+    let naive = Restore::new("left-naive", left, json!({"lsn": left, "inclusive": true})).await;
+    let error = naive.run().await.unwrap_err().to_string();
+    let said = "recovery ended before configured recovery target was reached";
+    assert!(error.contains(said), "{error}");
+    let restore = Restore::new("left", left, json!(null)).await;
+    restore.run().await.unwrap();
+    assert_eq!(restore.rows().await.0, 4000);
+}
+
 /// What was committed when the backup ended, and nothing of what came after.
 #[tokio::test]
 async fn immediate_is_what_the_backup_alone_holds() {

@@ -131,14 +131,18 @@ impl<'a> Line<'a> {
             return Ok(base.stopping(wal_to, stop_at, summary));
         }
         let end = base.end();
-        let unread = from_target().any(|piece| piece.records.is_none());
-        let last = base.pieces().last();
-        if unread || last.is_some_and(|piece| self.contents.goes_on(piece)) {
+        if from_target().any(|piece| piece.records.is_none()) {
             return Ok(base.stopping(end, stop_at, summary));
         }
-        Ok(base.up_to_its_end(format!(
-            "{summary}: no record begins after it, so to the end of the archive, {end},"
-        )))
+        // PostgreSQL is given nothing behind the end, and would call it an error that no record begins there.
+        let last = base.pieces().last();
+        let summary = match last.filter(|last| self.contents.goes_on(last)) {
+            Some(left) => format!("{summary}, where timeline {} was left,", left.timeline),
+            None => format!(
+                "{summary}: no record begins after it, so to the end of the archive, {end},"
+            ),
+        };
+        Ok(base.up_to_its_end(summary))
     }
 
     /// A transaction ends at a position, and that is what is recovered to: the end of its record, or before it.
