@@ -78,8 +78,11 @@ impl Lineage {
         let identity = &contents.identity;
         let (size, system) = (identity.segment_size, identity.system_identifier);
         let plain = self.still_there(name, contents).await?;
-        // The record may begin in the segment before.
-        let carry = self.carry_into(name, name.start(size), contents).await?;
+        // The record may begin in the segment before. Where that one is encrypted, all but this record is looked into.
+        let carry = match self.carry_into(name, name.start(size), contents).await {
+            Err(error) if error.wants_key() => None,
+            carry => carry?,
+        };
         let work = move || {
             let mut found = Vec::new();
             let mut seen = |record: &Record| found.extend(end_of(record, xid, name));
@@ -142,15 +145,18 @@ mod tests {
         [segment(1), segment(2)]
     }
 
-    fn open(store: &Arc<dyn ObjectStore>) -> Lineage {
-        let spec = json!({"directory": {"persistentVolumeClaim": "wal"}});
+    fn open(store: &Arc<dyn ObjectStore>, recipients: &[String]) -> Lineage {
+        let mut spec = json!({"directory": {"persistentVolumeClaim": "wal"}});
+        if !recipients.is_empty() {
+            spec["encryption"] = json!({ "recipients": recipients });
+        }
         let spec = serde_json::from_value(spec).unwrap();
         let archive = Archive::new(store.clone(), &spec, "orders").unwrap();
         archive.lineage(identity().lineage)
     }
 
     async fn begun(store: &Arc<dyn ObjectStore>) -> Lineage {
-        let lineage = open(store);
+        let lineage = open(store, &[]);
         lineage.create_identity(&identity()).await.unwrap();
         lineage
     }
@@ -196,5 +202,21 @@ mod tests {
                 "{number}: {found:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn the_first_segment_behind_an_encrypted_one_is_looked_into() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let lineage = begun(&store).await;
+        let key = age::x25519::Identity::generate().to_public().to_string();
+        let [first, second] = log();
+        push(&open(&store, &[key]), 1, &first).await;
+        push(&lineage, 2, &second).await;
+        let contents = lineage.contents().await.unwrap();
+        assert!(contents.segments[&segment(1, 1)].encrypted);
+        let both = [segment(1, 1), segment(1, 2)];
+        let found = lineage.ended(&both, 88, &contents).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(lineage.ended(&both, 77, &contents).await.unwrap(), []);
     }
 }

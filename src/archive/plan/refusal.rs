@@ -2,7 +2,7 @@
 
 use crate::{
     archive::error::KEY_MISSING,
-    postgres::{Lsn, TimelineId},
+    postgres::{Lsn, SegmentName, TimelineId},
 };
 
 /// Why a target cannot be reached, and what can.
@@ -76,7 +76,8 @@ pub enum Refusal {
     },
     /// No restore point of that name on the line.
     #[error(
-        "the archive holds no restore point {name:?} on timeline {timeline} that a backup leads to; {known}; {window}"
+        "the archive holds no restore point {name:?} on timeline {timeline} that a backup leads to; {known}{}; {window}",
+        not_searched(.unsearched.as_ref())
     )]
     RestorePointNotFound {
         /// The name.
@@ -85,6 +86,8 @@ pub enum Refusal {
         timeline: TimelineId,
         /// The points that there are.
         known: String,
+        /// A segment that may hold others.
+        unsearched: Option<SegmentName>,
         /// What can be recovered.
         window: String,
     },
@@ -120,6 +123,12 @@ pub enum Refusal {
         /// Where the first encrypted piece begins.
         from: Lsn,
     },
+}
+
+fn not_searched(segment: Option<&SegmentName>) -> String {
+    segment.map_or_else(String::new, |name| {
+        format!("; segment {name} was not searched: it is encrypted and not full yet, or has no index entry")
+    })
 }
 
 impl Refusal {

@@ -230,6 +230,7 @@ impl<'a> Line<'a> {
                 name: name.to_owned(),
                 timeline: self.timeline,
                 known: known(&on_line),
+                unsearched: self.contents.unsearched(),
                 window: self.window(),
             }),
             [point] => {

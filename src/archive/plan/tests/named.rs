@@ -103,6 +103,21 @@ fn a_restore_point_in_both_copies_of_a_segment_is_one() {
     assert!(refusal.to_string().contains("2 times"), "{refusal}");
 }
 
+#[test]
+fn wal_that_was_not_searched_for_a_restore_point_is_named() {
+    let mut contents = with_point(plain(), 1, "a", 8.0);
+    contents.tails.get_mut(&segment(1, 10)).unwrap().encrypted = true;
+    let refusal = refused(&contents, to_name("release")).to_string();
+    let said = format!(
+        "segment {} was not searched: it is encrypted",
+        segment(1, 10)
+    );
+    assert!(refusal.contains(&said), "{refusal}");
+    assert_eq!(planned(&contents, to_name("a")).backup, "new");
+    let whole = refused(&plain(), to_name("release")).to_string();
+    assert!(!whole.contains("encrypted"), "{whole}");
+}
+
 /// Transactions 100 n to 100 n + 50 end in segment n.
 fn with_transactions() -> Contents {
     let mut contents = plain();
