@@ -19,7 +19,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ListParams,
-    core::{NamespaceResourceScope, PartialObjectMeta},
+    core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta},
 };
 use serde::de::DeserializeOwned;
 
@@ -233,9 +233,11 @@ async fn drills(observed: &Observed, ctx: &Context) -> Result<Vec<String>, Reque
     if !could_begin {
         return Ok(Vec::new());
     }
-    let api = ctx.watched::<PgRestore>();
+    let api = ctx.watched::<DeserializeGuard<PgRestore>>();
     let all = request(api.list(&ListParams::default())).await?;
-    Ok(drill::running(&all, &observed.identity.uid))
+    // One that cannot be decoded was not begun.
+    let all = all.iter().filter_map(|restore| restore.0.as_ref().ok());
+    Ok(drill::running(all, &observed.identity.uid))
 }
 
 /// The claims to be: as written down, or as they would be.
