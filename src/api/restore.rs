@@ -39,6 +39,12 @@ use crate::{
         json_path = ".status.progress.percent"
     ),
     printcolumn(
+        name = "Seconds left",
+        type_ = "integer",
+        json_path = ".status.progress.remainingSeconds",
+        priority = 1
+    ),
+    printcolumn(
         name = "Completed",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Completed")].status"#
@@ -417,6 +423,10 @@ pub struct RestoreProgress {
     pub percent: String,
     /// Segments fetched so far.
     pub segments: i64,
+    /// Seconds that the rest of the replay takes at most, at the pace of this try, as of the last segment; absent until that is known,
+    /// and once the replay has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<i64>,
     /// Where the replay ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_lsn: Option<Lsn>,

@@ -17,6 +17,7 @@ use super::{
     fetch::{FetchConfig, FetchProgress},
     files::{self, Owner},
     marker::{Marker, Step},
+    pace::Pace,
     prefetch::Prefetcher,
     program::Programs,
     promoted::{self, Promoted},
@@ -381,14 +382,20 @@ async fn follow_fetch(
     job: &Job,
     progress: &watch::Sender<RestoreProgress>,
 ) -> std::convert::Infallible {
+    let started = Instant::now();
+    let mut pace = Pace::default();
     loop {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         let fetched = FetchProgress::read(&job.fetch.progress);
+        if let Some(reached) = fetched.reached {
+            pace.see(reached, started.elapsed());
+        }
         progress.send_if_modified(|progress| {
             let before = progress.clone();
             progress.replayed_lsn = fetched.reached;
             progress.segments = fetched.segments;
             progress.percent = percent(&job.fetch.plan, fetched.reached);
+            progress.remaining_seconds = pace.remaining(job.fetch.plan.wal_to);
             *progress != before
         });
     }
@@ -414,6 +421,7 @@ fn finished(
         replayed_lsn: fetched.reached,
         percent: WHOLE.to_owned(),
         segments: fetched.segments,
+        remaining_seconds: None,
         end_lsn: promoted.end,
         new_timeline: Some(promoted.timeline),
         replay_seconds: None,

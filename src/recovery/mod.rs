@@ -14,6 +14,7 @@ pub mod fetch;
 mod files;
 pub mod job;
 mod marker;
+mod pace;
 pub mod prefetch;
 mod program;
 mod promoted;
@@ -123,13 +124,17 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let (progress, shown) = watch::channel(RestoreProgress {
         percent: "0%".to_owned(),
         segments: 0,
+        remaining_seconds: None,
         ..status.progress.unwrap_or_else(no_progress)
     });
     let outcome = tokio::select! {
         outcome = recover(&args, &reporter, &restore, &progress, &mut stop) => outcome,
         never = reporter.follow(shown) => match never {},
     };
-    let last = progress.borrow().clone();
+    let last = RestoreProgress {
+        remaining_seconds: None,
+        ..progress.borrow().clone()
+    };
     match outcome {
         Ok((result, pgdata)) => {
             let message = format!(
@@ -162,6 +167,7 @@ fn no_progress() -> RestoreProgress {
         replayed_lsn: None,
         percent: "0%".to_owned(),
         segments: 0,
+        remaining_seconds: None,
         end_lsn: None,
         new_timeline: None,
         replay_seconds: None,
