@@ -10,18 +10,14 @@ use kube::{ResourceExt, core::PartialObjectMeta};
 use object_store::path::Path;
 use tokio::sync::watch;
 
-use super::{
-    config::{Wanted, micro_time},
-    shared::Shared,
-    store::Trouble,
-    watch::Objects,
-};
+use super::{config::Wanted, shared::Shared, store::Trouble, watch::Objects};
 use crate::{
     api::{
         PgBackup, RecoveryWindow,
         conditions::{RECOVERABLE, Status},
     },
     archive::{LineageId, window},
+    clock::micro_time,
 };
 
 /// Between two audits without a reason.

@@ -2,8 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-
 use super::slots::Limits;
 use crate::{
     api::{
@@ -198,15 +196,10 @@ pub fn same_archive(a: &Config, b: &Config) -> bool {
     a.store == b.store && a.archive_name == b.archive_name && a.archive == b.archive
 }
 
-/// Times from PostgreSQL as the API has them.
-pub fn micro_time(at: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime {
-    // MicroTime holds microseconds; a finer value would differ from what the API server returns.
-    let micros = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at);
-    k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(micros)
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::api::{
         PgArchiveSpec, PgBackupPolicySpec, PgProtectionSpec, PgProtectionStatus, conditions::Status,

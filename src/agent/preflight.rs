@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use super::{config::micro_time, primary::Answering, shared::Shared};
+use super::{primary::Answering, shared::Shared};
 use crate::{
     api::{Preflight, Room},
+    clock::micro_time,
     controller::context::Chain,
     postgres::{
         headroom::{self, Headroom, Used},

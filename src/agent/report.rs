@@ -283,7 +283,7 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::config::micro_time, api::Transport, postgres::Lsn};
+    use crate::{api::Transport, clock::micro_time, postgres::Lsn};
 
     fn report(archived: u64, slot: &str) -> Report {
         Report {

@@ -6,6 +6,8 @@ pub const CONTROLLER: &str = "highwater-controller";
 pub const TURN: &str = "highwater-controller-turn";
 /// The controller, of what came of drills: the condition `Verified` of PgBackup and `lastVerified` of PgProtection.
 pub const VERIFICATION: &str = "highwater-controller-verification";
+/// The controller, of `lastRestore` of PgProtection alone.
+pub const LAST_RESTORE: &str = "highwater-controller-last-restore";
 /// The agent of a protected database.
 pub const AGENT: &str = "highwater-agent";
 /// The planning pod of a restore from an archive.

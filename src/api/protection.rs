@@ -1,7 +1,7 @@
 //! PgProtection: one protected database.
 //!
-//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `backupNow`, `turn`, condition
-//! `Active`.
+//! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `lastVerified`, `lastRestore`,
+//! `backupNow`, `turn`, condition `Active`.
 //! Written by the agent: `lineage`, `primary`, `standbys`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`,
 //! conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LastVerified, Preflight, StoreFindings, Transport};
+use super::{LastRestore, LastVerified, Preflight, StoreFindings, Transport};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
@@ -162,6 +162,9 @@ pub struct PgProtectionStatus {
     /// The last drill that one of its backups passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_verified: Option<LastVerified>,
+    /// What the last completed restore of it took, a drill or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_restore: Option<LastRestore>,
     /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_now: Option<String>,

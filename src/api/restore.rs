@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    Mount, PassedCheck, TargetTime, TargetTimeline, TargetXid, Verify, backup::any_object,
+    Mount, RestorePhases, RestoreProgress, TargetTime, TargetTimeline, TargetXid, Verify,
+    backup::any_object,
 };
 use crate::{
     archive::LineageId,
@@ -37,6 +38,12 @@ use crate::{
         name = "Replayed",
         type_ = "string",
         json_path = ".status.progress.percent"
+    ),
+    printcolumn(
+        name = "Replayed to",
+        type_ = "string",
+        json_path = ".status.progress.replayedTo",
+        priority = 1
     ),
     printcolumn(
         name = "Seconds left",
@@ -295,7 +302,7 @@ pub struct PgRestoreStatus {
     /// How far the replay is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<RestoreProgress>,
-    /// Seconds that each part took.
+    /// Seconds that each part took; where the backup's database is still protected, also in its PgProtection, `status.lastRestore`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phases: Option<RestorePhases>,
     /// `Planned` (agent); where the source is an archive, `Planned` (planning pod); `Recovered` (recovery pod); `VolumesReady`, `HandedOver`, `Verified`, `Completed` (controller).
@@ -410,65 +417,6 @@ pub struct RestoredVolume {
     pub volume_snapshot: String,
     /// Its size in bytes.
     pub size: i64,
-}
-
-/// How far the replay is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RestoreProgress {
-    /// WAL up to here was fetched for replay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replayed_lsn: Option<Lsn>,
-    /// As in `42%`.
-    pub percent: String,
-    /// Segments fetched so far.
-    pub segments: i64,
-    /// Seconds that the rest of the replay takes at most, at the pace of this try, as of the last segment; absent until that is known,
-    /// and once the replay has ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remaining_seconds: Option<i64>,
-    /// Where the replay ended, once it has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end_lsn: Option<Lsn>,
-    /// The timeline that the restored database writes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub new_timeline: Option<TimelineId>,
-    /// Seconds that PostgreSQL took to replay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replay_seconds: Option<f64>,
-    /// Seconds from the recovery program's start to its end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_seconds: Option<f64>,
-    /// Slots that the snapshot held; none was taken over.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
-    pub dropped_slots: Vec<String>,
-    /// Subscriptions that were disabled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
-    pub disabled_subscriptions: Vec<String>,
-    /// What a drill found in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4))]
-    pub checks: Vec<PassedCheck>,
-}
-
-/// Seconds that each part of a restore took.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RestorePhases {
-    /// From the object's creation to the plan.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan_seconds: Option<f64>,
-    /// From the plan to the end of recovery, volumes and pod start included.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recovery_seconds: Option<f64>,
-    /// From the end of recovery to the clone's readiness.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hand_over_seconds: Option<f64>,
-    /// From the object's creation to the clone's readiness.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_seconds: Option<f64>,
 }
 
 #[cfg(test)]

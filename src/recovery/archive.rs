@@ -90,6 +90,15 @@ pub fn open(
     }))
 }
 
+/// The plan's lineage, for its index.
+///
+/// # Errors
+/// As [`open`].
+pub fn lineage(config: &FetchConfig) -> Result<Lineage, OpenError> {
+    let archive = archive(&config.archive, &config.mounted, &config.plan)?;
+    Ok(archive.lineage(config.plan.lineage.clone()))
+}
+
 fn archive(
     spec: &PgArchiveSpec,
     mounted: &MountedPaths,

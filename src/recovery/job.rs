@@ -11,6 +11,7 @@ use tokio::{sync::watch, time::Instant};
 pub use super::error::JobError;
 use super::{
     checks::{self, CheckError},
+    commits,
     controldata::ControlData,
     cut,
     directory::{DataDirectory, Texts},
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::{
     api::{PassedCheck, RestorePlan, RestoreProgress, Verify},
+    clock::{Clock as _, SystemClock, micro_time},
     postgres::{ControlFile, Lsn, SystemIdentifier},
 };
 
@@ -115,7 +117,7 @@ pub async fn run(
     let mut marker = marker.unwrap_or_else(|| Marker::new(&job.restore));
     let control = prepare(job, &directory, &programs, &mut marker).await?;
     let replay = control.timeline <= job.fetch.plan.timeline;
-    progress.send_modify(|p| p.dropped_slots.clone_from(&marker.dropped_slots));
+    progress.send_modify(|p| begin(p, &marker, replay));
 
     let prefetcher = replay
         .then(|| prefetch(&job.fetch, directory.owner))
@@ -132,7 +134,9 @@ pub async fn run(
         biased;
         server = run.until_promoted(&mut marker, stop) => (server?, started_replay.elapsed()),
         never = follow_fetch(job, progress) => match never {},
+        never = commits::follow(&job.fetch, progress) => match never {},
     };
+    progress.send_modify(is_promoted);
     drop(prefetcher);
     let fetched = FetchProgress::read(&job.fetch.progress);
     if replay {
@@ -142,8 +146,9 @@ pub async fn run(
     }
     let promoted =
         promoted::settle(&job.work, &source.user, &source.database, &directory.path).await?;
+    progress.send_modify(|progress| answers(progress, &promoted));
     let checks = run.stopped(server, &promoted, progress, stop).await?;
-    let mut result = finished(&fetched, promoted, checks, &marker);
+    let mut result = finished(&fetched, promoted, checks, progress);
     result.replay_seconds = Some(seconds(replay_time));
     result.total_seconds = Some(seconds(started.elapsed()));
     directory.say_restored(&job.fetch.plan)?;
@@ -151,6 +156,30 @@ pub async fn run(
     marker.result = Some(result.clone());
     directory.write(&marker)?;
     decided(job, &marker).unwrap_or(Ok(result))
+}
+
+/// PostgreSQL is about to be started. What an earlier try began is not begun again.
+fn begin(progress: &mut RestoreProgress, marker: &Marker, replay: bool) {
+    progress.dropped_slots.clone_from(&marker.dropped_slots);
+    let now = Some(micro_time(SystemClock.now()));
+    progress.replay_started_at = progress.replay_started_at.take().or(now);
+    if replay {
+        progress.replayed_to = None;
+    }
+}
+
+/// The replay is over, and with it what was said of its rest. A try that was killed after it may have said so already.
+fn is_promoted(progress: &mut RestoreProgress) {
+    progress.remaining_seconds = None;
+    let now = Some(micro_time(SystemClock.now()));
+    progress.promoted_at = progress.promoted_at.take().or(now);
+}
+
+fn answers(progress: &mut RestoreProgress, promoted: &Promoted) {
+    let at = Some(micro_time(promoted.answered_at));
+    progress.answered_at = progress.answered_at.take().or(at);
+    let replayed_to = promoted.replayed_to.map(micro_time);
+    progress.replayed_to = replayed_to.or(progress.replayed_to.take());
 }
 
 /// To the millisecond: what the marker holds is then read back as it was.
@@ -411,11 +440,12 @@ pub fn percent(plan: &RestorePlan, reached: Option<Lsn>) -> String {
     format!("{}%", (done.saturating_mul(100) / whole).min(99))
 }
 
+/// What is known by now, and what the end adds.
 fn finished(
     fetched: &FetchProgress,
     promoted: Promoted,
     checks: Vec<PassedCheck>,
-    marker: &Marker,
+    progress: &watch::Sender<RestoreProgress>,
 ) -> RestoreProgress {
     RestoreProgress {
         replayed_lsn: fetched.reached,
@@ -424,11 +454,9 @@ fn finished(
         remaining_seconds: None,
         end_lsn: promoted.end,
         new_timeline: Some(promoted.timeline),
-        replay_seconds: None,
-        total_seconds: None,
-        dropped_slots: marker.dropped_slots.clone(),
         disabled_subscriptions: promoted.disabled_subscriptions,
         checks,
+        ..progress.borrow().clone()
     }
 }
 

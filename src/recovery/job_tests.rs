@@ -60,3 +60,34 @@ fn percent_is_never_whole_before_the_end() {
     assert_eq!(at(Some(0x1800)), "50%");
     assert_eq!(at(Some(0x2000)), "99%");
 }
+
+#[test]
+fn what_an_earlier_try_said_stays_and_the_estimate_goes() {
+    let marker = Marker::new("u");
+    let mut progress = RestoreProgress::begun();
+    progress.remaining_seconds = Some(9);
+    progress.replayed_to = Some(micro_time(Timestamp::UNIX_EPOCH));
+    begin(&mut progress, &marker, true);
+    // Not yet of this try.
+    assert_eq!(progress.replayed_to, None);
+    is_promoted(&mut progress);
+    assert_eq!(progress.remaining_seconds, None);
+    let promoted = |replayed_to: Option<Timestamp>| Promoted {
+        timeline: TimelineId::FIRST,
+        end: None,
+        replayed_to,
+        answered_at: Timestamp::UNIX_EPOCH,
+        superuser: String::new(),
+        disabled_subscriptions: Vec::new(),
+    };
+    let at: Timestamp = "2026-11-20T14:03:12.123456789Z".parse().unwrap();
+    answers(&mut progress, &promoted(Some(at)));
+    assert_eq!(progress.replayed_to, Some(micro_time(at)));
+    let said = progress.clone();
+
+    // PostgreSQL was promoted before: it replays nothing, and knows of no commit.
+    begin(&mut progress, &marker, false);
+    is_promoted(&mut progress);
+    answers(&mut progress, &promoted(None));
+    assert_eq!(progress, said);
+}

@@ -6,6 +6,7 @@
 
 mod archive;
 mod checks;
+mod commits;
 mod controldata;
 pub mod cut;
 mod directory;
@@ -48,7 +49,7 @@ use crate::{
         PgArchiveSpec, PgRestore, RestorePlan, RestoreProgress,
         conditions::{self, RECOVERED, Status},
     },
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock, micro_time},
     controller::context::Chain,
     kubernetes::RequestError,
 };
@@ -106,6 +107,7 @@ pub enum Error {
 /// See [`Error`].
 pub async fn run(args: Args) -> Result<(), Error> {
     let mut stop = on_sigterm()?;
+    let began = micro_time(SystemClock.now());
     let client = Client::try_default().await?;
     let (reporter, restore) = Reporter::open(
         client,
@@ -121,11 +123,13 @@ pub async fn run(args: Args) -> Result<(), Error> {
         tracing::info!("the restore is decided: nothing to do");
         return Ok(());
     }
+    let before = status.progress.unwrap_or_else(RestoreProgress::begun);
     let (progress, shown) = watch::channel(RestoreProgress {
         percent: "0%".to_owned(),
         segments: 0,
         remaining_seconds: None,
-        ..status.progress.unwrap_or_else(no_progress)
+        started_at: before.started_at.clone().or(Some(began)),
+        ..before
     });
     let outcome = tokio::select! {
         outcome = recover(&args, &reporter, &restore, &progress, &mut stop) => outcome,
@@ -159,22 +163,6 @@ pub async fn run(args: Args) -> Result<(), Error> {
                 .await?;
             Ok(())
         }
-    }
-}
-
-fn no_progress() -> RestoreProgress {
-    RestoreProgress {
-        replayed_lsn: None,
-        percent: "0%".to_owned(),
-        segments: 0,
-        remaining_seconds: None,
-        end_lsn: None,
-        new_timeline: None,
-        replay_seconds: None,
-        total_seconds: None,
-        dropped_slots: Vec::new(),
-        disabled_subscriptions: Vec::new(),
-        checks: Vec::new(),
     }
 }
 

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::postgres::{Lsn, TimelineId};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    postgres::{Lsn, TimelineId},
+};
 
 /// A step on the promoted database that failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,10 @@ pub struct Promoted {
     pub timeline: TimelineId,
     /// Where it forked: the end of the replay.
     pub end: Option<Lsn>,
+    /// The last commit or rollback that it replayed since it was started; absent if there is none.
+    pub replayed_to: Option<Timestamp>,
+    /// When it had answered the first query.
+    pub answered_at: Timestamp,
     /// The cluster's first superuser.
     pub superuser: String,
     /// Subscriptions that were disabled, as `database/subscription`.
@@ -59,6 +67,7 @@ pub async fn settle(
 ) -> Result<Promoted, PromotedError> {
     let client = connect(socket, user, database).await?;
     let timeline = timeline(&client).await?;
+    let answered_at = SystemClock.now();
     let owner = one_text(
         &client,
         "SELECT rolname::text FROM pg_catalog.pg_roles WHERE oid = 10",
@@ -87,6 +96,8 @@ pub async fn settle(
     Ok(Promoted {
         timeline,
         end: forked_at(pgdata, timeline),
+        replayed_to: replayed_to(&client).await?,
+        answered_at,
         superuser: owner,
         disabled_subscriptions,
     })
@@ -128,6 +139,15 @@ async fn timeline(client: &Client) -> Result<TimelineId, PromotedError> {
     name.get(..8)
         .and_then(|digits| digits.parse().ok())
         .ok_or(PromotedError::Answer("timeline"))
+}
+
+/// PostgreSQL keeps it after promotion until it is stopped.
+async fn replayed_to(client: &Client) -> Result<Option<Timestamp>, PromotedError> {
+    let row = client
+        .query_one("SELECT pg_catalog.pg_last_xact_replay_timestamp()", &[])
+        .await
+        .map_err(statement("ask for the last commit that was replayed"))?;
+    Ok(row.get(0))
 }
 
 async fn one_text(client: &Client, query: &str, verb: &str) -> Result<String, PromotedError> {

@@ -129,13 +129,20 @@ impl Reporter {
             }
             let (reason, message) = match now.percent.as_str() {
                 WHOLE => ("Verifying", "the restored database is looked at".to_owned()),
-                percent => ("Replaying", format!("PostgreSQL replays WAL: {percent}")),
+                percent => ("Replaying", replaying(percent, now.remaining_seconds)),
             };
             match self.apply(&now, Status::Unknown, reason, &message).await {
                 Ok(()) => written = Some(now),
                 Err(error) => tracing::warn!(error = %Chain(&error), "failed to write progress"),
             }
         }
+    }
+}
+
+fn replaying(percent: &str, remaining: Option<i64>) -> String {
+    match remaining {
+        None => format!("PostgreSQL replays WAL: {percent}"),
+        Some(seconds) => format!("PostgreSQL replays WAL: {percent}, about {seconds} s are left"),
     }
 }
 

@@ -16,6 +16,7 @@ const CONTROLLERS: [(&str, &[&str]); 3] = [
             "members",
             "lastBackup",
             "lastVerified",
+            "lastRestore",
             "backupNow",
             "turn",
         ],

@@ -9,6 +9,7 @@ mod encrypted;
 mod exit_codes;
 mod faults;
 mod prefetch;
+mod progress;
 mod proxy;
 mod refusals;
 mod speed;

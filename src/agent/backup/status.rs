@@ -7,12 +7,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::plan::{Loss, Ours, Void, read_back};
 use crate::{
-    agent::config::micro_time,
     api::{
         CatalogEntry, PgBackupStatus, Session,
         conditions::{self, CATALOGUED, SESSION, STOPPED, Status, WAL_ARCHIVED},
     },
     archive::LineageId,
+    clock::micro_time,
     postgres::{
         Lsn,
         backup_mode::{Started, Stopped},

@@ -1,7 +1,7 @@
 //! The controller's part of the status: computed without I/O, applied whole, and only if it changed.
 
-use jiff::{SignedDuration, Timestamp, Unit};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use crate::{
         conditions::{ACCEPTED, COMPLETED, CREATE_FAILED, CUT, READY, Status, owned, upsert},
         managers,
     },
+    clock::micro_time,
     controller::{Context, context::Chain},
     csi::{DeletionPolicy, Reading},
     kubernetes::apply_status_unchanged,
@@ -161,7 +162,7 @@ pub fn own_status(
         }
         Step::Accept(proposal) => {
             let mut attempt = proposal.set.attempt().clone();
-            attempt.started_at = micros(attempt.started_at.0);
+            attempt.started_at = micro_time(attempt.started_at.0);
             accepted(&mut writer, &attempt, proposal);
             // That of a void attempt stays until it is swept.
             own.group = proposal.set.group().cloned().or(own.group);
@@ -313,7 +314,7 @@ fn progress(running: &Running, outcome: &Result<Acted, Error>) -> Vec<VolumeStat
                 if let Some(cut) = there.reading.cut() {
                     member.content = Some(cut.content.clone());
                     member.handle = Some(cut.handle.clone());
-                    member.cut_at = Some(micros(cut.at));
+                    member.cut_at = Some(micro_time(cut.at));
                     member.restore_size = cut.restore_size;
                 }
                 member.ready = matches!(there.reading, Reading::Ready(_));
@@ -330,14 +331,6 @@ fn progress(running: &Running, outcome: &Result<Acted, Error>) -> Vec<VolumeStat
         member
     };
     running.members().map(volume).collect()
-}
-
-/// As the API server returns it.
-fn micros(time: Timestamp) -> MicroTime {
-    let round = jiff::TimestampRound::new()
-        .smallest(Unit::Microsecond)
-        .mode(jiff::RoundMode::Trunc);
-    MicroTime(time.round(round).unwrap_or(time))
 }
 
 /// Applies the controller's part if it changed, and tells of it in events. `None`: nothing changed.

@@ -14,19 +14,16 @@ use kube::{
 use serde_json::{Value as Json, json};
 
 use super::{
-    drill::{self, Verdict},
     observe::Observed,
+    phases,
     plan::{Step, Waiting},
+    tell,
 };
 use crate::{
-    api::{
-        PgBackup, PgProtection, PgRestore, annotations,
-        conditions::{self, VERIFIED},
-        managers,
-    },
+    api::{PgRestore, annotations, managers},
     controller::{Class, Context, PassError},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
-    kubernetes::{RequestError, apply_status, request},
+    kubernetes::{RequestError, request},
 };
 
 /// The kinds that a restore makes.
@@ -84,6 +81,16 @@ pub struct ActError {
 }
 
 impl ActError {
+    /// Writing to `object` failed.
+    pub(super) fn telling(object: String, cause: RequestError) -> Self {
+        let verb = "write what came of it to";
+        Self {
+            verb,
+            object,
+            cause,
+        }
+    }
+
     /// Why the API server refused the object itself, so that trying again cannot help.
     pub fn refused(&self) -> Option<String> {
         match self.cause.code() {
@@ -122,77 +129,18 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
             }
             Ok(())
         }
-        Step::Tell(verdict) => tell(verdict, observed, ctx).await,
+        Step::Tell(verdict) => tell::drilled(verdict, observed, ctx).await,
+        Step::Complete(_) => match phases::last_restore(observed, step) {
+            Some(last) => tell::restored(&last, observed, ctx).await,
+            None => Ok(()),
+        },
         Step::Remove(made) | Step::Wait(Waiting { remove: made, .. }) => {
             for (kind, name) in made {
                 remove(*kind, name, observed, ctx).await?;
             }
             Ok(())
         }
-        Step::Rest
-        | Step::Keep(_)
-        | Step::Fail(_)
-        | Step::Show(_)
-        | Step::WriteDown(_)
-        | Step::Complete(_) => Ok(()),
-    }
-}
-
-/// Says of the backup, and of its protection, what a drill found.
-async fn tell(verdict: &Verdict, observed: &Observed, ctx: &Context) -> Result<(), ActError> {
-    let namespace = &observed.identity.namespace;
-    let failed = |kind: &str, name: &str, cause| ActError {
-        verb: "write what a drill found to",
-        object: format!("{kind} {name}"),
-        cause,
-    };
-    if let Some(name) = &verdict.backup {
-        let api: Api<PgBackup> = Api::namespaced(ctx.client.clone(), namespace);
-        let backup = observed.backup.as_ref();
-        let before = backup.and_then(|backup| backup.status.as_ref());
-        let before = before.map_or(&[][..], |status| &status.conditions);
-        let mut conditions = conditions::owned(before, &[VERIFIED]);
-        let (reason, message) = (&verdict.reason, &verdict.message);
-        let now = ctx.clock.now();
-        let generation = backup.and_then(|it| it.metadata.generation);
-        conditions::upsert(
-            &mut conditions,
-            VERIFIED,
-            verdict.status(),
-            reason,
-            message,
-            generation,
-            now,
-        );
-        let status = json!({"conditions": conditions});
-        applied(apply_status(&api, name, managers::VERIFICATION, &status).await)
-            .map_err(|cause| failed("PgBackup", name, cause))?;
-    }
-    let before = observed
-        .protection
-        .as_ref()
-        .and_then(|it| it.status.as_ref());
-    let before = before.and_then(|status| status.last_verified.as_ref());
-    if let (Some(name), Some(passed)) = (&verdict.protection, &verdict.passed)
-        && drill::is_newer(passed, before)
-    {
-        let api: Api<PgProtection> = Api::namespaced(ctx.client.clone(), namespace);
-        let status = json!({"lastVerified": passed});
-        applied(apply_status(&api, name, managers::VERIFICATION, &status).await)
-            .map_err(|cause| failed("PgProtection", name, cause))?;
-    }
-    let outcome = verdict.passed.as_ref().map_or("Failed", |_| "Passed");
-    let protection = verdict.protection.as_deref().unwrap_or_default();
-    ctx.metrics.drill(namespace, protection, outcome);
-    Ok(())
-}
-
-/// What is gone by now needs no word.
-fn applied<K>(outcome: Result<K, RequestError>) -> Result<(), RequestError> {
-    match outcome {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error),
+        Step::Rest | Step::Keep(_) | Step::Fail(_) | Step::Show(_) | Step::WriteDown(_) => Ok(()),
     }
 }
 

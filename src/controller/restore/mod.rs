@@ -7,12 +7,14 @@ mod clone;
 mod drill;
 mod ending;
 mod observe;
+mod phases;
 mod plan;
 mod planning;
 mod pod;
 mod recorded;
 mod report;
 mod source;
+mod tell;
 mod undecodable;
 mod validate;
 

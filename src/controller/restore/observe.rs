@@ -127,6 +127,21 @@ impl Observed {
         self.restore.status.clone().unwrap_or_default()
     }
 
+    /// Which of the claims that were written down are not bound; `None`: none were.
+    pub fn unbound(&self) -> Option<Vec<String>> {
+        let bound = |name: &str| {
+            self.claims.iter().any(|claim| {
+                claim.metadata.name.as_deref() == Some(name)
+                    && claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+            })
+        };
+        let claims = self.status().volumes.into_iter().map(|it| it.claim);
+        let mut claims: Vec<String> = claims.collect();
+        let written_down = !claims.is_empty();
+        claims.retain(|name| !bound(name));
+        written_down.then_some(claims)
+    }
+
     /// Whether `metadata` carries this restore's UID.
     pub fn is_ours(&self, metadata: &ObjectMeta) -> bool {
         let labels = metadata.labels.as_ref();

@@ -6,14 +6,13 @@ use kube::{Api, Resource};
 use super::{
     act::ActError,
     observe::Observed,
+    phases,
     plan::{Phase, Step},
 };
 use crate::{
     api::{
-        PgRestore, PgRestoreStatus, RestorePhases,
-        conditions::{
-            self, COMPLETED, HANDED_OVER, PLANNED, RECOVERED, Status, VERIFIED, VOLUMES_READY,
-        },
+        PgRestore, PgRestoreStatus,
+        conditions::{self, COMPLETED, HANDED_OVER, Status, VERIFIED, VOLUMES_READY},
         managers,
     },
     controller::Context,
@@ -45,6 +44,9 @@ pub async fn report(
         Ok(_) => {}
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
+    }
+    if let (Step::Complete(_), None, Some(phases)) = (step, failure, &after.phases) {
+        ctx.metrics.restored(phases);
     }
     let about = observed.restore.object_ref(&());
     ctx.events
@@ -96,7 +98,7 @@ fn next(
         Step::Fail(refused) => set(COMPLETED, Status::False, &refused.reason, &refused.message),
         Step::Show(message) => set(COMPLETED, Status::True, "PlanOnly", message),
         // What was not told is told again.
-        Step::Tell(_) if failure.is_some() => {}
+        Step::Tell(_) | Step::Complete(_) if failure.is_some() => {}
         Step::Tell(verdict) => set(
             VERIFIED,
             verdict.status(),
@@ -113,7 +115,7 @@ fn next(
             set(COMPLETED, Status::Unknown, reason, &message);
         }
     }
-    phases(observed, step, &mut after, now);
+    after.phases = phases::measured(observed, step).or(after.phases);
     after
 }
 
@@ -137,21 +139,9 @@ fn word(step: &Step, failure: Option<&ActError>) -> (&'static str, String) {
 }
 
 fn volumes_ready(observed: &Observed, set: &mut impl FnMut(&str, Status, &str, &str)) {
-    let volumes = observed.status().volumes;
-    if volumes.is_empty() {
+    let Some(waiting) = observed.unbound() else {
         return;
-    }
-    let bound = |name: &str| {
-        observed.claims.iter().any(|claim| {
-            claim.metadata.name.as_deref() == Some(name)
-                && claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
-        })
     };
-    let waiting: Vec<&str> = volumes
-        .iter()
-        .map(|volume| volume.claim.as_str())
-        .filter(|name| !bound(name))
-        .collect();
     if waiting.is_empty() {
         set(VOLUMES_READY, Status::True, "Bound", "every claim is bound");
     } else if !conditions::is_true(&observed.status().conditions, VOLUMES_READY) {
@@ -172,27 +162,4 @@ fn into(observed: &Observed) -> Option<String> {
 fn summary(status: &PgRestoreStatus) -> String {
     let plan = status.plan.as_ref().map(|plan| plan.summary.as_str());
     format!("restored {}", plan.unwrap_or_default())
-}
-
-/// Each part is measured once, when its end is first seen.
-fn phases(observed: &Observed, step: &Step, after: &mut PgRestoreStatus, now: Timestamp) {
-    let Some(created) = &observed.restore.metadata.creation_timestamp else {
-        return;
-    };
-    let elapsed = now.duration_since(created.0).as_secs_f64().max(0.0);
-    let mut phases = after.phases.clone().unwrap_or_default();
-    let has = |type_: &str| conditions::is_true(&observed.status().conditions, type_);
-    if has(PLANNED) && phases.plan_seconds.is_none() {
-        phases.plan_seconds = Some(elapsed);
-    }
-    let planned = phases.plan_seconds.unwrap_or_default();
-    if has(RECOVERED) && phases.recovery_seconds.is_none() {
-        phases.recovery_seconds = Some(elapsed - planned);
-    }
-    if matches!(step, Step::Complete(_)) && phases.total_seconds.is_none() {
-        let recovered = phases.recovery_seconds.unwrap_or_default();
-        phases.hand_over_seconds = Some(elapsed - planned - recovered);
-        phases.total_seconds = Some(elapsed);
-    }
-    after.phases = (phases != RestorePhases::default()).then_some(phases);
 }

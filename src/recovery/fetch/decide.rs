@@ -84,6 +84,18 @@ pub fn next(segment: SegmentName, size: SegmentSize, line: &[Stretch]) -> Option
         .find(|name| must_exist(*name, size, line))
 }
 
+/// The segment before the one that was served last, when the plan is served up to `reached`: PostgreSQL asks for the next one
+/// when it has read the one before, so this one is replayed but for the last of it that it read ahead. `None`: the line begins.
+pub fn before(reached: Lsn, size: SegmentSize, line: &[Stretch]) -> Option<SegmentName> {
+    let last_byte = |lsn: Lsn| lsn.get().checked_sub(1).map(Lsn::new);
+    let served = SegmentName::containing(TimelineId::FIRST, last_byte(reached)?, size);
+    let at = last_byte(served.start(size))?;
+    line.iter()
+        .rev()
+        .map(|stretch| SegmentName::containing(stretch.timeline, at, size))
+        .find(|name| must_exist(*name, size, line))
+}
+
 /// What to have ready once `asked` is asked for after `last`: up to `count` segments. Nothing for whoever walks
 /// backwards, as pg_rewind does.
 pub fn ahead(
@@ -231,6 +243,27 @@ mod tests {
         assert_eq!(ahead(3, 8, None), []);
         // Backwards.
         assert_eq!(ahead(1, 2, Some(segment(1, 3))), []);
+    }
+
+    #[test]
+    fn what_is_replayed_lies_before_what_was_served_last() {
+        for (reached, expected) in [
+            (0, None),
+            (SEG - 1, None),
+            (SEG, None),
+            (SEG + 1, Some(segment(1, 0))),
+            (5 * SEG, Some(segment(1, 3))),
+            (5 * SEG + 1, Some(segment(1, 4))),
+            // The fork's segment is the new timeline's.
+            (7 * SEG, Some(segment(3, 5))),
+            (9 * SEG, Some(segment(3, 7))),
+        ] {
+            assert_eq!(
+                before(Lsn::new(reached), SIZE, &line()),
+                expected,
+                "{reached}"
+            );
+        }
     }
 
     #[test]

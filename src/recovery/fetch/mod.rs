@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, time::Instant};
 
-pub use decide::{Part, Stretch, Wanted, ahead, must_exist, next, part, reached, width};
+pub use decide::{Part, Stretch, Wanted, ahead, before, must_exist, next, part, reached, width};
 pub use progress::{FetchFailure, FetchProgress};
 
 use super::{archive, files};
