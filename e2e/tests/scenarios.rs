@@ -36,6 +36,8 @@ mod majors;
 mod matrix;
 #[path = "scenarios/members.rs"]
 mod members;
+#[path = "scenarios/phases.rs"]
+mod phases;
 #[path = "scenarios/preflight.rs"]
 mod preflight;
 #[path = "scenarios/progress.rs"]

@@ -6,7 +6,7 @@ use highwater_e2e::harness::{
 };
 use serde_json::Value;
 
-use super::setup::scenario;
+use super::{phases, setup::scenario};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_restores_looks_and_leaves_nothing() {
@@ -57,6 +57,13 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let message = said["message"].as_str().unwrap_or_default();
     ensure!(message.contains("row 1 of 1 is not true"), "{message}");
     one_at_a_time(&passed, &failed)?;
+    // One of the two waited for the other, and says so apart from the rest.
+    phases::told(deployment, namespace, &passed)?;
+    let queued = [&passed, &failed].map(|it| it["status"]["phases"]["queueSeconds"].as_f64());
+    ensure!(
+        queued.into_iter().flatten().any(|seconds| seconds > 1.0),
+        "{queued:?}"
+    );
 
     told(kubectl, namespace, &backup)?;
     counted(deployment, namespace)?;
