@@ -3,17 +3,14 @@
 //! Written by the agent of the source: `plan`, condition `Planned`; where the source is an archive, by the planning pod, and
 //! `base` too. Written by the recovery pod: `progress`, condition `Recovered`. Written by the controller: everything else.
 
-use k8s_openapi::apimachinery::pkg::{
-    api::resource::Quantity,
-    apis::meta::v1::{Condition, MicroTime},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Mount, RestorePhases, RestoreProgress, TargetTime, TargetTimeline, TargetXid, Verify,
-    backup::any_object,
+    Mount, RestoreInto, RestorePhases, RestoreProgress, TargetTime, TargetTimeline, TargetXid,
+    Verify, backup::any_object,
 };
 use crate::{
     archive::LineageId,
@@ -214,71 +211,6 @@ pub struct Latest {}
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Immediate {}
 
-/// Where to.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.statefulSet) != has(self.volumes)").message("give exactly one of statefulSet and volumes"))]
-#[serde(rename_all = "camelCase")]
-pub struct RestoreInto {
-    /// The name of a new StatefulSet like the source's, with a Service of the same name. Must not exist yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 52))]
-    #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')",
-        "message": "statefulSet must begin with a letter, end with a letter or digit, and hold only a-z, 0-9 and -: a Service gets the same name",
-    }]))]
-    pub stateful_set: Option<String>,
-    /// Claims alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volumes: Option<IntoVolumes>,
-    /// The StorageClass of the new claims. Default: the source's. Its driver must be the snapshots'.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub storage_class_name: Option<String>,
-    /// The size of the new claims. Default and least: the source's.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "size"
-    )]
-    pub size: Option<Quantity>,
-}
-
-/// A number is a quantity, too, and the schema lets it in: Kubernetes' own type takes a text alone.
-fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
-    let size = Option::<NumberOrText>::deserialize(deserializer)?;
-    Ok(size.map(|size| match size {
-        NumberOrText::Number(number) => Quantity(number.to_string()),
-        NumberOrText::Text(text) => Quantity(text),
-    }))
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(i64),
-    Text(String),
-}
-
-impl RestoreInto {
-    /// Nothing is to be made.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Claims alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct IntoVolumes {
-    /// Each claim is named by this prefix, a hyphen and the volume's name in the source's pod.
-    #[schemars(length(min = 1, max = 63))]
-    #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
-        "message": "namePrefix must begin and end with a letter or digit, and hold only a-z, 0-9 and -",
-    }]))]
-    pub name_prefix: String,
-}
-
 /// What was observed of one restore.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -417,25 +349,4 @@ pub struct RestoredVolume {
     pub volume_snapshot: String,
     /// Its size in bytes.
     pub size: i64,
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_size_is_a_text_or_a_number() {
-        let size = |value: serde_json::Value| {
-            let into: RestoreInto = serde_json::from_value(json!({"size": value})).unwrap();
-            into.size.map(|size| size.0)
-        };
-        assert_eq!(size(json!("20Gi")).as_deref(), Some("20Gi"));
-        assert_eq!(
-            size(json!(21_474_836_480_u64)).as_deref(),
-            Some("21474836480")
-        );
-        assert_eq!(size(json!(null)), None);
-    }
 }

@@ -4,6 +4,8 @@ use serde_json::{Value as Json, json};
 
 use crate::api::{Directory, annotations::ARCHIVE_CLAIM_LABEL, names};
 
+const WISHES: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
 /// Marks a pod that mounts it.
 pub fn mark(labels: &mut Json, directory: &Directory) {
     labels[ARCHIVE_CLAIM_LABEL] = json!(names::label(&directory.persistent_volume_claim));
@@ -11,15 +13,26 @@ pub fn mark(labels: &mut Json, directory: &Directory) {
 
 /// Brings a pod to the node of those that mount it already. A wish, no rule: a claim that is ReadWriteMany needs none of it.
 pub fn beside(directory: &Directory) -> Json {
+    json!({ WISHES: [wish(directory)] })
+}
+
+/// As [`beside`], for a pod that has an affinity already.
+pub fn bring(affinity: &mut Json, directory: &Directory) {
+    let wishes = &mut affinity["podAffinity"][WISHES];
+    match wishes.as_array_mut() {
+        Some(wishes) => wishes.push(wish(directory)),
+        None => *wishes = json!([wish(directory)]),
+    }
+}
+
+fn wish(directory: &Directory) -> Json {
     let mut labels = json!({});
     mark(&mut labels, directory);
     json!({
-        "preferredDuringSchedulingIgnoredDuringExecution": [{
-            "weight": 100,
-            "podAffinityTerm": {
-                "labelSelector": {"matchLabels": labels},
-                "topologyKey": "kubernetes.io/hostname",
-            },
-        }],
+        "weight": 100,
+        "podAffinityTerm": {
+            "labelSelector": {"matchLabels": labels},
+            "topologyKey": "kubernetes.io/hostname",
+        },
     })
 }

@@ -34,6 +34,9 @@ const ON_ITS_WAY: [&str; 7] = [
     "Abandoned",
 ];
 
+/// Reasons of a condition that is `Unknown` because an admin has to do something first.
+const HELD_UP: [&str; 1] = ["MissingReference"];
+
 /// Publishes events. A failure to publish is logged and nothing else: it must not mask what the event is about.
 #[derive(Clone)]
 pub struct Events {
@@ -102,7 +105,7 @@ impl Events {
             .await;
     }
 
-    /// One event for each condition in `after` whose status or reason is not the one in `before`. `False` warns.
+    /// One event for each condition in `after` whose status or reason is not the one in `before`. `False` warns, and what is held up.
     /// Conditions that start as `Unknown`, or go on as they should, say nothing yet; two that say the same are one event.
     /// Call it after the status was applied.
     pub async fn condition_changes(
@@ -112,12 +115,7 @@ impl Events {
         after: &[Condition],
     ) {
         for condition in changed(before, after) {
-            let asked_for = EXPECTED.contains(&condition.reason.as_str());
-            let type_ = if condition.status == Status::False.as_str() && !asked_for {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            };
+            let type_ = type_of(condition);
             let note = if condition.message.is_empty() {
                 format!("{} is {}", condition.type_, condition.status)
             } else {
@@ -153,6 +151,15 @@ impl Events {
         if let Err(error) = request(recorder.publish(&event, about)).await {
             tracing::warn!(reason, error = %Chain(&error), "failed to publish an event");
         }
+    }
+}
+
+fn type_of(condition: &Condition) -> EventType {
+    let reason = condition.reason.as_str();
+    let is_false = condition.status == Status::False.as_str() && !EXPECTED.contains(&reason);
+    match is_false || HELD_UP.contains(&reason) {
+        true => EventType::Warning,
+        false => EventType::Normal,
     }
 }
 
@@ -237,5 +244,9 @@ mod tests {
         assert!(types(&on_its_way).is_empty(), "it goes on as it should");
         let in_trouble = with(&[("Cut", Status::Unknown, "CreateFailed", "")]);
         assert_eq!(types(&in_trouble), ["Cut"]);
+        let warns = |list: Vec<Condition>| matches!(type_of(&list[0]), EventType::Warning);
+        assert!(!warns(in_trouble));
+        let held_up = [("Completed", Status::Unknown, "MissingReference", "")];
+        assert!(warns(with(&held_up)), "it waits for an admin");
     }
 }

@@ -16,6 +16,7 @@ mod restore;
 pub mod scope;
 pub mod server;
 mod startup;
+mod trouble;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -2,6 +2,8 @@
 //!
 //! Included by the unit tests, which evaluate the rules themselves, and by the flow tests, which ask the real API server.
 
+mod into;
+
 use serde_json::{Value, json};
 
 /// One rule.
@@ -60,6 +62,7 @@ pub fn rules() -> Vec<Case> {
         .chain(changes)
         .chain(restores)
         .chain(undecodable())
+        .chain(into::rules())
         .collect()
 }
 

@@ -71,13 +71,14 @@ const NO_REASON: [(&str, &str); 15] = [
     ),
     (
         "controller",
-        "Always Block ClusterRole ContainerCreating CrashLoopBackOff CreateContainerConfigError \
-         CreateContainerError Deployment DoesNotExist Ei ErrImageNeverPull ErrImagePull Exists \
+        "Always Block ClusterRole ConfigMap ContainerCreating CrashLoopBackOff \
+         CreateContainerConfigError CreateContainerError Deployment DoesNotExist Ei \
+         ErrImageNeverPull ErrImagePull Exists \
          FallbackToLogsOnError False Filesystem Gi IfNotPresent ImagePullBackOff In \
          InvalidImageName Ki Memory Mi Never NoExecute None NotIn OnFailure PersistentVolumeClaim \
          PgArchive PgBackup PgBackupPolicy PgProtection PgRestore Pi Pod PodInitializing \
          PodScheduled ReadWriteOnce Reconcile Recreate ReplicaFailure Retain RoleBinding \
-         RunContainerError Running RuntimeDefault Service ServiceAccount StatefulSet Succeeded Ti \
+         RunContainerError Running RuntimeDefault Secret Service ServiceAccount StatefulSet Succeeded Ti \
          True VolumeSnapshot VolumeSnapshotClass VolumeSnapshotContent",
     ),
     // Told to nobody: another try goes on.

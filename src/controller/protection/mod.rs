@@ -1,7 +1,7 @@
 //! PgProtection: an agent for each protected database, its members, its first backup, its end.
 //!
 //! [`adopt`] makes a PgProtection for an annotated StatefulSet. The rest is the usual five files, with [`find`] (how
-//! PostgreSQL is reached), [`mounts`], [`agent`] (the objects of an agent) and [`trouble`] under them.
+//! PostgreSQL is reached), [`mounts`] and [`agent`] (the objects of an agent) under them.
 
 mod act;
 mod adopt;
@@ -16,7 +16,6 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod report;
-mod trouble;
 mod validate;
 
 use std::{

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
-        core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount},
+        core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount},
         rbac::v1::RoleBinding,
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
@@ -20,7 +20,7 @@ use crate::{
         Member, PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations, conditions, names,
     },
     archive::LineageId,
-    controller::Context,
+    controller::{Context, trouble},
     csi::VolumeSnapshotClass,
     kubernetes::{RequestError, request},
     postgres::{Lsn, TimelineId},
@@ -306,16 +306,12 @@ async fn trouble(
     let params = ListParams::default().labels(&agent::pod_selector(protection));
     let pods = request(Api::<Pod>::namespaced(ctx.client.clone(), namespace).list(&params)).await?;
     for pod in pods {
-        if let Some(text) = super::trouble::of_pod(&pod) {
+        if let Some(text) = trouble::of_pod(&pod) {
             return Ok(Some(text));
         }
-        if super::trouble::may_wait_for_a_mount(&pod) {
-            let fields = format!("involvedObject.name={},reason=FailedMount", pod.name_any());
-            let params = ListParams::default().fields(&fields);
-            let events = Api::<Event>::namespaced(ctx.client.clone(), namespace);
-            let mut events = request(events.list(&params)).await?.items;
-            events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-            if let Some(message) = events.pop().and_then(|event| event.message) {
+        if trouble::may_wait_for_a_mount(&pod) {
+            let told = trouble::failed_mounts(&ctx.client, namespace, &pod.name_any()).await?;
+            if let Some(message) = told.last() {
                 return Ok(Some(format!(
                     "{message}; create what is missing, or correct what names it"
                 )));

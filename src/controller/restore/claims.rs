@@ -4,9 +4,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use super::{Identity, Rejection, source::Source};
+use super::{Identity, Rejection, clone, source::Source};
 use crate::{
-    api::{PgBackup, RestoreInto, RestoredVolume, VolumeStatus, annotations},
+    api::{IntoVolumes, PgBackup, RestoreInto, RestoredVolume, VolumeStatus, annotations},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
 };
 
@@ -19,13 +19,52 @@ pub struct SnapshotSeen {
     pub content: Option<VolumeSnapshotContent>,
 }
 
-/// The claim's name: what the clone's StatefulSet looks for, or the prefix and the volume's name.
-pub fn claim_name(into: &RestoreInto, volume: &str) -> String {
+/// The claim's name: what the clone's StatefulSet looks for, the one that is given, or the prefix and the volume's name.
+/// `None`: names are given, and none for this volume.
+pub fn claim_name(into: &RestoreInto, volume: &str) -> Option<String> {
     match (&into.stateful_set, &into.volumes) {
-        (Some(set), _) => format!("{volume}-{set}-0"),
-        (None, Some(volumes)) => format!("{}-{volume}", volumes.name_prefix),
-        (None, None) => volume.to_owned(),
+        (Some(set), _) => Some(format!("{volume}-{set}-0")),
+        (None, Some(IntoVolumes { name_prefix, names })) => match name_prefix {
+            Some(prefix) => Some(format!("{prefix}-{volume}")),
+            None => {
+                let named = names.iter().find(|named| named.volume == volume);
+                named.map(|named| named.claim.clone())
+            }
+        },
+        (None, None) => Some(volume.to_owned()),
     }
+}
+
+/// Names are given, and not one for each volume of the backup.
+fn refuse_names(into: &RestoreInto, backup: &PgBackup) -> Option<Rejection> {
+    let given = &into.volumes.as_ref()?.names;
+    let has = backup.status.iter().flat_map(|status| &status.volumes);
+    let has: Vec<&str> = has.map(|volume| volume.volume.as_str()).collect();
+    let unnamed: Vec<&str> = has
+        .iter()
+        .filter(|volume| claim_name(into, volume).is_none())
+        .copied()
+        .collect();
+    let unknown = given.iter().map(|named| named.volume.as_str());
+    let unknown: Vec<&str> = unknown.filter(|volume| !has.contains(volume)).collect();
+    let wrong = match (&unnamed[..], &unknown[..]) {
+        ([], []) => return None,
+        ([], unknown) => format!("it has no {}", unknown.join(", ")),
+        (unnamed, []) => format!("no claim is given for {}", unnamed.join(", ")),
+        (unnamed, unknown) => format!(
+            "no claim is given for {}, and it has no {}",
+            unnamed.join(", "),
+            unknown.join(", ")
+        ),
+    };
+    Some(Rejection::new(
+        "VolumesNotNamed",
+        format!(
+            "into.volumes.names must give a claim for each volume of backup {} ({}): {wrong}",
+            backup.metadata.name.as_deref().unwrap_or_default(),
+            has.join(", "),
+        ),
+    ))
 }
 
 /// The least size: a restore into less is refused by the driver, or loses the end of the file system.
@@ -34,7 +73,13 @@ pub fn least_size(volume: &VolumeStatus) -> i64 {
 }
 
 /// A Kubernetes quantity in bytes, rounded up.
-pub fn bytes(quantity: &Quantity) -> Option<i64> {
+fn bytes(quantity: &Quantity) -> Option<i64> {
+    let value = number(quantity)?.ceil();
+    (0.0..9.0e18).contains(&value).then_some(value as i64)
+}
+
+/// A Kubernetes quantity.
+pub fn number(quantity: &Quantity) -> Option<f64> {
     let text = quantity.0.trim();
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -55,21 +100,23 @@ pub fn bytes(quantity: &Quantity) -> Option<i64> {
         "Pi" => 1024f64.powi(5),
         other => 10f64.powi(other.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
-    let value = (number.parse::<f64>().ok()? * factor).ceil();
-    (0.0..9.0e18).contains(&value).then_some(value as i64)
+    Some(number.parse::<f64>().ok()? * factor)
 }
 
 /// What is made for each volume of `backup`; to be written down before the first is made. `seen`: its snapshots as they were
 /// found; `None` where none is looked for, and each is imported by the handle that an archive's catalog has.
 ///
 /// # Errors
-/// A size that is too small; a snapshot that is gone for good.
+/// A size that is too small; volumes without a name; a snapshot that is gone for good.
 pub fn volumes(
     identity: &Identity,
     into: &RestoreInto,
     backup: &PgBackup,
     seen: Option<&[SnapshotSeen]>,
 ) -> Result<Vec<RestoredVolume>, Rejection> {
+    if let Some(refused) = refuse_names(into, backup) {
+        return Err(refused);
+    }
     let status = backup.status.clone().unwrap_or_default();
     let wanted = into.size.as_ref().map(|size| {
         bytes(size).ok_or_else(|| {
@@ -85,16 +132,13 @@ pub fn volumes(
     for (at, volume) in status.volumes.iter().enumerate() {
         let least = least_size(volume);
         if let Some(wanted) = wanted.filter(|wanted| *wanted < least) {
-            return Err(Rejection::new(
-                "SizeTooSmall",
-                format!(
-                    "into.size is {wanted} bytes, the volume {} needs at least {least}: give more, or leave size out",
-                    volume.volume
-                ),
-            ));
+            return Err(too_small(&volume.volume, wanted, least));
         }
+        let Some(claim) = claim_name(into, &volume.volume) else {
+            continue;
+        };
         volumes.push(RestoredVolume {
-            claim: claim_name(into, &volume.volume),
+            claim,
             volume: volume.volume.clone(),
             volume_snapshot: match seen {
                 Some(seen) => {
@@ -107,6 +151,15 @@ pub fn volumes(
         });
     }
     Ok(volumes)
+}
+
+fn too_small(volume: &str, wanted: i64, least: i64) -> Rejection {
+    Rejection::new(
+        "SizeTooSmall",
+        format!(
+            "into.size is {wanted} bytes, the volume {volume} needs at least {least}: give more, or leave size out"
+        ),
+    )
 }
 
 /// The backup's own VolumeSnapshot, or the name of one to be imported.
@@ -216,7 +269,7 @@ pub fn claim(
         "metadata": {
             "name": restored.claim,
             "namespace": identity.namespace,
-            "labels": identity.labels(),
+            "labels": clone::labels(identity, &into.labels),
         },
         "spec": {
             "accessModes": access_modes,

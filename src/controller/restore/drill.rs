@@ -46,7 +46,8 @@ pub fn destination(spec: &PgRestoreSpec, name: &str) -> RestoreInto {
         None => spec.into.clone(),
         Some(_) => RestoreInto {
             volumes: Some(IntoVolumes {
-                name_prefix: name.to_owned(),
+                name_prefix: Some(name.to_owned()),
+                names: Vec::new(),
             }),
             ..RestoreInto::default()
         },

@@ -1,17 +1,17 @@
 //! Reads what a pass decides by.
 
 mod source;
+mod target;
 
 use std::collections::BTreeMap;
 
-use futures::future::{try_join, try_join_all};
-use jiff::Timestamp;
+use futures::future::try_join;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     Metadata,
     api::{
         apps::v1::StatefulSet,
         core::v1::{NodeSelectorTerm, PersistentVolumeClaim, Pod, Service, ServiceAccount},
-        policy::v1::PodDisruptionBudget,
         rbac::v1::RoleBinding,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -23,7 +23,10 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use self::source::{SourceSeen, source};
+use self::{
+    source::{SourceSeen, source},
+    target::{TargetSeen, target},
+};
 use super::{
     Identity,
     act::Kind,
@@ -36,12 +39,14 @@ use crate::{
         PgArchive, PgBackup, PgProtection, PgRestore, PgRestoreStatus, RestoreInto, VolumeStatus,
         annotations,
         conditions::{self, COMPLETED, PLANNED},
-        names,
     },
-    controller::Context,
+    controller::{Context, trouble},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
     kubernetes::{RequestError, request},
 };
+
+/// Longer than volumes take to be mounted on most pods; until then nobody asks what holds them up.
+const USUAL_MOUNT: SignedDuration = SignedDuration::from_secs(5);
 
 /// What a pass decides by.
 #[derive(Clone, Debug)]
@@ -68,6 +73,10 @@ pub struct Observed {
     pub classes: BTreeMap<String, Option<String>>,
     /// Claims of the new names.
     pub claims: Vec<PersistentVolumeClaim>,
+    /// The policy that is to protect the clone is there.
+    pub policy_exists: bool,
+    /// What the kubelet says of the volumes of the pod that waits for them.
+    pub failed_mounts: Vec<String>,
     /// A StatefulSet of the new name.
     pub set: Option<StatefulSet>,
     /// A Service of the new name.
@@ -112,6 +121,8 @@ impl Observed {
             topology: Vec::new(),
             classes: BTreeMap::new(),
             claims: Vec::new(),
+            policy_exists: false,
+            failed_mounts: Vec::new(),
             set: None,
             service: None,
             pod: None,
@@ -236,7 +247,25 @@ pub async fn observe(
     observed.drills_at_once = ctx.drills_at_once;
     observed.now = now;
     observed.drills = drills(&observed, ctx).await?;
+    observed.failed_mounts = failed_mounts(&observed, ctx).await?;
     Ok(Some(observed))
+}
+
+/// Of the one pod that is waited for, once it has waited for longer than a mount takes.
+async fn failed_mounts(observed: &Observed, ctx: &Context) -> Result<Vec<String>, RequestError> {
+    let waits = |pod: &&Pod| {
+        let made = pod.metadata.creation_timestamp.as_ref();
+        let long = made.is_some_and(|made| observed.now.duration_since(made.0) > USUAL_MOUNT);
+        long && trouble::may_wait_for_a_mount(pod)
+    };
+    let pods = [&observed.clone_pod, &observed.pod, &observed.planning_pod];
+    match pods.into_iter().flatten().find(waits) {
+        Some(pod) => {
+            let namespace = &observed.identity.namespace;
+            trouble::failed_mounts(&ctx.client, namespace, &pod.name_any()).await
+        }
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Asked only by one that could begin.
@@ -262,14 +291,14 @@ fn claim_names(observed: &Observed, backup: Option<&PgBackup>) -> Vec<String> {
         return written.into_iter().map(|volume| volume.claim).collect();
     }
     let into = &observed.into;
-    // A plan alone takes no names.
+    // A plan alone takes no names; a volume that is not named is refused.
     let volumes = match into.is_empty() {
         true => &[],
         false => volumes(backup),
     };
     volumes
         .iter()
-        .map(|volume| claim_name(into, &volume.volume))
+        .filter_map(|volume| claim_name(into, &volume.volume))
         .collect()
 }
 
@@ -278,15 +307,6 @@ fn volumes(backup: Option<&PgBackup>) -> &[VolumeStatus] {
     status
         .map(|status| status.volumes.as_slice())
         .unwrap_or_default()
-}
-
-struct TargetSeen {
-    claims: Vec<PersistentVolumeClaim>,
-    set: Option<StatefulSet>,
-    service: Option<PartialObjectMeta<Service>>,
-    pod: Option<Pod>,
-    clone_pod: Option<Pod>,
-    selecting: Vec<Selecting>,
 }
 
 impl Observed {
@@ -306,61 +326,9 @@ impl Observed {
         self.pod = target.pod;
         self.clone_pod = target.clone_pod;
         self.selecting = target.selecting;
+        self.policy_exists = target.policy_exists;
         self.made = made;
     }
-}
-
-async fn target(
-    reader: &Reader<'_>,
-    observed: &Observed,
-    claims: &[String],
-) -> Result<TargetSeen, RequestError> {
-    let into = &observed.into;
-    let clone = into.stateful_set.as_deref();
-    let clone_pod = clone.map(|clone| format!("{clone}-0"));
-    let recovery = names::recovery(&observed.identity.name);
-    let services: Api<Service> = reader.api();
-    let all = ListParams::default();
-    let (set, pod, clone_pod, services, budgets, claims) = futures::try_join!(
-        reader.get(clone),
-        reader.get(Some(&recovery)),
-        reader.get(clone_pod.as_deref()),
-        request(services.list(&all)),
-        async {
-            let budgets: Api<PodDisruptionBudget> = reader.api();
-            request(budgets.list(&ListParams::default())).await
-        },
-        all_claims(reader, claims),
-    )?;
-    let mut selecting: Vec<Selecting> = budgets.iter().filter_map(Selecting::budget).collect();
-    selecting.extend(services.iter().filter_map(|service| {
-        let selector = service.spec.as_ref()?.selector.as_ref();
-        Selecting::service(&service.name_any(), selector)
-    }));
-    let service = services
-        .items
-        .into_iter()
-        .find(|service| Some(service.name_any().as_str()) == clone)
-        .map(|service| PartialObjectMeta {
-            metadata: service.metadata,
-            ..PartialObjectMeta::default()
-        });
-    Ok(TargetSeen {
-        claims,
-        set,
-        service,
-        pod,
-        clone_pod,
-        selecting,
-    })
-}
-
-async fn all_claims(
-    reader: &Reader<'_>,
-    names: &[String],
-) -> Result<Vec<PersistentVolumeClaim>, RequestError> {
-    let found = names.iter().map(|name| reader.get(Some(name)));
-    Ok(try_join_all(found).await?.into_iter().flatten().collect())
 }
 
 async fn made(reader: &Reader<'_>, uid: &str) -> Result<Vec<(Kind, String)>, RequestError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, runtime::controller::Action};
 use serde_json::Value as Json;
 
@@ -14,7 +14,9 @@ use super::{
     ending,
     observe::Observed,
     planning::PlanningPod,
-    pod::{self, RecoveryPod},
+    pod::RecoveryPod,
+    references::References,
+    running::{Trouble, has_ended, is_ready, phase, trouble},
     source::Source,
     validate::{self, Door, Ready},
 };
@@ -72,6 +74,8 @@ pub struct Waiting {
 pub enum Phase {
     /// The agent chooses backup and timeline.
     Planning,
+    /// A pod waits for a Secret or ConfigMap that is not there.
+    Missing,
     /// Claims are made and bound, WAL is replayed.
     Recovering,
     /// The clone starts.
@@ -118,7 +122,7 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
             Door::Refused(refused) => Step::Fail(refused),
             Door::Planning(message) => planning(observed, image, message),
             Door::Open(ready) if observed.restore.spec.plan_only == Some(true) => {
-                Step::Show(shown(&status, &ready))
+                Step::Show(shown(observed, &status, &ready))
             }
             Door::Open(_) if !finalizer => Step::AddFinalizer,
             Door::Open(ready) => match drill::must_wait(observed, observed.drills_at_once) {
@@ -146,18 +150,52 @@ fn under_way(observed: &Observed, image: &Image, finalizer: bool) -> Step {
     recover(observed, image)
 }
 
+/// What a pod waits for: its own trouble first.
+fn waits(observed: &Observed, phase: Phase, pod: Option<&Pod>, otherwise: String) -> Waiting {
+    let found = pod.and_then(|pod| trouble(pod, &observed.failed_mounts));
+    let (phase, message) = match found {
+        None => (phase, otherwise),
+        Some(Trouble {
+            said,
+            is_missing: false,
+        }) => (phase, said),
+        Some(Trouble {
+            said,
+            is_missing: true,
+        }) => {
+            let message = format!(
+                "{said}: create it in this namespace, and the restore goes on by itself{}",
+                named_by_the_clone(observed)
+            );
+            (Phase::Missing, message)
+        }
+    };
+    Waiting {
+        phase,
+        message,
+        remove: Vec::new(),
+    }
+}
+
+/// Secrets and ConfigMaps that the clone's pods cannot start without, in a clause.
+fn named_by_the_clone(observed: &Observed) -> String {
+    let (Some(clone), Some(backup)) = (&observed.into.stateful_set, &observed.backup) else {
+        return String::new();
+    };
+    let source = Source::of(observed.live.as_ref(), backup);
+    let needs = source.as_ref().and_then(Source::pod).map(References::of);
+    match needs.filter(|needs| !needs.is_empty()) {
+        Some(needs) => format!("; the pods of {clone} need {needs} here"),
+        None => String::new(),
+    }
+}
+
 /// An agent plans by itself; where there is none, a pod is made for it.
 fn planning(observed: &Observed, image: &Image, message: String) -> Step {
-    let waits = |message| {
-        Step::Wait(Waiting {
-            phase: Phase::Planning,
-            message,
-            remove: Vec::new(),
-        })
-    };
+    let waits = |pod, message| Step::Wait(waits(observed, Phase::Planning, pod, message));
     let (Some(_), Some(archive)) = (&observed.restore.spec.source.archive, &observed.archive)
     else {
-        return waits(message);
+        return waits(None, message);
     };
     let [service_account, role_binding, pod] = PlanningPod {
         identity: &observed.identity,
@@ -179,12 +217,12 @@ fn planning(observed: &Observed, image: &Image, message: String) -> Step {
         Some(pod) if phase(pod) == Some("Failed") => {
             Step::Remove(vec![(Kind::Pod, pod.name_any())])
         }
-        pod => waits(pod.as_ref().and_then(trouble).unwrap_or(message)),
+        pod => waits(pod.as_ref(), message),
     }
 }
 
 /// What a plan alone says.
-fn shown(status: &PgRestoreStatus, ready: &Ready) -> String {
+fn shown(observed: &Observed, status: &PgRestoreStatus, ready: &Ready) -> String {
     let Some(plan) = &status.plan else {
         return String::new();
     };
@@ -193,13 +231,14 @@ fn shown(status: &PgRestoreStatus, ready: &Ready) -> String {
         .map(|volume| format!("{} ({} bytes)", volume.volume, volume.size))
         .collect();
     format!(
-        "nothing is made, as planOnly asks: it would be restored {} from backup {}, with {} bytes of WAL ({} to {}) into volumes of the size of {}",
+        "nothing is made, as planOnly asks: it would be restored {} from backup {}, with {} bytes of WAL ({} to {}) into volumes of the size of {}{}",
         plan.summary,
         plan.backup,
         plan.bytes,
         plan.wal_from,
         plan.wal_to,
         volumes.join(", "),
+        named_by_the_clone(observed),
     )
 }
 
@@ -216,11 +255,21 @@ fn recover(observed: &Observed, image: &Image) -> Step {
     match &observed.pod {
         // An evicted pod never runs again; the next one goes on where it was.
         Some(pod) if phase(pod) == Some("Failed") => Step::Remove(vec![(Kind::Pod, recovery)]),
-        pod => Step::Wait(Waiting {
-            phase: Phase::Recovering,
-            message: pod.as_ref().and_then(trouble).unwrap_or_default(),
-            remove: Vec::new(),
-        }),
+        pod => {
+            let meanwhile = meanwhile(observed);
+            let waiting = waits(observed, Phase::Recovering, pod.as_ref(), meanwhile);
+            Step::Wait(waiting)
+        }
+    }
+}
+
+/// Where the source's own pods run, what the clone's need is there.
+fn meanwhile(observed: &Observed) -> String {
+    let named = named_by_the_clone(observed);
+    let is_lost = observed.live.is_none() || observed.restore.spec.source.archive.is_some();
+    match is_lost && !named.is_empty() {
+        true => format!("recovery is under way{named}: create what is missing"),
+        false => String::new(),
     }
 }
 
@@ -265,6 +314,7 @@ fn wanted(observed: &Observed, ready: &Ready, image: &Image) -> Vec<(Kind, Json)
         let [service_account, role_binding, pod] = RecoveryPod {
             identity: &observed.identity,
             source: &ready.source,
+            into,
             container,
             archive: &archive.spec,
             decryption: observed.restore.spec.decryption.as_ref(),
@@ -321,16 +371,19 @@ fn hand_over(observed: &Observed) -> Step {
     if !has_set || !observed.has(Kind::Service, clone) {
         return make_clone(observed, clone, has_set);
     }
+    if observed.into.is_not_started() {
+        return Step::Complete(format!(
+            "StatefulSet {clone} is made and not started: kubectl scale statefulset {clone} --replicas=1"
+        ));
+    }
     match &observed.clone_pod {
         Some(pod) if is_ready(pod) => Step::Complete(format!("StatefulSet {clone} answers")),
-        pod => Step::Wait(Waiting {
-            phase: Phase::HandingOver,
-            message: pod
-                .as_ref()
-                .and_then(trouble)
-                .unwrap_or_else(|| format!("waiting for pod {clone}-0 to be ready")),
-            remove: pod_is_there.then_some(recovery).into_iter().collect(),
-        }),
+        pod => {
+            let otherwise = format!("waiting for pod {clone}-0 to be ready");
+            let mut waiting = waits(observed, Phase::HandingOver, pod.as_ref(), otherwise);
+            waiting.remove.extend(pod_is_there.then_some(recovery));
+            Step::Wait(waiting)
+        }
     }
 }
 
@@ -343,7 +396,7 @@ fn make_clone(observed: &Observed, clone: &str, has_set: bool) -> Step {
         .as_ref()
         .and_then(|backup| Some((backup, Source::of(observed.live.as_ref(), backup)?)));
     // What was recovered is kept, and goes on when the selector is narrowed or the source is there again.
-    let by_others = clone::refuse_labels(&observed.identity, clone, &observed.selecting);
+    let by_others = validate::refuse_labels(observed, clone);
     let by_source = source
         .as_ref()
         .and_then(|(_, source)| source.refuse_clone());
@@ -360,79 +413,15 @@ fn make_clone(observed: &Observed, clone: &str, has_set: bool) -> Step {
     };
     let restored = observed.status().volumes;
     let container = source.container(container_name(observed), volumes_of(backup));
-    let class = observed.into.storage_class_name.as_deref();
-    let service = clone::service(&observed.identity, clone, container);
+    let (identity, into) = (&observed.identity, &observed.into);
+    let service = clone::service(identity, clone, into, container);
     let mut objects = vec![(Kind::Service, service)];
     if !has_set {
-        let set = clone::stateful_set(&observed.identity, &source, clone, class, &restored);
+        let set = clone::stateful_set(identity, &source, clone, into, container, &restored);
         objects.push((Kind::StatefulSet, set));
     }
     objects.retain(|(kind, object)| !observed.has(*kind, name_of(object)));
     Step::Make(Phase::HandingOver, objects)
-}
-
-fn phase(pod: &Pod) -> Option<&str> {
-    pod.status.as_ref()?.phase.as_deref()
-}
-
-fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    let status = pod.status.as_ref();
-    let main = status.and_then(|status| status.container_statuses.as_ref());
-    let init = status.and_then(|status| status.init_container_statuses.as_ref());
-    init.into_iter().chain(main).flatten()
-}
-
-/// Whether PostgreSQL cannot run in the pod any more.
-fn has_ended(pod: &Pod) -> bool {
-    let ended = statuses(pod).any(|status| {
-        status.name == pod::CONTAINER
-            && status
-                .state
-                .as_ref()
-                .and_then(|state| state.terminated.as_ref())
-                .is_some_and(|terminated| terminated.exit_code == 0)
-    });
-    ended || matches!(phase(pod), Some("Succeeded" | "Failed"))
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions
-            .into_iter()
-            .flatten()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-/// What keeps a pod from running, in Kubernetes' words.
-fn trouble(pod: &Pod) -> Option<String> {
-    let waiting = statuses(pod).find_map(|status| {
-        let waiting = status.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.as_deref()?;
-        let usual = matches!(reason, "PodInitializing" | "ContainerCreating");
-        (!usual).then(|| {
-            format!(
-                "container {} of pod {}: {reason} {}",
-                status.name,
-                pod.name_any(),
-                waiting.message.as_deref().unwrap_or_default()
-            )
-        })
-    });
-    waiting.or_else(|| {
-        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-        let unscheduled = conditions
-            .iter()
-            .find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
-        Some(format!(
-            "pod {} is not scheduled: {}",
-            pod.name_any(),
-            unscheduled.message.as_deref().unwrap_or_default()
-        ))
-    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! The recovery pod and what it runs as. Pure.
 
 use k8s_openapi::api::core::v1::{
-    Container, NodeAffinity, NodeSelectorTerm, PreferredSchedulingTerm,
+    Affinity, Container, NodeAffinity, NodeSelectorTerm, PodSpec, PreferredSchedulingTerm,
 };
 use serde_json::{Map, Value as Json, json};
 
-use super::{Identity, source::Source};
+use super::{Identity, overrides, source::Source};
 use crate::{
-    api::{Decryption, PgArchiveSpec, RestoredVolume, VolumeStatus, annotations, names},
+    api::{
+        Decryption, PgArchiveSpec, RestoreInto, RestoredVolume, VolumeStatus, annotations, names,
+    },
     controller::{Image, archive_claim},
 };
 
@@ -32,6 +34,8 @@ pub struct RecoveryPod<'a> {
     pub identity: &'a Identity,
     /// The StatefulSet that is restored from.
     pub source: &'a Source,
+    /// What is otherwise than there.
+    pub into: &'a RestoreInto,
     /// Its container that runs PostgreSQL.
     pub container: &'a Container,
     /// Where the archive is.
@@ -107,14 +111,24 @@ impl RecoveryPod<'_> {
                 "imagePullPolicy": self.container.image_pull_policy,
                 "command": [PROGRAM],
                 "args": self.args(),
-                "resources": self.container.resources,
+                "resources": overrides::resources(self.into).or_else(|| self.container.resources.clone()),
                 "securityContext": self.container.security_context,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": mounts,
             }],
             "volumes": volumes,
         });
-        if let Some(pod) = self.source.pod() {
+        self.as_the_clone(&mut spec);
+        if let Some(directory) = &self.archive.directory {
+            archive_claim::bring(&mut spec["affinity"], directory);
+        }
+        without_nulls(spec)
+    }
+
+    /// What the pod has of the source's, and of what is otherwise than there: the claims are bound where it runs.
+    fn as_the_clone(&self, spec: &mut Json) {
+        if let Some(mut pod) = self.source.pod().cloned() {
+            overrides::schedule(&mut pod, self.into);
             spec["securityContext"] = json!(pod.security_context);
             spec["imagePullSecrets"] = json!(pod.image_pull_secrets);
             spec["nodeSelector"] = json!(pod.node_selector);
@@ -122,15 +136,23 @@ impl RecoveryPod<'_> {
             spec["runtimeClassName"] = json!(pod.runtime_class_name);
             spec["priorityClassName"] = json!(pod.priority_class_name);
             spec["schedulerName"] = json!(pod.scheduler_name);
-            // Rules about other pods are about the source's labels, which this pod has not.
-            let affinity = pod.affinity.as_ref();
-            let node = affinity.and_then(|affinity| affinity.node_affinity.clone());
-            spec["affinity"] = json!({"nodeAffinity": self.near_the_source(node)});
+            spec["affinity"] = json!(self.affinity(&pod));
         }
-        if let Some(directory) = &self.archive.directory {
-            spec["affinity"]["podAffinity"] = archive_claim::beside(directory);
+    }
+
+    /// Rules about other pods in the source are about the source's labels, which this pod has not; those that are asked for
+    /// hold, as the claims are bound where this pod runs.
+    fn affinity(&self, pod: &PodSpec) -> Affinity {
+        let scheduling = self.into.scheduling.as_ref();
+        let affinity = pod.affinity.clone().unwrap_or_default();
+        match scheduling.and_then(|scheduling| scheduling.affinity.as_ref()) {
+            Some(_) => affinity,
+            None => Affinity {
+                node_affinity: Some(self.near_the_source(affinity.node_affinity)),
+                pod_affinity: None,
+                pod_anti_affinity: None,
+            },
         }
-        without_nulls(spec)
     }
 
     /// The scheduler does not know from where a snapshot can be reached. A wish, no rule: most drivers reach it from

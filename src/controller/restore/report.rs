@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        PgRestore, PgRestoreStatus,
+        IntoVolumes, PgRestore, PgRestoreStatus,
         conditions::{self, COMPLETED, HANDED_OVER, Status, VERIFIED, VOLUMES_READY},
         managers,
     },
@@ -127,6 +127,7 @@ fn word(step: &Step, failure: Option<&ActError>) -> (&'static str, String) {
     };
     let reason = match phase {
         Phase::Planning => "Planning",
+        Phase::Missing => "MissingReference",
         Phase::Recovering => "Recovering",
         Phase::HandingOver => "HandingOver",
     };
@@ -154,7 +155,13 @@ fn into(observed: &Observed) -> Option<String> {
     let into = &observed.into;
     match (&into.stateful_set, &into.volumes) {
         (Some(set), _) => Some(format!("statefulset/{set}")),
-        (None, Some(volumes)) => Some(format!("volumes/{}-*", volumes.name_prefix)),
+        (None, Some(IntoVolumes { name_prefix, names })) => match name_prefix {
+            Some(prefix) => Some(format!("volumes/{prefix}-*")),
+            None => {
+                let claims: Vec<&str> = names.iter().map(|named| named.claim.as_str()).collect();
+                Some(format!("volumes/{}", claims.join(",")))
+            }
+        },
         (None, None) => None,
     }
 }

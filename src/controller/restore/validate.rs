@@ -1,6 +1,6 @@
 //! What keeps a restore from being carried out, found before anything is made. Pure.
 
-use super::{Rejection, claims, clone, observe::Observed, recorded, source::Source};
+use super::{Rejection, claims, clone, observe::Observed, overrides, recorded, source::Source};
 use crate::api::{
     ArchiveSource, PgBackup, RestorePlan, RestoredVolume,
     conditions::{self, COMPLETED, PLANNED, Status},
@@ -31,8 +31,11 @@ pub enum Door {
 
 /// Looks at everything that must hold before the first object is made.
 pub fn door(observed: &Observed) -> Door {
+    let into = &observed.into;
     let refused = name_too_long(observed)
+        .or_else(|| overrides::refuse(into))
         .or_else(|| names_taken(observed))
+        .or_else(|| policy_missing(observed))
         .or_else(|| source_missing(observed));
     if let Some(refused) = refused {
         return Door::Refused(refused);
@@ -90,7 +93,7 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
     if let Some(clone) = &into.stateful_set {
         let refused = source
             .refuse_clone()
-            .or_else(|| clone::refuse_labels(&observed.identity, clone, &observed.selecting));
+            .or_else(|| refuse_labels(observed, clone));
         if let Some(refused) = refused {
             return Err(refused);
         }
@@ -103,6 +106,25 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
         backup,
         source,
         volumes,
+    })
+}
+
+/// What would select the clone's pods.
+pub fn refuse_labels(observed: &Observed, clone: &str) -> Option<Rejection> {
+    let (identity, selecting) = (&observed.identity, &observed.selecting);
+    clone::refuse_labels(identity, clone, &observed.into, selecting)
+}
+
+/// A copy that is to be protected is not made without.
+fn policy_missing(observed: &Observed) -> Option<Rejection> {
+    let policy = observed.into.policy.as_deref()?;
+    (!observed.policy_exists).then(|| {
+        Rejection::new(
+            "PolicyNotFound",
+            format!(
+                "PgBackupPolicy {policy} of into.policy does not exist: create it, or leave into.policy out and annotate the new StatefulSet later; then create a new PgRestore"
+            ),
+        )
     })
 }
 

@@ -2,9 +2,11 @@
 
 mod archive_tests;
 mod clone_tests;
+mod door_tests;
 mod drill_tests;
 mod ending_tests;
 mod import_tests;
+mod into_tests;
 mod reach_tests;
 
 use serde_json::json;
@@ -253,68 +255,6 @@ fn it_waits_for_the_agent() {
             ),
             "{step:?}"
         );
-    }
-}
-
-#[test]
-fn doors() {
-    type Change = fn(&mut Observed);
-    let cases: [(&str, Json, Change); 14] = [
-        ("NameTooLong", into_set(), |o| {
-            o.identity.name = "r".repeat(names::LONGEST_OWNER + 1);
-        }),
-        ("PlanNotOfSource", into_set(), |o| {
-            o.backup.as_mut().unwrap().spec.protection = "billing".into();
-        }),
-        ("ProtectionNotFound", into_set(), |o| o.protection = None),
-        ("BackupNotCompleted", into_set(), |o| {
-            o.backup
-                .as_mut()
-                .unwrap()
-                .status
-                .as_mut()
-                .unwrap()
-                .conditions
-                .clear();
-        }),
-        ("BackupNotFound", into_set(), |o| o.backup = None),
-        ("ArchiveNotFound", into_set(), |o| o.archive = None),
-        ("TargetOutOfRange", into_set(), |o| {
-            let status = o.restore.status.as_mut().unwrap();
-            status.conditions[0].status = "False".into();
-            status.conditions[0].reason = "TargetOutOfRange".into();
-        }),
-        ("OtherDriver", into_set(), |o| {
-            o.classes.insert("fast".into(), Some("other".into()));
-        }),
-        ("StorageClassNotFound", into_set(), |o| o.classes.clear()),
-        (
-            "SizeTooSmall",
-            json!({"statefulSet": "copy", "size": "1Ki"}),
-            |_| {},
-        ),
-        ("SnapshotGone", into_set(), |o| {
-            o.snapshots[1] = claims::SnapshotSeen::default();
-        }),
-        ("OperatorOwned", into_set(), |o| {
-            let owner = json!([{"apiVersion": "v1", "kind": "Cluster", "name": "x", "uid": "x", "controller": true}]);
-            o.live.as_mut().unwrap().metadata.owner_references =
-                serde_json::from_value(owner).unwrap();
-        }),
-        ("SelectedByOthers", into_set(), |o| {
-            o.selecting = vec![clone::Selecting {
-                name: "PodDisruptionBudget all".into(),
-                selector: Default::default(),
-            }];
-        }),
-        ("NameTaken", into_set(), |o| {
-            o.set = Some(serde_json::from_value(json!({"metadata": {"name": "copy"}})).unwrap());
-        }),
-    ];
-    for (reason, into, change) in cases {
-        let mut observed = observed(into, planned());
-        change(&mut observed);
-        assert_eq!(refused(&observed), reason);
     }
 }
 

@@ -1,6 +1,9 @@
-//! Why a pod does not start, in its own words. Pure.
+//! Why a pod does not start, in its own words.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::{Api, Client, api::ListParams};
+
+use crate::kubernetes::{RequestError, request};
 
 /// Waiting for these is waiting for an admin.
 const STUCK: [&str; 8] = [
@@ -49,18 +52,40 @@ pub fn of_pod(pod: &Pod) -> Option<String> {
     unscheduled.or_else(waiting)
 }
 
-/// Whether the kubelet may be waiting for a volume: it says that in events only.
+/// Whether the kubelet may be waiting for a volume: it says that in events only. No container has begun then.
 pub fn may_wait_for_a_mount(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        let mut all = init
+            .chain(status.container_statuses.iter().flatten())
+            .peekable();
         status.phase.as_deref() == Some("Pending")
-            && status.container_statuses.iter().flatten().any(|container| {
-                container
-                    .state
-                    .as_ref()
-                    .and_then(|state| state.waiting.as_ref())
-                    .is_some_and(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"))
+            && all.peek().is_some()
+            && all.all(|container| {
+                let state = container.state.as_ref();
+                let waiting = state.and_then(|state| state.waiting.as_ref());
+                let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+                matches!(reason, Some("ContainerCreating" | "PodInitializing"))
             })
     })
+}
+
+/// What the kubelet says of the pod's volumes, oldest first.
+///
+/// # Errors
+/// As any request.
+pub async fn failed_mounts(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+) -> Result<Vec<String>, RequestError> {
+    let fields = format!("involvedObject.name={pod},reason=FailedMount");
+    let params = ListParams::default().fields(&fields);
+    let events = Api::<Event>::namespaced(client.clone(), namespace);
+    let mut events = request(events.list(&params)).await?.items;
+    events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+    let messages = events.into_iter().filter_map(|event| event.message);
+    Ok(messages.collect())
 }
 
 #[cfg(test)]
@@ -86,6 +111,13 @@ mod tests {
         );
         assert_eq!(of_pod(&pod(waiting("ContainerCreating"))), None);
         assert!(may_wait_for_a_mount(&pod(waiting("ContainerCreating"))));
+        let mut init = waiting("PodInitializing");
+        let state = |state| serde_json::json!([{"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
+        init["initContainerStatuses"] =
+            state(serde_json::json!({"waiting": {"reason": "PodInitializing"}}));
+        assert!(may_wait_for_a_mount(&pod(init.clone())));
+        init["initContainerStatuses"] = state(serde_json::json!({"running": {}}));
+        assert!(!may_wait_for_a_mount(&pod(init)));
         let unscheduled = serde_json::json!({"phase": "Pending", "conditions": [
             {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"},
         ]});
