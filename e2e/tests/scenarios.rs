@@ -24,6 +24,8 @@ mod elsewhere;
 mod encrypted;
 #[path = "scenarios/failover.rs"]
 mod failover;
+#[path = "scenarios/in_place.rs"]
+mod in_place;
 #[path = "scenarios/into.rs"]
 mod into;
 #[path = "scenarios/kills.rs"]

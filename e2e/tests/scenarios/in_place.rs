@@ -1,0 +1,188 @@
+//! A database is put back under its own name, as `docs/runbooks/in-place.md` says: by hand, step by step, with one member and with
+//! three.
+
+use anyhow::{Context, Result, ensure};
+use highwater_e2e::harness::{
+    Database, Deployment, Ledger, Watching, Writer, connect, has, members, story, until,
+};
+use serde_json::Value;
+
+use super::{ledger::lineage, setup::scenario};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_put_back_under_its_own_name() {
+    scenario("in-place", async |deployment, namespace| {
+        tell(&deployment, &namespace, 1).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_are_put_back_under_their_own_name() {
+    scenario("in-place-3", async |deployment, namespace| {
+        tell(&deployment, &namespace, 3).await
+    })
+    .await;
+}
+
+async fn tell(deployment: &Deployment, namespace: &str, number: u8) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let shape = include_str!("../../manifests/postgres-members.yaml");
+    let orders =
+        Database::create_as(deployment, namespace, "orders", "highwater-btrfs", shape).await?;
+    if number > 1 {
+        members::join_all(&orders, number).await?;
+    }
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    story::first_backup(kubectl, namespace, "orders").await?;
+    story::commits(&writer, 200).await?;
+    let client = orders.connect().await?;
+    let (target, last) = story::between_commits(&writer, &client).await?;
+    story::commits(&writer, 200).await?;
+    writer.stop().await?;
+    client.batch_execute("DROP TABLE ledger").await?;
+    let before = lineage(kubectl, namespace)?;
+
+    let time = format!("{{time: \"{target}\"}}");
+    put_back(&orders, &time, number).await?;
+    let client = orders.connect().await?;
+    let found = Ledger::check(&client, last, last).await?;
+    println!("{number} put back to {target}: rows 1 to {found}, {last} were acknowledged");
+    if number > 1 {
+        join_again(&orders, number).await?;
+    }
+
+    goes_on(&orders, before.as_deref(), last).await?;
+    the_old_volumes_go_when_they_are_let_go(&orders, number).await
+}
+
+/// Steps 1 to 5 of the runbook.
+async fn put_back(orders: &Database, target: &str, number: u8) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let plan = "source: {protection: orders}, planOnly: true";
+    request(orders, "look", &format!("{{{plan}, target: {target}}}"))?;
+    story::completed(kubectl, namespace, "look").await?;
+    orders.want(0)?;
+    for member in 0..number {
+        gone(orders, "pod", &format!("orders-{member}")).await?;
+    }
+    for member in 0..number {
+        let claim = format!("data-orders-{member}");
+        let found = kubectl.get(namespace, "pvc", &claim)?;
+        let found = found.with_context(|| format!("no claim {claim}"))?;
+        let volume = found["spec"]["volumeName"].as_str().context("not bound")?;
+        let retain = r#"{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}"#;
+        kubectl.run(&["patch", "pv", volume, "-p", retain])?;
+        let mark = format!("was={namespace}.{claim}");
+        kubectl.run(&["label", "pv", volume, &mark])?;
+        kubectl.run(&["-n", namespace, "delete", "pvc", &claim])?;
+        gone(orders, "pvc", &claim).await?;
+    }
+    let into = "{volumes: {names: [{volume: data, claim: data-orders-0}]}}";
+    let spec = format!("{{source: {{protection: orders}}, target: {target}, into: {into}}}");
+    request(orders, "put-back", &spec)?;
+    story::completed(kubectl, namespace, "put-back").await?;
+    orders.scale(1).await
+}
+
+fn request(orders: &Database, name: &str, spec: &str) -> Result<()> {
+    let namespace = &orders.namespace;
+    orders
+        .kubectl
+        .apply(&format!(
+            "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {spec}\n"
+        ))
+        .map(drop)
+}
+
+async fn gone(orders: &Database, kind: &str, name: &str) -> Result<()> {
+    until(&format!("{kind} {name} gone"), story::LIMIT, || {
+        let found = orders.kubectl.get(&orders.namespace, kind, name)?;
+        Ok(found.is_none().then_some(()))
+    })
+    .await
+}
+
+/// The others begin with empty claims, and copy the first.
+async fn join_again(orders: &Database, number: u8) -> Result<()> {
+    members::copy_from(orders, &orders.address()?)?;
+    orders.want(number)?;
+    for member in 1..number {
+        let name = format!("orders-{member}");
+        let ready = |pod: &Value| has(pod, "Ready", "True");
+        Watching::one(&orders.kubectl, &orders.namespace, "pod", &name)?
+            .wait(&format!("pod {name} ready"), story::LIMIT, ready)
+            .await?;
+        let standby = connect(&orders.address_of(&name)?).await?;
+        let recovers = "SELECT pg_is_in_recovery()";
+        let recovers: bool = standby.query_one(recovers, &[]).await?.get(0);
+        ensure!(recovers, "{name} takes writes");
+    }
+    Ok(())
+}
+
+/// It is protected as before: one history, whose new branch is restored from, and the old one still.
+async fn goes_on(orders: &Database, before: Option<&str>, last: i64) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let client = orders.connect().await?;
+    client
+        .batch_execute("CREATE TABLE since (n int); INSERT INTO since VALUES (1)")
+        .await?;
+    let timeline = "SELECT timeline_id FROM pg_control_checkpoint()";
+    client.batch_execute("CHECKPOINT").await?;
+    let timeline: i32 = client.query_one(timeline, &[]).await?.get(0);
+    ensure!(timeline == 2, "it is on timeline {timeline}");
+    until("the new branch is archived", story::LIMIT, || {
+        let protection = kubectl.get(namespace, "pgx", "orders")?;
+        let status = protection.context("no protection")?["status"].clone();
+        let timelines = status["recoverable"]["timelines"].as_array();
+        let newest = timelines.into_iter().flatten().any(|it| it["id"] == 2);
+        Ok(newest.then_some(()))
+    })
+    .await?;
+    ensure!(
+        lineage(kubectl, namespace)?.as_deref() == before,
+        "another lineage began"
+    );
+    orders.annotate("highwater.dev/backup-now", "1")?;
+    until("a backup of the new branch", story::LIMIT, || {
+        let backups = kubectl.list(namespace, "pgb")?;
+        let is_new = |it: &Value| it["status"]["session"]["timeline"] == 2 && has(it, "Completed", "True");
+        Ok(backups.iter().any(is_new).then_some(()))
+    })
+    .await?;
+    let from = ("since", "orders");
+    story::restore(kubectl, namespace, from, "since", "{latest: {}}").await?;
+    let copy = Database::existing(kubectl, namespace, "since")
+        .connect()
+        .await?;
+    let rows: i64 = copy
+        .query_one("SELECT count(*) FROM since", &[])
+        .await?
+        .get(0);
+    ensure!(rows == 1, "{rows} rows since");
+    Ledger::check(&copy, last, last).await.map(drop)
+}
+
+/// Step 8: until then nothing of the old state is lost.
+async fn the_old_volumes_go_when_they_are_let_go(orders: &Database, number: u8) -> Result<()> {
+    let kubectl = &orders.kubectl;
+    for member in 0..number {
+        let mark = format!("was={}.data-orders-{member}", orders.namespace);
+        let list = ["get", "pv", "-l", &mark, "-o", "json"];
+        let found: Value = serde_json::from_str(&kubectl.run(&list)?)?;
+        let volume = &found["items"][0];
+        ensure!(volume["status"]["phase"] == "Released", "{found}");
+        let name = volume["metadata"]["name"].as_str().context("no name")?;
+        let delete = r#"{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}"#;
+        kubectl.run(&["patch", "pv", name, "-p", delete])?;
+        until("the old volume is gone", story::LIMIT, || {
+            let found = kubectl.get("default", "pv", name)?;
+            Ok(found.is_none().then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
