@@ -11,7 +11,9 @@ use k8s_openapi::{
 };
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use super::borrowed;
 
 /// Where to.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,7 +49,7 @@ pub struct RestoreInto {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "quantity"
+        deserialize_with = "borrowed::quantity"
     )]
     pub size: Option<Quantity>,
     /// What PostgreSQL's container asks for while it recovers, and in the new StatefulSet. Default: what it asks for in the source.
@@ -67,36 +69,6 @@ pub struct RestoreInto {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub policy: Option<String>,
-}
-
-/// A number is a quantity, too, and the schema lets it in: Kubernetes' own type takes a text alone.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(i64),
-    Text(String),
-}
-
-impl From<NumberOrText> for Quantity {
-    fn from(quantity: NumberOrText) -> Self {
-        match quantity {
-            NumberOrText::Number(number) => Self(number.to_string()),
-            NumberOrText::Text(text) => Self(text),
-        }
-    }
-}
-
-fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
-    let quantity = Option::<NumberOrText>::deserialize(deserializer)?;
-    Ok(quantity.map(Quantity::from))
-}
-
-fn quantities<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, Quantity>, D::Error> {
-    let all = BTreeMap::<String, NumberOrText>::deserialize(deserializer)?;
-    let all = all.into_iter();
-    Ok(all.map(|(name, it)| (name, it.into())).collect())
 }
 
 impl RestoreInto {
@@ -176,7 +148,7 @@ pub struct IntoResources {
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "quantities"
+        deserialize_with = "borrowed::quantities"
     )]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
@@ -184,7 +156,7 @@ pub struct IntoResources {
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "quantities"
+        deserialize_with = "borrowed::quantities"
     )]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
@@ -200,11 +172,12 @@ pub struct IntoScheduling {
     pub node_selector: Option<BTreeMap<String, String>>,
     /// Taints of nodes that are tolerated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(schema_with = "borrowed::tolerations")]
     pub tolerations: Option<Vec<Toleration>>,
     /// Rules about nodes and other pods, as of a pod. Also in the place of Highwater's own wish that recovery runs where the
     /// source's volumes can be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "borrowed::affinity")]
     pub affinity: Option<Affinity>,
     /// The PriorityClass; empty: the cluster's default, for a copy that must not push out what serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,29 +187,4 @@ pub struct IntoScheduling {
         "message": "priorityClassName must not begin with system-: those are for what the cluster itself needs",
     }]))]
     pub priority_class_name: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_size_is_a_text_or_a_number() {
-        let size = |value: serde_json::Value| {
-            let into: RestoreInto = serde_json::from_value(json!({"size": value})).unwrap();
-            into.size.map(|size| size.0)
-        };
-        assert_eq!(size(json!("20Gi")).as_deref(), Some("20Gi"));
-        assert_eq!(
-            size(json!(21_474_836_480_u64)).as_deref(),
-            Some("21474836480")
-        );
-        assert_eq!(size(json!(null)), None);
-        let resources = json!({"limits": {"cpu": 2, "memory": "1Gi"}});
-        let resources: IntoResources = serde_json::from_value(resources).unwrap();
-        assert_eq!(resources.limits["cpu"].0, "2");
-        assert_eq!(resources.limits["memory"].0, "1Gi");
-    }
 }

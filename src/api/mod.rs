@@ -7,6 +7,7 @@ pub mod annotations;
 mod archive;
 mod backup;
 mod backup_policy;
+mod borrowed;
 pub mod conditions;
 pub mod crds;
 mod duration;

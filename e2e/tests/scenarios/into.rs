@@ -68,7 +68,7 @@ fn testing() -> Value {
     json!({
         "statefulSet": "testing",
         "size": "2Gi",
-        "resources": {"requests": {"memory": "100Mi"}, "limits": {"memory": "900Mi"}, "claims": [{"name": "gpu"}]},
+        "resources": {"requests": {"memory": 104_857_600}, "limits": {"memory": "900Mi"}, "claims": [{"name": "gpu"}]},
         "scheduling": {
             "nodeSelector": {"kubernetes.io/os": "linux"},
             "tolerations": [{"key": "testing", "operator": "Exists"}],
@@ -144,7 +144,7 @@ fn is_as_asked_for(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     }
     let spec = one(kubectl, namespace, "pod", "testing-0")?["spec"].clone();
     let container = &spec["containers"][0];
-    let asked = json!({"requests": {"memory": "100Mi"}, "limits": {"memory": "900Mi"}});
+    let asked = json!({"requests": {"memory": "104857600"}, "limits": {"memory": "900Mi"}});
     ensure!(container["resources"] == asked, "{container}");
     ensure!(
         spec["nodeSelector"]["kubernetes.io/os"] == "linux",
@@ -242,6 +242,14 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
 async fn refusals(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     let claims = || kubectl.list(namespace, "pvc,statefulset,service,pod");
     let before = claims()?.len();
+    // What nobody could decode is not even stored.
+    let wish = json!({"weight": 9_999_999_999_u64, "preference": {}});
+    let wishes = json!({"preferredDuringSchedulingIgnoredDuringExecution": [wish]});
+    let scheduling = json!({"affinity": {"nodeAffinity": wishes}});
+    let into = json!({"statefulSet": "refused", "scheduling": scheduling});
+    let refusal = request(kubectl, namespace, "undecodable", &into).err();
+    let refusal = refusal.context("the API server takes a weight beyond 32 bits")?;
+    ensure!(format!("{refusal:#}").contains("2147483647"), "{refusal:#}");
     let cases = refused();
     for (number, (into, ..)) in cases.iter().enumerate() {
         request(kubectl, namespace, &format!("refused-{number}"), into)?;

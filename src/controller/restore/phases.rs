@@ -73,7 +73,8 @@ fn ends(observed: &Observed, step: &Step) -> Ends {
         .map(|planned| planned.last_transition_time.0);
     let progress = status.progress.as_ref();
     let time = |time: Option<&MicroTime>| time.map(|time| time.0);
-    let of_clone = observed.into.stateful_set.is_some();
+    // One that is not started answers nobody but recovery, as claims alone.
+    let of_clone = observed.into.stateful_set.is_some() && !observed.into.is_not_started();
     let bound = observed.unbound().is_some_and(|names| names.is_empty());
     let begins = matches!(step, Step::WriteDown(_)) && drill::is_one(&observed.restore);
     Ends {

@@ -68,6 +68,19 @@ fn completed() -> Step {
 }
 
 #[test]
+fn a_clone_that_is_not_started_is_measured_as_claims_are() {
+    let of = |into: Json| {
+        let observed = bound(observed(into, status(progress(), Json::Null), 9900));
+        measured(&observed, &completed()).unwrap()
+    };
+    let claims = of(json!({"volumes": {"namePrefix": "p"}}));
+    assert!(claims.total_seconds.is_some());
+    assert_eq!(of(json!({"statefulSet": "copy", "replicas": 0})), claims);
+    let started = of(json!({"statefulSet": "copy"}));
+    assert_eq!(started.first_query_seconds, None);
+}
+
+#[test]
 fn each_part_is_measured_once_and_from_the_end_of_the_one_before() {
     let waiting = Step::Remove(Vec::new());
     let into = || json!({"volumes": {"namePrefix": "p"}});
