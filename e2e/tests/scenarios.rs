@@ -24,6 +24,8 @@ mod elsewhere;
 mod encrypted;
 #[path = "scenarios/failover.rs"]
 mod failover;
+#[path = "scenarios/granted.rs"]
+mod granted;
 #[path = "scenarios/in_place.rs"]
 mod in_place;
 #[path = "scenarios/into.rs"]

@@ -214,6 +214,7 @@ mod tests {
                 archive_name: None,
                 connection: None,
                 exclude_volumes: Vec::new(),
+                allow_restore_to: Vec::new(),
             },
         );
         protection.status = Some(PgProtectionStatus {

@@ -102,6 +102,12 @@ pub struct PgProtectionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub exclude_volumes: Vec<String>,
+    /// Namespaces whose PgRestores may restore this database (`spec.source.archive.grantedBy`). Whoever may create PgRestores there
+    /// then has all of its data. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub allow_restore_to: Vec<String>,
 }
 
 /// How PostgreSQL is reached, where the pod template does not tell.

@@ -144,7 +144,7 @@ pub struct RestoreSource {
     pub backup: Option<String>,
     /// A database in an archive, where PgProtection and PgBackup are gone or in another cluster: the best of the backups that its
     /// catalog lists is chosen. Volumes are made only where a cluster admin has put the annotation `highwater.dev/import-from`
-    /// with the PgArchive's name on this Namespace.
+    /// with the PgArchive's name on this Namespace, or where a PgProtection allows it (`grantedBy`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveSource>,
 }
@@ -166,6 +166,22 @@ pub struct ArchiveSource {
     /// Which history of it. Needed only where several have backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<LineageId>,
+    /// The PgProtection of it in another namespace, which names this one in its `allowRestoreTo`: its backups' snapshots are
+    /// restored from without a word of a cluster admin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted_by: Option<Grant>,
+}
+
+/// A PgProtection in another namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub protection: String,
 }
 
 /// Where in time to stop: exactly one of latest, time, lsn, xid, name and immediate; none of them, beside timeline, is latest.

@@ -68,6 +68,7 @@ fn history<'a>(found: &'a [Contents], source: &ArchiveSource) -> Result<&'a Cont
         archive,
         name,
         lineage,
+        granted_by: _,
     } = source;
     let with_backups: Vec<&Contents> = found
         .iter()

@@ -24,6 +24,7 @@ fn source(lineage: Option<&str>) -> ArchiveSource {
         archive: "main".into(),
         name: "shop-orders".into(),
         lineage: lineage.map(|id| id.parse().unwrap()),
+        granted_by: None,
     }
 }
 

@@ -39,7 +39,7 @@ async fn tell(deployment: &Deployment, lost: &str) -> Result<()> {
     lose(kubectl, lost).await?;
 
     deployment.namespace(NEW)?;
-    stateful_set_without_pods(deployment)?;
+    stateful_set_without_pods(deployment, NEW)?;
     let name = format!("{lost}-orders");
     plan_alone(kubectl, &name).await?;
     not_without_a_word(kubectl, &name).await?;
@@ -73,7 +73,7 @@ fn restore(name: &str, archive_name: &str, rest: &str) -> String {
 }
 
 /// Waits until all that the database has flushed by now is in the archive.
-async fn archived(orders: &Database) -> Result<()> {
+pub async fn archived(orders: &Database) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let client = orders.connect().await?;
     let flushed = "SELECT pg_current_wal_flush_lsn()::text";
@@ -113,12 +113,12 @@ async fn lose(kubectl: &Kubectl, namespace: &str) -> Result<()> {
 }
 
 /// As whoever keeps manifests has it: what it brings and the backup has not are literal values of variables.
-fn stateful_set_without_pods(deployment: &Deployment) -> Result<()> {
+pub fn stateful_set_without_pods(deployment: &Deployment, namespace: &str) -> Result<()> {
     let shape = include_str!("../../manifests/postgres.yaml").replace("replicas: 1", "replicas: 0");
     let images = &deployment.images;
     let values = [
         ("NAME", "orders"),
-        ("NAMESPACE", NEW),
+        ("NAMESPACE", namespace),
         ("PASSWORD", PASSWORD),
         ("POSTGRES_IMAGE", images.postgres.as_str()),
         ("PULL_POLICY", &images.pull_policy),

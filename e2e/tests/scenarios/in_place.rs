@@ -149,7 +149,8 @@ async fn goes_on(orders: &Database, before: Option<&str>, last: i64) -> Result<(
     orders.annotate("highwater.dev/backup-now", "1")?;
     until("a backup of the new branch", story::LIMIT, || {
         let backups = kubectl.list(namespace, "pgb")?;
-        let is_new = |it: &Value| it["status"]["session"]["timeline"] == 2 && has(it, "Completed", "True");
+        let is_new =
+            |it: &Value| it["status"]["session"]["timeline"] == 2 && has(it, "Completed", "True");
         Ok(backups.iter().any(is_new).then_some(()))
     })
     .await?;

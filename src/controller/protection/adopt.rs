@@ -157,6 +157,7 @@ fn protection(name: &str, policy: String) -> PgProtection {
             archive_name: None,
             connection: None,
             exclude_volumes: Vec::new(),
+            allow_restore_to: Vec::new(),
         },
     );
     protection.labels_mut().extend([

@@ -48,6 +48,7 @@ fn archive_name(observed: &Observed) -> String {
         archive_name,
         connection: _,
         exclude_volumes: _,
+        allow_restore_to: _,
     } = &observed.protection.spec;
     archive_name.clone().unwrap_or_else(|| {
         let namespace = observed

@@ -197,7 +197,7 @@ fn snapshot_name(
 
 /// Whether `content` is one that was made for this backup. Whoever writes a status chooses handles; the content, its
 /// binding and its label only cluster admins and controllers write.
-fn is_ours(content: &VolumeSnapshotContent, backup: &PgBackup, volume: &VolumeStatus) -> bool {
+pub fn is_ours(content: &VolumeSnapshotContent, backup: &PgBackup, volume: &VolumeStatus) -> bool {
     let labels = content.metadata.labels.as_ref();
     let label = labels.and_then(|labels| labels.get(annotations::BACKUP_UID_LABEL));
     let handle = content

@@ -6,6 +6,7 @@ mod claims;
 mod clone;
 mod drill;
 mod ending;
+mod granted;
 mod observe;
 mod overrides;
 mod phases;

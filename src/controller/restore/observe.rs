@@ -33,6 +33,7 @@ use super::{
     claims::{SnapshotSeen, claim_name},
     clone::Selecting,
     drill,
+    granted::Granting,
 };
 use crate::{
     api::{
@@ -59,6 +60,8 @@ pub struct Observed {
     pub protection: Option<PgProtection>,
     /// The PgArchive that the Namespace's annotation allows to import from, where the source is one.
     pub import_from: Option<String>,
+    /// What the namespace has that grants the restore, if the spec names one.
+    pub granting: Option<Granting>,
     /// The backup that the spec names, or else the plan; where the source is an archive, as its catalog has it.
     pub backup: Option<PgBackup>,
     /// The archive that the spec names, or else the plan.
@@ -114,6 +117,7 @@ impl Observed {
             restore,
             protection: None,
             import_from: None,
+            granting: None,
             backup: None,
             archive: None,
             live: None,
@@ -313,6 +317,7 @@ impl Observed {
     fn apply(&mut self, source: SourceSeen, target: TargetSeen, made: Vec<(Kind, String)>) {
         self.protection = source.protection;
         self.import_from = source.import_from;
+        self.granting = source.granting;
         self.planning_pod = source.planning_pod;
         self.backup = source.backup;
         self.archive = source.archive;

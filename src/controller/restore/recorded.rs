@@ -108,6 +108,7 @@ pub fn is_of_archive(source: &ArchiveSource, plan: &RestorePlan) -> Result<(), R
         archive,
         name,
         lineage,
+        granted_by: _,
     } = source;
     let is_lineage = lineage.as_ref().is_none_or(|named| *named == plan.lineage);
     if plan.archive == *archive && plan.archive_name == *name && is_lineage {

@@ -1,6 +1,8 @@
 //! What keeps a restore from being carried out, found before anything is made. Pure.
 
-use super::{Rejection, claims, clone, observe::Observed, overrides, recorded, source::Source};
+use super::{
+    Rejection, claims, clone, granted, observe::Observed, overrides, recorded, source::Source,
+};
 use crate::api::{
     ArchiveSource, PgBackup, RestorePlan, RestoredVolume,
     conditions::{self, COMPLETED, PLANNED, Status},
@@ -221,8 +223,13 @@ fn archive_missing(observed: &Observed, source: &ArchiveSource) -> Option<Reject
     if observed.restore.spec.plan_only == Some(true) {
         return None;
     }
+    let namespace = &observed.identity.namespace;
+    if let Some(grant) = &source.granted_by {
+        let seen = observed.granting.clone().unwrap_or_default();
+        return granted::not_granted(grant, namespace, &seen);
+    }
     let allowed = observed.import_from.as_deref();
-    recorded::not_allowed(source, &observed.identity.namespace, allowed)
+    recorded::not_allowed(source, namespace, allowed)
 }
 
 /// The plan is an agent's word, and an agent speaks for its own protection alone.
@@ -233,7 +240,11 @@ fn is_of_source(
 ) -> Result<(), Rejection> {
     let source = &observed.restore.spec.source;
     if let Some(archive) = &source.archive {
-        return recorded::is_of_archive(archive, plan);
+        recorded::is_of_archive(archive, plan)?;
+        return match (&archive.granted_by, &observed.granting) {
+            (None, _) => Ok(()),
+            (Some(grant), seen) => granted::vouched(grant, plan, &seen.clone().unwrap_or_default()),
+        };
     }
     let protection = observed.protection.as_ref();
     let named = source.protection.as_deref();

@@ -11,11 +11,17 @@ use k8s_openapi::api::{
 use kube::Api;
 
 use super::{
-    super::{claims::SnapshotSeen, recorded},
+    super::{
+        claims::SnapshotSeen,
+        granted::{self, Granting},
+        recorded,
+    },
     Observed, Reader, volumes,
 };
 use crate::{
-    api::{ArchiveSource, PgArchive, PgBackup, PgProtection, annotations, names},
+    api::{
+        ArchiveSource, Grant, PgArchive, PgBackup, PgProtection, RestoreBase, annotations, names,
+    },
     csi::VolumeSnapshotContent,
     kubernetes::{RequestError, request},
 };
@@ -24,6 +30,7 @@ use crate::{
 pub(super) struct SourceSeen {
     pub(super) protection: Option<PgProtection>,
     pub(super) import_from: Option<String>,
+    pub(super) granting: Option<Granting>,
     pub(super) backup: Option<PgBackup>,
     pub(super) archive: Option<PgArchive>,
     pub(super) live: Option<StatefulSet>,
@@ -88,7 +95,14 @@ async fn archived(
     source: &ArchiveSource,
 ) -> Result<SourceSeen, RequestError> {
     let base = observed.status().base;
-    let backup = base.as_ref().map(recorded::backup);
+    let granting = match &source.granted_by {
+        Some(grant) => Some(granting(reader, grant, base.as_ref()).await?),
+        None => None,
+    };
+    let backup = match &granting {
+        Some(granting) => granting.backup.as_ref().map(granted::backup),
+        None => base.as_ref().map(recorded::backup),
+    };
     let set = base.as_ref().map(|base| base.stateful_set_name.as_str());
     let planning = names::planning(&observed.identity.name);
     let (archive, live, planning_pod, classes, import_from) = futures::try_join!(
@@ -100,12 +114,41 @@ async fn archived(
     )?;
     Ok(SourceSeen {
         import_from,
+        granting,
         backup,
         archive,
         live,
         classes,
         planning_pod,
         ..SourceSeen::default()
+    })
+}
+
+/// A controller of one namespace may look into no other: what it cannot see is not there.
+async fn granting(
+    reader: &Reader<'_>,
+    grant: &Grant,
+    base: Option<&RestoreBase>,
+) -> Result<Granting, RequestError> {
+    let there = Reader {
+        client: reader.client,
+        namespace: &grant.namespace,
+    };
+    let protection: Option<PgProtection> = match there.get(Some(&grant.protection)).await {
+        Err(error) if error.code() == Some(403) => None,
+        found => found?,
+    };
+    let base = base.filter(|_| protection.is_some());
+    let backup: Option<PgBackup> = there.get(base.map(|base| base.name.as_str())).await?;
+    let is_it = |backup: &PgBackup| {
+        base.is_some_and(|base| backup.metadata.uid.as_ref() == Some(&base.uid))
+    };
+    let backup = backup.filter(is_it);
+    let seen = snapshots(&there, backup.as_ref()).await?;
+    Ok(Granting {
+        protection,
+        backup,
+        contents: seen.into_iter().map(|seen| seen.content).collect(),
     })
 }
 

@@ -5,6 +5,7 @@ mod clone_tests;
 mod door_tests;
 mod drill_tests;
 mod ending_tests;
+mod grant_tests;
 mod import_tests;
 mod into_tests;
 mod reach_tests;

@@ -1,0 +1,99 @@
+//! A restore from another namespace: what a PgProtection there allows, and what of its backup is taken over. Pure.
+
+use super::{Rejection, claims};
+use crate::{
+    api::{
+        Grant, PgBackup, PgProtection, RestorePlan, VolumeStatus,
+        conditions::{self, COMPLETED},
+    },
+    csi::VolumeSnapshotContent,
+};
+
+/// What the other namespace has.
+#[derive(Clone, Debug, Default)]
+pub struct Granting {
+    /// The PgProtection.
+    pub protection: Option<PgProtection>,
+    /// The backup that the plan begins with, by name and UID.
+    pub backup: Option<PgBackup>,
+    /// The contents of its snapshots, in its order.
+    pub contents: Vec<Option<VolumeSnapshotContent>>,
+}
+
+/// One message for what is not there and what does not allow it: nobody finds out by it what other namespaces have.
+pub fn not_granted(grant: &Grant, to: &str, seen: &Granting) -> Option<Rejection> {
+    let Grant {
+        namespace,
+        protection,
+    } = grant;
+    let spec = seen.protection.as_ref().map(|found| &found.spec);
+    let is_granted =
+        spec.is_some_and(|spec| spec.allow_restore_to.iter().any(|allowed| allowed == to));
+    (!is_granted).then(|| {
+        Rejection::new(
+            "NotGranted",
+            format!(
+                "there is no PgProtection {protection} in namespace {namespace} that allows restores to namespace {to}: whoever may edit it adds {to} to its spec.allowRestoreTo (kubectl edit pgx {protection} -n {namespace}); then create a new PgRestore"
+            ),
+        )
+    })
+}
+
+/// A catalog is the word of who writes the bucket, and a plan that of a pod: what they name must be the protection's own.
+///
+/// # Errors
+/// It is not, or its snapshot is gone.
+pub fn vouched(grant: &Grant, plan: &RestorePlan, seen: &Granting) -> Result<(), Rejection> {
+    let refused = |reason, what: String| {
+        Err(Rejection::new(
+            reason,
+            format!(
+                "backup {} of the plan {what}: create a new PgRestore, with another target if this goes on",
+                plan.backup
+            ),
+        ))
+    };
+    let of = || {
+        format!(
+            "PgProtection {} in namespace {}",
+            grant.protection, grant.namespace
+        )
+    };
+    let is_its = |backup: &&PgBackup| {
+        backup.spec.protection == grant.protection
+            && backup.metadata.name.as_ref() == Some(&plan.backup)
+    };
+    let Some(backup) = seen.backup.as_ref().filter(is_its) else {
+        return refused("BackupNotFound", format!("is none of {}", of()));
+    };
+    let status = backup.status.clone().unwrap_or_default();
+    if !conditions::is_true(&status.conditions, COMPLETED) {
+        return refused("BackupNotCompleted", "is not completed".to_owned());
+    }
+    for (at, volume) in status.volumes.iter().enumerate() {
+        let content = seen.contents.get(at).and_then(Option::as_ref);
+        if !content.is_some_and(|content| claims::is_ours(content, backup, volume)) {
+            let what = format!("has no snapshot of volume {} any more", volume.volume);
+            return refused("SnapshotGone", what);
+        }
+    }
+    Ok(())
+}
+
+/// The backup, with neither UID nor VolumeSnapshots, so that nothing in the restore's namespace is taken for its own.
+pub fn backup(found: &PgBackup) -> PgBackup {
+    let mut backup = found.clone();
+    backup.metadata.uid = None;
+    backup.metadata.namespace = None;
+    let volumes = backup.status.iter_mut().flat_map(|it| &mut it.volumes);
+    for volume in volumes {
+        strip(volume);
+    }
+    backup
+}
+
+fn strip(volume: &mut VolumeStatus) {
+    volume.volume_snapshot = String::new();
+    volume.volume_snapshot_uid = None;
+    volume.content = None;
+}
