@@ -107,6 +107,10 @@ pub struct PgProtectionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.all(name, name.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$'))",
+        "message": "allowRestoreTo lists namespaces by their names, as in shop-test: there are no wildcards",
+    }]))]
     pub allow_restore_to: Vec<String>,
 }
 

@@ -167,20 +167,29 @@ pub struct ArchiveSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<LineageId>,
     /// The PgProtection of it in another namespace, which names this one in its `allowRestoreTo`: its backups' snapshots are
-    /// restored from without a word of a cluster admin.
+    /// restored from without a word of a cluster admin. A plan alone needs it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted_by: Option<Grant>,
 }
 
+// Both names become parts of a request's path: no character in them may end one.
 /// A PgProtection in another namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
     /// Its namespace.
     #[schemars(length(min = 1, max = 63))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
+        "message": "namespace must begin and end with a letter or digit, and hold only a-z, 0-9 and -",
+    }]))]
     pub namespace: String,
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+        "message": "protection must begin and end with a letter or digit, and hold only a-z, 0-9, . and -",
+    }]))]
     pub protection: String,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Included by the unit tests, which evaluate the rules themselves, and by the flow tests, which ask the real API server.
 
+mod granted;
 mod into;
 
 use serde_json::{Value, json};
@@ -63,6 +64,7 @@ pub fn rules() -> Vec<Case> {
         .chain(restores)
         .chain(undecodable())
         .chain(into::rules())
+        .chain(granted::rules())
         .collect()
 }
 

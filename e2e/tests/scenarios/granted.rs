@@ -37,10 +37,12 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let least = writer.ledger.acknowledged();
     archived(&orders).await?;
 
-    let name = format!("{namespace}-orders");
-    let grant = format!("{{namespace: {namespace}, protection: orders}}");
-    let source = format!("{{archive: {{archive: main, name: {name}, grantedBy: {grant}}}}}");
-    refused(kubectl, TEST, ("too-early", &source), namespace).await?;
+    let source = source_of(namespace, "orders");
+    let too_early = refused(kubectl, TEST, ("too-early", &source)).await?;
+    let line = format!("kubectl edit pgx orders -n {namespace}");
+    ensure!(too_early.contains(&line), "{too_early}");
+    let nobody = refused(kubectl, TEST, ("nobody", &source_of(namespace, "nobody"))).await?;
+    ensure!(nobody.replace("nobody", "orders") == too_early, "{nobody}");
     let allow = format!("{{\"spec\":{{\"allowRestoreTo\":[\"{TEST}\"]}}}}");
     kubectl.run(&[
         "-n",
@@ -52,7 +54,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         "-p",
         &allow,
     ])?;
-    refused(kubectl, OTHER, ("not-theirs", &source), namespace).await?;
+    refused(kubectl, OTHER, ("not-theirs", &source)).await?;
 
     let before = kubectl.snapshot_contents(namespace)?.len();
     let from = ("copy", source.as_str());
@@ -61,6 +63,8 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let copy = Database::existing(kubectl, TEST, "copy");
     let rows = Ledger::check(&copy.connect().await?, least, writer.ledger.sent()).await?;
     println!("in another namespace: rows 1 to {rows}, {least} are owed");
+
+    drilled(kubectl, namespace, &source).await?;
 
     // What was imported is the source's still.
     kubectl.run(&["-n", TEST, "delete", "pgr", "copy", "--timeout=60s"])?;
@@ -78,22 +82,59 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// It says who may allow it, and nothing of the other namespace.
+/// Of a PgProtection in `namespace`; the archive has a database of that name in any case.
+fn source_of(namespace: &str, protection: &str) -> String {
+    let grant = format!("{{namespace: {namespace}, protection: {protection}}}");
+    format!("{{archive: {{archive: main, name: {namespace}-orders, grantedBy: {grant}}}}}")
+}
+
+/// What it says to who is not allowed: nothing is made, planned or shown before.
 async fn refused(
     kubectl: &Kubectl,
     namespace: &str,
     (name, source): (&str, &str),
-    of: &str,
-) -> Result<()> {
+) -> Result<String> {
+    let alone = format!("{name}-plan");
     story::request_restore(kubectl, namespace, (name, source), name, "{latest: {}}")?;
+    kubectl.apply(&restore(namespace, &alone, source, "planOnly: true"))?;
     let ended = ("Completed", "False");
-    let found = condition(kubectl, namespace, ("pgr", name), ended, story::LIMIT).await?;
-    let said = said(&found, "Completed").context("not decided")?;
-    ensure!(said["reason"] == "NotGranted", "{said}");
-    let message = said["message"].as_str().unwrap_or_default();
-    let line = format!("kubectl edit pgx orders -n {of}");
-    ensure!(message.contains(&line), "{message}");
+    let mut messages = Vec::new();
+    for name in [name, &alone] {
+        let found = condition(kubectl, namespace, ("pgr", name), ended, story::LIMIT).await?;
+        ensure!(found["status"]["plan"].is_null(), "planned: {found}");
+        let said = said(&found, "Completed").context("not decided")?;
+        ensure!(said["reason"] == "NotGranted", "{said}");
+        messages.push(said["message"].as_str().unwrap_or_default().to_owned());
+    }
     let made = kubectl.snapshot_contents(namespace)?;
     ensure!(made.is_empty(), "imported all the same: {made:?}");
+    ensure!(messages[0] == messages[1], "{messages:?}");
+    Ok(messages.swap_remove(0))
+}
+
+/// A drill in the other namespace, of which the source learns nothing.
+async fn drilled(kubectl: &Kubectl, namespace: &str, source: &str) -> Result<()> {
+    kubectl.apply(&restore(
+        TEST,
+        "look",
+        source,
+        "verify: {sql: \"SELECT count(*) > 0 FROM ledger\"}",
+    ))?;
+    let passed = story::completed(kubectl, TEST, "look").await?;
+    ensure!(said(&passed, "Verified").is_some(), "{passed}");
+    for backup in kubectl.list(namespace, "pgb")? {
+        ensure!(said(&backup, "Verified").is_none(), "{backup}");
+    }
+    let orders = kubectl.get(namespace, "pgx", "orders")?;
+    let status = &orders.context("no PgProtection")?["status"];
+    let told = [&status["lastVerified"], &status["lastRestore"]];
+    ensure!(told.iter().all(|it| it.is_null()), "{told:?}");
     Ok(())
+}
+
+fn restore(namespace: &str, name: &str, source: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  source: {source}\n  {rest}\n"
+    )
 }

@@ -1,9 +1,11 @@
 //! A restore from another namespace: what a PgProtection there allows, and what of its backup is taken over. Pure.
 
-use super::{Rejection, claims};
+use k8s_openapi::{api::core::v1::NodeSelectorTerm, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
+use super::{Rejection, claims, recorded};
 use crate::{
     api::{
-        Grant, PgBackup, PgProtection, RestorePlan, VolumeStatus,
+        Grant, PgBackup, PgProtection, RestoreBase, RestorePlan, VolumeStatus,
         conditions::{self, COMPLETED},
     },
     csi::VolumeSnapshotContent,
@@ -18,6 +20,8 @@ pub struct Granting {
     pub backup: Option<PgBackup>,
     /// The contents of its snapshots, in its order.
     pub contents: Vec<Option<VolumeSnapshotContent>>,
+    /// Where its volumes can be reached from.
+    pub topology: Vec<NodeSelectorTerm>,
 }
 
 /// One message for what is not there and what does not allow it: nobody finds out by it what other namespaces have.
@@ -26,9 +30,14 @@ pub fn not_granted(grant: &Grant, to: &str, seen: &Granting) -> Option<Rejection
         namespace,
         protection,
     } = grant;
-    let spec = seen.protection.as_ref().map(|found| &found.spec);
-    let is_granted =
-        spec.is_some_and(|spec| spec.allow_restore_to.iter().any(|allowed| allowed == to));
+    let is_granted = seen.protection.as_ref().is_some_and(|found| {
+        is_it(&found.metadata, grant, protection)
+            && found
+                .spec
+                .allow_restore_to
+                .iter()
+                .any(|allowed| allowed == to)
+    });
     (!is_granted).then(|| {
         Rejection::new(
             "NotGranted",
@@ -37,6 +46,11 @@ pub fn not_granted(grant: &Grant, to: &str, seen: &Granting) -> Option<Rejection
             ),
         )
     })
+}
+
+/// Names that a request was made with are others' words: what was found must say itself what it is.
+fn is_it(found: &ObjectMeta, grant: &Grant, name: &str) -> bool {
+    found.namespace.as_ref() == Some(&grant.namespace) && found.name.as_deref() == Some(name)
 }
 
 /// A catalog is the word of who writes the bucket, and a plan that of a pod: what they name must be the protection's own.
@@ -60,8 +74,7 @@ pub fn vouched(grant: &Grant, plan: &RestorePlan, seen: &Granting) -> Result<(),
         )
     };
     let is_its = |backup: &&PgBackup| {
-        backup.spec.protection == grant.protection
-            && backup.metadata.name.as_ref() == Some(&plan.backup)
+        backup.spec.protection == grant.protection && is_it(&backup.metadata, grant, &plan.backup)
     };
     let Some(backup) = seen.backup.as_ref().filter(is_its) else {
         return refused("BackupNotFound", format!("is none of {}", of()));
@@ -80,8 +93,27 @@ pub fn vouched(grant: &Grant, plan: &RestorePlan, seen: &Granting) -> Result<(),
     Ok(())
 }
 
+/// Backup, and StatefulSet that one of its name in the restore's namespace stands for. Where a namespace grants the restore the
+/// plan's base has no say in them.
+pub fn source(
+    granting: Option<&Granting>,
+    base: Option<&RestoreBase>,
+) -> (Option<PgBackup>, Option<String>) {
+    match granting {
+        Some(granting) => {
+            let protection = granting.protection.as_ref();
+            let set = protection.map(|it| it.spec.stateful_set.clone());
+            (granting.backup.as_ref().map(backup), set)
+        }
+        None => {
+            let set = base.map(|base| base.stateful_set_name.clone());
+            (base.map(recorded::backup), set)
+        }
+    }
+}
+
 /// The backup, with neither UID nor VolumeSnapshots, so that nothing in the restore's namespace is taken for its own.
-pub fn backup(found: &PgBackup) -> PgBackup {
+fn backup(found: &PgBackup) -> PgBackup {
     let mut backup = found.clone();
     backup.metadata.uid = None;
     backup.metadata.namespace = None;

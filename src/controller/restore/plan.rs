@@ -339,7 +339,10 @@ fn volumes_of(backup: &PgBackup) -> &[VolumeStatus] {
 }
 
 fn container_name(observed: &Observed) -> Option<&str> {
-    let connection = observed.protection.as_ref()?.spec.connection.as_ref()?;
+    let granting = observed.granting.as_ref();
+    let there = granting.and_then(|granting| granting.protection.as_ref());
+    let protection = observed.protection.as_ref().or(there)?;
+    let connection = protection.spec.connection.as_ref()?;
     connection.container.as_deref()
 }
 

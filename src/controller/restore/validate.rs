@@ -72,6 +72,7 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
     if observed.archive.is_none() {
         return Err(no_archive(&plan.archive));
     }
+    vouched(observed, plan)?;
     let Some(backup) = observed.backup.clone() else {
         return Err(Rejection::new(
             "BackupNotFound",
@@ -220,13 +221,14 @@ fn archive_missing(observed: &Observed, source: &ArchiveSource) -> Option<Reject
     if observed.archive.is_none() {
         return Some(no_archive(&source.archive));
     }
-    if observed.restore.spec.plan_only == Some(true) {
-        return None;
-    }
     let namespace = &observed.identity.namespace;
+    // Asked of a plan alone too: it would show another namespace's backup.
     if let Some(grant) = &source.granted_by {
         let seen = observed.granting.clone().unwrap_or_default();
         return granted::not_granted(grant, namespace, &seen);
+    }
+    if observed.restore.spec.plan_only == Some(true) {
+        return None;
     }
     let allowed = observed.import_from.as_deref();
     recorded::not_allowed(source, namespace, allowed)
@@ -240,11 +242,7 @@ fn is_of_source(
 ) -> Result<(), Rejection> {
     let source = &observed.restore.spec.source;
     if let Some(archive) = &source.archive {
-        recorded::is_of_archive(archive, plan)?;
-        return match (&archive.granted_by, &observed.granting) {
-            (None, _) => Ok(()),
-            (Some(grant), seen) => granted::vouched(grant, plan, &seen.clone().unwrap_or_default()),
-        };
+        return recorded::is_of_archive(archive, plan);
     }
     let protection = observed.protection.as_ref();
     let named = source.protection.as_deref();
@@ -259,6 +257,18 @@ fn is_of_source(
             plan.backup, backup.spec.protection
         ),
     ))
+}
+
+/// Where another namespace grants the restore, its own objects say what is restored.
+fn vouched(observed: &Observed, plan: &RestorePlan) -> Result<(), Rejection> {
+    let archive = observed.restore.spec.source.archive.as_ref();
+    match archive.and_then(|archive| archive.granted_by.as_ref()) {
+        None => Ok(()),
+        Some(grant) => {
+            let seen = observed.granting.clone().unwrap_or_default();
+            granted::vouched(grant, plan, &seen)
+        }
+    }
 }
 
 fn is_completed(backup: &PgBackup) -> Result<(), Rejection> {

@@ -14,7 +14,6 @@ use super::{
     super::{
         claims::SnapshotSeen,
         granted::{self, Granting},
-        recorded,
     },
     Observed, Reader, volumes,
 };
@@ -99,15 +98,12 @@ async fn archived(
         Some(grant) => Some(granting(reader, grant, base.as_ref()).await?),
         None => None,
     };
-    let backup = match &granting {
-        Some(granting) => granting.backup.as_ref().map(granted::backup),
-        None => base.as_ref().map(recorded::backup),
-    };
-    let set = base.as_ref().map(|base| base.stateful_set_name.as_str());
+    let (backup, set) = granted::source(granting.as_ref(), base.as_ref());
+    let topology = granting.as_ref().map(|it| it.topology.clone());
     let planning = names::planning(&observed.identity.name);
     let (archive, live, planning_pod, classes, import_from) = futures::try_join!(
         reader.get(Some(&source.archive)),
-        reader.get(set),
+        reader.get(set.as_deref()),
         reader.get(Some(&planning)),
         classes(reader, observed, backup.as_ref()),
         import_from(reader),
@@ -118,6 +114,7 @@ async fn archived(
         backup,
         archive,
         live,
+        topology: topology.unwrap_or_default(),
         classes,
         planning_pod,
         ..SourceSeen::default()
@@ -144,11 +141,15 @@ async fn granting(
         base.is_some_and(|base| backup.metadata.uid.as_ref() == Some(&base.uid))
     };
     let backup = backup.filter(is_it);
-    let seen = snapshots(&there, backup.as_ref()).await?;
+    let (seen, topology) = futures::try_join!(
+        snapshots(&there, backup.as_ref()),
+        topology(&there, backup.as_ref()),
+    )?;
     Ok(Granting {
         protection,
         backup,
         contents: seen.into_iter().map(|seen| seen.content).collect(),
+        topology,
     })
 }
 

@@ -8,7 +8,7 @@ use crate::{
     controller::restore::granted::{self, Granting},
 };
 
-fn protection(allowed: &[&str]) -> PgProtection {
+fn protection_of(allowed: &[&str]) -> PgProtection {
     serde_json::from_value(json!({
         "metadata": {"name": "orders", "namespace": "prod"},
         "spec": {"statefulSet": "orders", "policy": "gold", "allowRestoreTo": allowed},
@@ -55,13 +55,14 @@ fn granted_with(allowed: &[&str], backup: PgBackup, contents: Vec<Json>) -> Obse
     observed.restore.spec.source = serde_json::from_value(json!({"archive": archive})).unwrap();
     (observed.protection, observed.live) = (None, None);
     observed.snapshots = Vec::new();
-    observed.backup = Some(granted::backup(&backup));
     let parse = |content| Some(serde_json::from_value(content).unwrap());
     observed.granting = Some(Granting {
-        protection: Some(protection(allowed)),
+        protection: Some(protection_of(allowed)),
         backup: Some(backup),
         contents: contents.into_iter().map(parse).collect(),
+        topology: Vec::new(),
     });
+    (observed.backup, _) = granted::source(observed.granting.as_ref(), None);
     observed
 }
 
@@ -88,7 +89,7 @@ fn what_was_granted_is_imported_without_a_word_of_a_cluster_admin() {
         .collect();
     assert_eq!(handles, [json!("handle-data"), json!("handle-wal")]);
     // The word is asked for again until all is made.
-    observed.granting.as_mut().unwrap().protection = Some(protection(&[]));
+    observed.granting.as_mut().unwrap().protection = Some(protection_of(&[]));
     assert_eq!(refused(&observed), "NotGranted");
 }
 
@@ -112,6 +113,89 @@ fn nothing_is_restored_that_was_not_granted() {
         observed.granting = None;
         assert_eq!(refused(&observed), "NotGranted");
     }
+    // Another one, that a request for a name that is none might find.
+    for (name, namespace) in [("salaries", "prod"), ("orders", "other")] {
+        let mut observed = granted();
+        let granting = observed.granting.as_mut().unwrap();
+        let found = &mut granting.protection.as_mut().unwrap().metadata;
+        (found.name, found.namespace) = (Some(name.into()), Some(namespace.into()));
+        assert_eq!(refused(&observed), "NotGranted");
+    }
+}
+
+/// It shows volumes, sizes, and the names of Secrets.
+#[test]
+fn a_plan_alone_shows_nothing_that_was_not_granted() {
+    let mut observed = granted_with(&["test"], there(), contents(&there()));
+    observed.restore.spec.plan_only = Some(true);
+    assert_eq!(refused(&observed), "NotGranted");
+    observed.granting = Some(Granting::default());
+    assert_eq!(refused(&observed), "NotGranted");
+    let mut observed = granted();
+    observed.restore.spec.plan_only = Some(true);
+    assert!(matches!(plan(&observed, &image()), Step::Show(_)));
+}
+
+#[test]
+fn a_plans_base_does_not_choose_the_pods() {
+    let base = json!({
+        "name": "b", "uid": "backup-uid", "namespace": "prod", "statefulSetName": "vault",
+        "volumes": [], "statefulSet": {"serviceName": "vault"},
+    });
+    let base = serde_json::from_value(base).unwrap();
+    let (backup, set) = granted::source(granted().granting.as_ref(), Some(&base));
+    assert_eq!(set.as_deref(), Some("orders"));
+    let status = backup.unwrap().status.unwrap();
+    assert_eq!(status.stateful_set.unwrap()["serviceName"], "orders");
+    assert_eq!(status.volumes.len(), 2);
+    // Nothing of the base stands in for what is not there.
+    let nothing = granted::source(Some(&Granting::default()), Some(&base));
+    assert!(nothing.0.is_none() && nothing.1.is_none());
+    // Where the source is the archive alone it does.
+    let (_, set) = granted::source(None, Some(&base));
+    assert_eq!(set.as_deref(), Some("vault"));
+}
+
+#[test]
+fn postgresql_runs_in_the_container_that_the_granting_protection_names() {
+    let mut observed = granted();
+    let Step::WriteDown(volumes) = plan(&observed, &image()) else {
+        panic!("{:?}", plan(&observed, &image()));
+    };
+    observed.restore.status.as_mut().unwrap().volumes = volumes;
+    let image_of = |observed: &Observed| {
+        let objects = made_by(observed);
+        let is_pod = |(kind, _): &&(Kind, Json)| *kind == Kind::Pod;
+        let (_, pod) = objects.iter().find(is_pod).unwrap();
+        pod["spec"]["containers"][0]["image"].clone()
+    };
+    assert_eq!(image_of(&observed), "pg:15");
+    let granting = observed.granting.as_mut().unwrap();
+    let protection = granting.protection.as_mut().unwrap();
+    protection.spec.connection = serde_json::from_value(json!({"container": "exporter"})).unwrap();
+    assert_eq!(image_of(&observed), "e");
+}
+
+/// Neither the source's PgBackup and PgProtection nor any of these names beside the restore.
+#[test]
+fn a_drill_tells_nothing_to_another_namespace() {
+    let mut observed = granted();
+    let spec = &mut observed.restore.spec;
+    spec.verify = Some(serde_json::from_value(json!({"checks": ["Amcheck"]})).unwrap());
+    observed.into = drill::destination(spec, "r");
+    let Step::WriteDown(volumes) = plan(&observed, &image()) else {
+        panic!("{:?}", plan(&observed, &image()));
+    };
+    observed.restore.status.as_mut().unwrap().volumes = volumes;
+    let step = plan(&observed, &image());
+    observed = done(observed, &step);
+    condition_added(&mut observed, condition("Recovered", "True", "Recovered"));
+    let Step::Tell(verdict) = plan(&observed, &image()) else {
+        panic!("{:?}", plan(&observed, &image()));
+    };
+    assert_eq!((verdict.backup, verdict.protection), (None, None));
+    // What it took is told to `observed.protection` alone.
+    assert!(observed.protection.is_none());
 }
 
 #[test]
@@ -125,6 +209,8 @@ fn neither_a_bucket_nor_a_plan_chooses_what_is_imported() {
     assert_eq!(changed(&of_another), "BackupNotFound");
     let another = |backup: &mut PgBackup| backup.metadata.name = Some("another".into());
     assert_eq!(changed(&another), "BackupNotFound");
+    let elsewhere = |backup: &mut PgBackup| backup.metadata.namespace = Some("other".into());
+    assert_eq!(changed(&elsewhere), "BackupNotFound");
     let handle = |backup: &mut PgBackup| {
         let status = backup.status.as_mut().unwrap();
         status.volumes[1].handle = Some("somebody-elses".into());
