@@ -5,7 +5,7 @@ use k8s_openapi::{api::core::v1::NodeSelectorTerm, apimachinery::pkg::apis::meta
 use super::{Rejection, claims, recorded};
 use crate::{
     api::{
-        Grant, PgBackup, PgProtection, RestoreBase, RestorePlan, VolumeStatus,
+        Grant, PgBackup, PgBackupStatus, PgProtection, RestoreBase, RestorePlan, VolumeStatus,
         conditions::{self, COMPLETED},
     },
     csi::VolumeSnapshotContent,
@@ -25,12 +25,13 @@ pub struct Granting {
 }
 
 /// One message for what is not there and what does not allow it: nobody finds out by it what other namespaces have.
-pub fn not_granted(grant: &Grant, to: &str, seen: &Granting) -> Option<Rejection> {
+pub fn not_granted(grant: &Grant, to: &str, seen: Option<&Granting>) -> Option<Rejection> {
     let Grant {
         namespace,
         protection,
     } = grant;
-    let is_granted = seen.protection.as_ref().is_some_and(|found| {
+    let found = seen.and_then(|seen| seen.protection.as_ref());
+    let is_granted = found.is_some_and(|found| {
         is_it(&found.metadata, grant, protection)
             && found
                 .spec
@@ -57,7 +58,11 @@ fn is_it(found: &ObjectMeta, grant: &Grant, name: &str) -> bool {
 ///
 /// # Errors
 /// It is not, or its snapshot is gone.
-pub fn vouched(grant: &Grant, plan: &RestorePlan, seen: &Granting) -> Result<(), Rejection> {
+pub fn vouched(
+    grant: &Grant,
+    plan: &RestorePlan,
+    seen: Option<&Granting>,
+) -> Result<(), Rejection> {
     let refused = |reason, what: String| {
         Err(Rejection::new(
             reason,
@@ -76,15 +81,18 @@ pub fn vouched(grant: &Grant, plan: &RestorePlan, seen: &Granting) -> Result<(),
     let is_its = |backup: &&PgBackup| {
         backup.spec.protection == grant.protection && is_it(&backup.metadata, grant, &plan.backup)
     };
-    let Some(backup) = seen.backup.as_ref().filter(is_its) else {
+    let backup = seen.and_then(|seen| seen.backup.as_ref()).filter(is_its);
+    let Some(backup) = backup else {
         return refused("BackupNotFound", format!("is none of {}", of()));
     };
-    let status = backup.status.clone().unwrap_or_default();
-    if !conditions::is_true(&status.conditions, COMPLETED) {
+    let is_completed =
+        |status: &&PgBackupStatus| conditions::is_true(&status.conditions, COMPLETED);
+    let Some(status) = backup.status.as_ref().filter(is_completed) else {
         return refused("BackupNotCompleted", "is not completed".to_owned());
-    }
+    };
+    let contents = seen.map(|seen| seen.contents.as_slice());
     for (at, volume) in status.volumes.iter().enumerate() {
-        let content = seen.contents.get(at).and_then(Option::as_ref);
+        let content = contents.and_then(|all| all.get(at)?.as_ref());
         if !content.is_some_and(|content| claims::is_ours(content, backup, volume)) {
             let what = format!("has no snapshot of volume {} any more", volume.volume);
             return refused("SnapshotGone", what);

@@ -224,8 +224,7 @@ fn archive_missing(observed: &Observed, source: &ArchiveSource) -> Option<Reject
     let namespace = &observed.identity.namespace;
     // Asked of a plan alone too: it would show another namespace's backup.
     if let Some(grant) = &source.granted_by {
-        let seen = observed.granting.clone().unwrap_or_default();
-        return granted::not_granted(grant, namespace, &seen);
+        return granted::not_granted(grant, namespace, observed.granting.as_ref());
     }
     if observed.restore.spec.plan_only == Some(true) {
         return None;
@@ -264,10 +263,7 @@ fn vouched(observed: &Observed, plan: &RestorePlan) -> Result<(), Rejection> {
     let archive = observed.restore.spec.source.archive.as_ref();
     match archive.and_then(|archive| archive.granted_by.as_ref()) {
         None => Ok(()),
-        Some(grant) => {
-            let seen = observed.granting.clone().unwrap_or_default();
-            granted::vouched(grant, plan, &seen)
-        }
+        Some(grant) => granted::vouched(grant, plan, observed.granting.as_ref()),
     }
 }
 
