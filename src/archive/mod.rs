@@ -26,6 +26,7 @@ mod push;
 mod read;
 mod rollup;
 pub mod store;
+mod tails;
 pub mod verify;
 pub mod window;
 
