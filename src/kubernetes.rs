@@ -9,6 +9,8 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::api::named;
+
 /// The longest a single request may take. Without it a half-open connection hangs a read for ever.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,6 +66,20 @@ pub async fn request<T>(
     match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(RequestError::Timeout),
+    }
+}
+
+/// One by a name that somebody has written. What no object can be called is not asked for: in the path it would be more than a name.
+///
+/// # Errors
+/// As any request.
+pub async fn find<K>(api: &Api<K>, name: &str) -> Result<Option<K>, RequestError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match named::is_name(name) {
+        true => request(api.get_opt(name)).await,
+        false => Ok(None),
     }
 }
 
@@ -124,4 +140,51 @@ where
         &Patch::Apply(patch),
     ))
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response, StatusCode};
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use kube::{Client, client::Body};
+
+    use super::*;
+
+    /// The paths that are asked for when one of this name is looked for, and there is none.
+    async fn asked_for(name: &str) -> Vec<String> {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        let server = tower::service_fn(move |call: Request<Body>| {
+            seen.lock().unwrap().push(call.uri().to_string());
+            let gone = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "reason": "NotFound", "message": "", "code": 404});
+            let answer = Response::builder().status(StatusCode::NOT_FOUND);
+            let answer = answer.body(Body::from(gone.to_string().into_bytes()));
+            async move { Ok::<_, std::io::Error>(answer.unwrap()) }
+        });
+        let api = Api::<StatefulSet>::namespaced(Client::new(server, "default"), "shop");
+        assert!(find(&api, name).await.unwrap().is_none(), "{name}");
+        let asked = asked.lock().unwrap();
+        asked.clone()
+    }
+
+    #[tokio::test]
+    async fn what_no_object_can_be_called_is_not_asked_for() {
+        let path = "/apis/apps/v1/namespaces/shop/statefulsets/orders.v2";
+        assert_eq!(asked_for("orders.v2").await, [path]);
+        for name in [
+            "",
+            "..",
+            "orders/scale",
+            "../../prod/statefulsets/orders",
+            "orders?x=y",
+            "orders%2fscale",
+            "Orders",
+            "orders#",
+        ] {
+            assert_eq!(asked_for(name).await, [""; 0], "{name}");
+        }
+    }
 }

@@ -84,3 +84,34 @@ fn collect(value: &Value, found: &mut BTreeSet<String>) {
         _ => {}
     }
 }
+
+/// Texts as long as a name that are none: keys of a Secret.
+const KEYS: [&str; 3] = ["key", "userKey", "passwordKey"];
+
+/// Names become parts of requests: one that nothing bounds is seen here.
+#[test]
+fn every_text_that_is_as_long_as_a_name_has_a_rule() {
+    fn unbounded(field: &str, schema: &Value, found: &mut Vec<String>) {
+        let is_name = schema["type"] == "string" && schema["maxLength"] == 253;
+        let has_rule = schema.get("x-kubernetes-validations").is_some();
+        if is_name && !has_rule && !KEYS.contains(&field) {
+            found.push(field.to_owned());
+        }
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            unbounded(name, inner, found);
+        }
+        if let Some(items) = schema.get("items") {
+            unbounded(field, items, found);
+        }
+    }
+    let mut found = Vec::new();
+    for crd in crds::all() {
+        let crd = serde_json::to_value(&crd).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        unbounded("spec", &schema["properties"]["spec"], &mut found);
+    }
+    assert!(found.is_empty(), "{found:?}");
+    let bare = json!({"properties": {"a": {"items": {"type": "string", "maxLength": 253}}}});
+    unbounded("spec", &bare, &mut found);
+    assert_eq!(found, ["a"]);
+}

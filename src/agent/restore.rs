@@ -27,7 +27,7 @@ use crate::{
         plan::{plan, tries_older},
     },
     controller::context::Chain,
-    kubernetes::{RequestError, apply_status, request},
+    kubernetes::{RequestError, apply_status, find, request},
 };
 
 /// How long a plan waits for the newest WAL of a live database.
@@ -251,7 +251,7 @@ async fn in_lineages(
 /// The backup, if it is of this protection.
 async fn ours(shared: &Shared, name: &str) -> Result<Option<PgBackup>, Trouble> {
     let api = shared.api::<PgBackup>();
-    let backup = request(api.get_opt(name)).await.map_err(unreadable)?;
+    let backup = find(&api, name).await.map_err(unreadable)?;
     Ok(backup.filter(|backup| backup.spec.protection == shared.protection))
 }
 

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Azure, Gcs, SizeText, StoreFindings};
+use super::{Azure, Gcs, SizeText, StoreFindings, named};
 
 /// Where WAL and catalog live.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,6 +158,7 @@ pub struct Directory {
     /// The claim, in this namespace. Best ReadWriteMany: of one that is ReadWriteOnce all agents and recovery pods must run on
     /// one node, and the scheduler is asked for that.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("persistentVolumeClaim")))]
     pub persistent_volume_claim: String,
 }
 
@@ -167,6 +168,7 @@ pub struct Directory {
 pub struct SecretKey {
     /// The Secret's name, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("name")))]
     pub name: String,
     /// The key in it.
     #[schemars(length(min = 1, max = 253))]
@@ -181,6 +183,7 @@ pub struct ArchiveCredentials {
     /// gcs: key.json, a service account's key; for azure: AZURE_STORAGE_ACCOUNT_NAME (or `account` in the PgArchive), and
     /// AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("secretName")))]
     pub secret_name: String,
 }
 

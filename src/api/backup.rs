@@ -13,7 +13,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ReleaseAt;
+use super::{ReleaseAt, named};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SystemIdentifier, TimelineId},
@@ -86,6 +86,7 @@ use crate::{
 pub struct PgBackupSpec {
     /// The PgProtection to back up, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("protection")))]
     pub protection: String,
     /// Why this backup is taken.
     #[serde(default)]

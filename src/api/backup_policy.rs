@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DurationText, SizeText};
+use super::{DurationText, SizeText, named};
 
 /// How a kind of database is protected.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,7 @@ use super::{DurationText, SizeText};
 pub struct PgBackupPolicySpec {
     /// The PgArchive, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("archive")))]
     pub archive: String,
     /// How volumes are snapshotted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,6 +62,7 @@ pub struct SnapshotPolicy {
     /// The VolumeSnapshotClass. Default: the default class of each volume's driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("className")))]
     pub class_name: Option<String>,
     /// When backup mode may end: at the `Cut` of every snapshot (default), or when every snapshot is `Ready`. `Ready` is for
     /// drivers that name a creation time before they have cut; on many clouds it keeps the database in backup mode for the
@@ -76,6 +78,7 @@ pub struct SnapshotPolicy {
     /// The VolumeGroupSnapshotClass. Default: the default class of the volumes' driver, or its only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("groupClassName")))]
     pub group_class_name: Option<String>,
 }
 

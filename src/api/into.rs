@@ -13,7 +13,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::borrowed;
+use super::{borrowed, named};
 
 /// Where to.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,7 @@ pub struct RestoreInto {
     /// The StorageClass of the new claims. Default: the source's. Its driver must be the snapshots'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("storageClassName")))]
     pub storage_class_name: Option<String>,
     /// The size of each of the new claims, and of those that members get which are added later. Default and least: the source's.
     #[serde(
@@ -68,6 +69,7 @@ pub struct RestoreInto {
     /// `highwater.dev/port` go with it. It archives under its own name. Default: none, and nothing protects it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("policy")))]
     pub policy: Option<String>,
 }
 

@@ -13,6 +13,7 @@ pub mod crds;
 mod duration;
 mod into;
 pub mod managers;
+pub mod named;
 pub mod names;
 mod preflight;
 mod progress;

@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LastRestore, LastVerified, Preflight, StoreFindings, Transport};
+use super::{LastRestore, LastVerified, Preflight, StoreFindings, Transport, named};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
@@ -83,9 +83,11 @@ use crate::{
 pub struct PgProtectionSpec {
     /// The StatefulSet that runs PostgreSQL, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("statefulSet")))]
     pub stateful_set: String,
     /// The PgBackupPolicy, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("policy")))]
     pub policy: String,
     /// The database's name in the archive. Default: `<namespace>-<statefulset>`. Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,6 +143,7 @@ pub struct Connection {
 pub struct DatabaseCredentials {
     /// The Secret's name, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("secretName")))]
     pub secret_name: String,
     /// The key with the user. Default: username.
     #[serde(default, skip_serializing_if = "Option::is_none")]

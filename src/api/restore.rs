@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Mount, RestoreInto, RestorePhases, RestoreProgress, TargetTime, TargetTimeline, TargetXid,
-    Verify, backup::any_object,
+    Verify, backup::any_object, named,
 };
 use crate::{
     archive::LineageId,
@@ -122,6 +122,7 @@ pub struct PgRestoreSpec {
 pub struct Decryption {
     /// The Secret's name, in this namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("secretName")))]
     pub secret_name: String,
     /// The key in it whose value is a file as age -i takes it: age identities one a line, SSH private keys without a
     /// passphrase, or both. After a rotation it holds the keys of every generation that is read.
@@ -137,10 +138,12 @@ pub struct RestoreSource {
     /// A PgProtection: the best of its backups is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("protection")))]
     pub protection: Option<String>,
     /// A PgBackup: this one, with the WAL of its lineage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("backup")))]
     pub backup: Option<String>,
     /// A database in an archive, where PgProtection and PgBackup are gone or in another cluster: the best of the backups that its
     /// catalog lists is chosen. Volumes are made only where a cluster admin has put the annotation `highwater.dev/import-from`
@@ -155,6 +158,7 @@ pub struct RestoreSource {
 pub struct ArchiveSource {
     /// The PgArchive, in this namespace. Credentials that may only read are enough.
     #[schemars(length(min = 1, max = 253))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("archive")))]
     pub archive: String,
     /// The database's name in the archive: its folder below the prefix, `status.archiveName` of the PgProtection that was.
     #[schemars(length(min = 1, max = 253))]
@@ -172,7 +176,6 @@ pub struct ArchiveSource {
     pub granted_by: Option<Grant>,
 }
 
-// Both names become parts of a request's path: no character in them may end one.
 /// A PgProtection in another namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -186,10 +189,7 @@ pub struct Grant {
     pub namespace: String,
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
-    #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
-        "message": "protection must begin and end with a letter or digit, and hold only a-z, 0-9, . and -",
-    }]))]
+    #[schemars(extend("x-kubernetes-validations" = named::rule("protection")))]
     pub protection: String,
 }
 

@@ -4,6 +4,7 @@
 
 mod granted;
 mod into;
+mod names;
 
 use serde_json::{Value, json};
 
@@ -65,6 +66,7 @@ pub fn rules() -> Vec<Case> {
         .chain(undecodable())
         .chain(into::rules())
         .chain(granted::rules())
+        .chain(names::rules())
         .collect()
 }
 

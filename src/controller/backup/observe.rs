@@ -28,7 +28,7 @@ use super::{
 use crate::{
     api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
     csi::{self, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
-    kubernetes::{RequestError, request},
+    kubernetes::{RequestError, find, request},
 };
 
 /// How many reads of one pass run at once.
@@ -445,13 +445,13 @@ pub async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    request(api.get_opt(name))
+    find(api, name)
         .await
         .map_err(|error| read_error::<K>(name, error))
 }
 
 async fn get_dynamic(api: &Api<DynamicObject>, name: &str) -> Result<Option<DynamicObject>, Error> {
-    request(api.get_opt(name))
+    find(api, name)
         .await
         .map_err(|error| read_error::<StatefulSet>(name, error))
 }

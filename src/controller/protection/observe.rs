@@ -22,7 +22,7 @@ use crate::{
     archive::LineageId,
     controller::{Context, trouble},
     csi::VolumeSnapshotClass,
-    kubernetes::{RequestError, request},
+    kubernetes::{RequestError, find, request},
     postgres::{Lsn, TimelineId},
 };
 
@@ -143,7 +143,7 @@ where
         + std::fmt::Debug
         + serde::de::DeserializeOwned,
 {
-    request(Api::<K>::namespaced(ctx.client.clone(), namespace).get_opt(name)).await
+    find(&Api::namespaced(ctx.client.clone(), namespace), name).await
 }
 
 /// The pods that the StatefulSet controls, by name.
@@ -235,7 +235,7 @@ async fn volumes(
             .and_then(|claim| claim.spec?.volume_name);
         let Some(bound) = bound else { continue };
         let api = Api::<PersistentVolume>::all(ctx.client.clone());
-        let volume = request(api.get_opt(&bound)).await?;
+        let volume = find(&api, &bound).await?;
         let driver = volume
             .and_then(|volume| volume.spec?.csi)
             .map(|csi| csi.driver);

@@ -43,7 +43,7 @@ use crate::{
     },
     controller::{Context, trouble},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
-    kubernetes::{RequestError, request},
+    kubernetes::{RequestError, find, request},
 };
 
 /// Longer than volumes take to be mounted on most pods; until then nobody asks what holds them up.
@@ -191,7 +191,7 @@ impl Reader<'_> {
             + DeserializeOwned,
     {
         match name {
-            Some(name) => request(self.api::<K>().get_opt(name)).await,
+            Some(name) => find(&self.api::<K>(), name).await,
             None => Ok(None),
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         ArchiveSource, Grant, PgArchive, PgBackup, PgProtection, RestoreBase, annotations, names,
     },
     csi::VolumeSnapshotContent,
-    kubernetes::{RequestError, request},
+    kubernetes::{RequestError, find, request},
 };
 
 #[derive(Default)]
@@ -178,7 +178,7 @@ async fn topology(
         let Some(name) = claim.and_then(|claim| claim.spec?.volume_name) else {
             return Ok(Vec::new());
         };
-        let found = request(volumes_api.get_opt(&name)).await?;
+        let found = find(&volumes_api, &name).await?;
         let required = found.and_then(|volume| volume.spec?.node_affinity?.required);
         Ok::<_, RequestError>(required.map(|r| r.node_selector_terms).unwrap_or_default())
     });
@@ -195,7 +195,7 @@ async fn snapshots(
     let seen = volumes(backup).iter().map(async |volume| {
         let snapshot = reader.get(Some(&volume.volume_snapshot)).await?;
         let content = match &volume.content {
-            Some(content) => request(contents.get_opt(content)).await?,
+            Some(content) => find(&contents, content).await?,
             None => None,
         };
         Ok::<_, RequestError>(SnapshotSeen { snapshot, content })
@@ -223,7 +223,7 @@ async fn classes(
     names.sort();
     names.dedup();
     for name in names {
-        let class = request(api.get_opt(&name)).await?;
+        let class = find(&api, &name).await?;
         classes.insert(name, class.map(|class| class.provisioner));
     }
     Ok(classes)
