@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cel_cases;
+mod cel_reserved;
 
 use std::collections::BTreeSet;
 
