@@ -60,6 +60,9 @@ enum Command {
     Archive(Archive),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
+    /// Run the program of a drill whenever recovery asks for it: runs beside recovery, on the program's own image.
+    #[command(hide = true)]
+    CheckProgram(recovery::beside::Args),
     /// Copy this program to a path: runs as the init container of recovery pods.
     Install {
         /// Where to.
@@ -97,6 +100,8 @@ enum Failure {
     Plan(#[from] planning::Error),
     #[error(transparent)]
     Recover(#[from] recovery::Error),
+    #[error(transparent)]
+    CheckProgram(#[from] recovery::beside::Error),
     #[error(transparent)]
     Daemon(#[from] archiver::DaemonError),
     #[error("failed to print the CRDs: {0}")]
@@ -166,6 +171,9 @@ impl Command {
             }
             Self::Archive(Archive::Verify(args)) => return Ok(verify::run(&args)),
             Self::Crds => print!("{}", crds::yaml()?),
+            Self::CheckProgram(args) => {
+                single_threaded()?.block_on(recovery::beside::run(args))?;
+            }
             Self::Install { destination } => {
                 install(&destination).map_err(|cause| Failure::Install {
                     path: destination,

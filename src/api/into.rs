@@ -53,7 +53,8 @@ pub struct RestoreInto {
         deserialize_with = "borrowed::quantity"
     )]
     pub size: Option<Quantity>,
-    /// What PostgreSQL's container asks for while it recovers, and in the new StatefulSet. Default: what it asks for in the source.
+    /// What PostgreSQL's container asks for while it recovers, and in the new StatefulSet. The database starts with the source's
+    /// settings: `shared_buffers` must find room. Default: what it asks for in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<IntoResources>,
     /// Where the recovery pod and the new StatefulSet's pods run. Default: as the source's.
@@ -142,11 +143,11 @@ pub struct ClaimName {
     pub claim: String,
 }
 
-/// What PostgreSQL's container asks for, as a whole: what the source's asks for beside it does not count.
+/// What a container asks for, as a whole: nothing of the source's is added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IntoResources {
-    /// By name, as in `memory: 2Gi`. The database starts with the source's settings: `shared_buffers` must find room.
+    /// By name, as in `memory: 2Gi`.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",

@@ -36,7 +36,9 @@ pub use restore::*;
 pub use size::{SizeParseError, SizeText};
 pub use store::*;
 pub use target::{TargetTime, TargetTimeline, TargetXid};
-pub use verify::{CheckName, LastVerified, PassedCheck, Verify, VerifyCheck};
+pub use verify::{
+    CheckName, LastVerified, PassedCheck, PullPolicy, Verify, VerifyCheck, VerifyProgram,
+};
 
 /// The API group of Highwater's kinds.
 pub const GROUP: &str = "highwater.dev";

@@ -3,21 +3,18 @@
 use std::{path::Path, process::Output, time::Instant};
 
 use tokio::process::Command;
-use tokio_postgres::{Client, error::SqlState, types::Type};
+use tokio_postgres::{error::SqlState, types::Type};
 
 use super::{
+    beside::{self, Exchange, Login, last},
     program::Programs,
-    promoted::{self, PromotedError},
+    promoted,
+    reader::{READER, Reader},
 };
-use crate::api::{CheckName, PassedCheck, Verify, VerifyCheck};
+use crate::api::{CheckName, PassedCheck, Verify, VerifyCheck, VerifyProgram};
 
-/// Bytes of a failed check's output that are reported.
-const LONGEST: usize = 2000;
 /// What pg_amcheck ends with where something is wrong with the data; any other code but 0 is trouble of its own.
 const CORRUPTION: i32 = 2;
-
-/// Who asks a drill's statement.
-const READER: &str = "highwater_drill";
 
 /// A check that was not passed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +26,22 @@ pub enum CheckError {
         check: CheckName,
         /// What it said.
         found: String,
+    },
+    /// The drill's own program says no.
+    #[error("the drill's program did not pass: {found}")]
+    Program {
+        /// How it ended, and what it printed.
+        found: String,
+    },
+    /// It did not end.
+    #[error(
+        "the drill's program was killed after {seconds} s; {output}; verify.program.deadlineSeconds of a new PgRestore gives it longer"
+    )]
+    ProgramDeadline {
+        /// Its deadline.
+        seconds: u64,
+        /// What it printed.
+        output: String,
     },
     /// It says nothing about the data.
     #[error("the check {} could not be carried out: {cause}", check.as_str())]
@@ -45,6 +58,8 @@ impl CheckError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Failed { .. } => "VerificationFailed",
+            Self::Program { .. } => "ProgramFailed",
+            Self::ProgramDeadline { .. } => "ProgramDeadlineExceeded",
             Self::NotCarriedOut { .. } => "CheckNotCarriedOut",
         }
     }
@@ -60,10 +75,12 @@ pub struct Running<'a> {
     pub superuser: &'a str,
     /// The database that the agent connects to.
     pub database: &'a str,
+    /// Where the drill's program is asked.
+    pub exchange: &'a Exchange,
 }
 
 impl Running<'_> {
-    /// The drill's statement, and `pg_amcheck`.
+    /// The drill's statement, its program, and `pg_amcheck`.
     ///
     /// # Errors
     /// The first check that is not passed.
@@ -74,6 +91,9 @@ impl Running<'_> {
         }];
         if let Some(sql) = &verify.sql {
             passed.push(timed(CheckName::Sql, self.sql(sql)).await?);
+        }
+        if let Some(program) = &verify.program {
+            passed.push(timed(CheckName::Program, self.program(program)).await?);
         }
         if verify.checks.contains(&VerifyCheck::Amcheck) {
             passed.push(timed(CheckName::Amcheck, self.amcheck()).await?);
@@ -90,14 +110,17 @@ impl Running<'_> {
             check: CheckName::Sql,
             found,
         };
-        let reader = self.reader().await;
+        let reader = self.reader();
+        let made = reader.make().await;
+        made.map_err(|error| not_carried_out(error.to_string()))?;
+        let reader = reader.connect().await;
         let reader = reader.map_err(|error| not_carried_out(error.to_string()))?;
         let rows = reader
             .query(sql, &[])
             .await
             .map_err(|error| match error.code() {
                 Some(&SqlState::INSUFFICIENT_PRIVILEGE) => not_carried_out(format!(
-                    "{}: the role that asks may read everything, and nothing else",
+                    "{}: the role that asks may read the database's tables, views and sequences, and nothing else",
                     said(&error)
                 )),
                 _ => failed(said(&error)),
@@ -117,33 +140,29 @@ impl Running<'_> {
         }
     }
 
-    /// Whoever writes a PgRestore may choose the statement, and is not to get at what recovery reads the archive with: so a
-    /// superuser, who may read files and run programs, does not ask it. The role goes with the copy.
-    async fn reader(&self) -> Result<Client, PromotedError> {
-        let superuser = promoted::connect(self.socket, self.superuser, self.database).await?;
-        let row = superuser
-            .query_one("SELECT pg_catalog.quote_ident($1)", &[&self.database])
-            .await
-            .map_err(promoted::statement("quote the database's name"))?;
-        let database: &str = row.get(0);
-        let made = superuser
-            .batch_execute(&format!("CREATE ROLE {READER} LOGIN BYPASSRLS"))
-            .await;
-        match made {
-            Err(error) if error.code() != Some(&SqlState::DUPLICATE_OBJECT) => {
-                return Err(promoted::statement("create the drill's role")(error));
-            }
-            Err(_) | Ok(()) => {}
+    async fn program(&self, program: &VerifyProgram) -> Result<(), CheckError> {
+        let not_carried_out = |cause: promoted::PromotedError| CheckError::NotCarriedOut {
+            check: CheckName::Program,
+            cause: cause.to_string(),
+        };
+        let reader = self.reader();
+        reader.make().await.map_err(not_carried_out)?;
+        let password = beside::password()?;
+        reader.admit(&password).await.map_err(not_carried_out)?;
+        let login = Login {
+            user: READER,
+            database: self.database,
+            password: &password,
+        };
+        beside::ask(self.exchange, program, &login).await
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            socket: self.socket,
+            superuser: self.superuser,
+            database: self.database,
         }
-        superuser
-            .batch_execute(&format!(
-                "GRANT pg_read_all_data, pg_monitor TO {READER};
-                 GRANT CONNECT ON DATABASE {database} TO {READER};
-                 ALTER ROLE {READER} LOGIN BYPASSRLS NOSUPERUSER NOCREATEROLE NOREPLICATION"
-            ))
-            .await
-            .map_err(promoted::statement("grant the drill's role what it reads"))?;
-        promoted::connect(self.socket, READER, self.database).await
     }
 
     /// The extension is made where it is missing: the copy is thrown away.
@@ -222,7 +241,7 @@ fn judge(check: CheckName, output: &Output, found: bool) -> Result<(), CheckErro
     }
     let text = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     let text = text.concat();
-    let said = last(text.trim());
+    let said = last(&text);
     Err(match found {
         true => CheckError::Failed { check, found: said },
         false => CheckError::NotCarriedOut {
@@ -230,13 +249,6 @@ fn judge(check: CheckName, output: &Output, found: bool) -> Result<(), CheckErro
             cause: format!("{}: {said}", output.status),
         },
     })
-}
-
-/// The end of a text, in whole characters.
-fn last(text: &str) -> String {
-    let from = text.len().saturating_sub(LONGEST);
-    let from = (from..text.len()).find(|at| text.is_char_boundary(*at));
-    text[from.unwrap_or_default()..].replace('\n', "; ")
 }
 
 /// Without the detail, which may hold values of rows.
@@ -267,13 +279,5 @@ mod tests {
         assert_eq!(reason(0), Ok(()));
         assert_eq!(reason(CORRUPTION), Err("VerificationFailed"));
         assert_eq!(reason(1), Err("CheckNotCarriedOut"));
-    }
-
-    #[test]
-    fn the_end_of_a_long_output_is_told() {
-        let text = format!("{}ä{}", "x".repeat(5), "y".repeat(LONGEST - 1));
-        assert_eq!(last(&text), "y".repeat(LONGEST - 1));
-        assert_eq!(last("a\nb"), "a; b");
-        assert_eq!(last(""), "");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use super::error::JobError;
 use super::{
+    beside::Exchange,
     checks::{self, CheckError},
     commits,
     controldata::ControlData,
@@ -48,6 +50,16 @@ pub struct Job {
     pub program: PathBuf,
     /// What a drill looks at; absent: it is none.
     pub verify: Option<Verify>,
+    /// Where a drill's own program is asked.
+    pub exchange: Exchange,
+}
+
+impl Job {
+    /// Where PostgreSQL listens, if there is a program that asks it.
+    fn address(&self) -> Option<IpAddr> {
+        let program = self.verify.as_ref()?.program.as_ref();
+        program.map(|_| self.exchange.address)
+    }
 }
 
 /// The database that was backed up.
@@ -280,12 +292,13 @@ fn configure(job: &Job, owner: Option<Owner>) -> Result<(), JobError> {
     let fetch = serde_json::to_vec(&job.fetch)
         .map_err(std::io::Error::from)
         .map_err(work(&job.work))?;
+    let hba = settings::hba(job.address());
     for (name, content) in [
         (
             names::CONFIGURATION,
             &b"# Everything is given on the command line.\n"[..],
         ),
-        (names::HBA, settings::HBA.as_bytes()),
+        (names::HBA, hba.as_bytes()),
         (names::IDENT, &[]),
         (names::FETCH, &fetch),
     ] {
@@ -363,6 +376,7 @@ impl Run<'_> {
             socket: &job.work,
             superuser: &promoted.superuser,
             database: &job.source.database,
+            exchange: &job.exchange,
         };
         let checked = unless_stopped(stop, running.check(verify)).await;
         // Whoever looks at a failed drill's copy finds a directory that starts.
@@ -382,6 +396,7 @@ impl Run<'_> {
             program: &self.job.program,
             work: &self.job.work,
             pgdata: &self.directory.path,
+            address: self.job.address(),
             replay: self.replay,
         })
     }

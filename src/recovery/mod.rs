@@ -5,6 +5,7 @@
 //! It may be killed at any point and started again.
 
 mod archive;
+pub mod beside;
 mod checks;
 mod commits;
 mod controldata;
@@ -19,6 +20,7 @@ mod pace;
 pub mod prefetch;
 mod program;
 mod promoted;
+mod reader;
 mod report;
 pub mod restored;
 mod server;
@@ -75,6 +77,9 @@ pub struct Args {
     /// Where the archive's Secrets and directory are mounted.
     #[command(flatten)]
     pub mounted: MountedPaths,
+    /// Where a drill's own program is asked.
+    #[command(flatten)]
+    pub exchange: beside::Exchange,
 }
 
 /// What ends the program with exit code 1, so that it is started again. Whatever another try cannot help is reported in
@@ -106,7 +111,7 @@ pub enum Error {
 /// # Errors
 /// See [`Error`].
 pub async fn run(args: Args) -> Result<(), Error> {
-    let mut stop = on_sigterm()?;
+    let mut stop = on_sigterm().map_err(Error::Signal)?;
     let began = micro_time(SystemClock.now());
     let client = Client::try_default().await?;
     let (reporter, restore) = Reporter::open(
@@ -230,6 +235,7 @@ async fn recover(
         },
         work: args.work.clone(),
         verify: restore.spec.verify.clone(),
+        exchange: args.exchange.clone(),
         program: std::env::current_exe().map_err(|error| Failure::Again(Error::Program(error)))?,
     };
     let result = job::run(&job, progress, stop).await?;
@@ -263,8 +269,11 @@ async fn read_base(
 }
 
 /// As process 1 of a container, this program gets SIGTERM only if it asks for it.
-fn on_sigterm() -> Result<watch::Receiver<bool>, Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
+///
+/// # Errors
+/// The handler could not be set.
+pub fn on_sigterm() -> std::io::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate())?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         terminate.recv().await;

@@ -3,8 +3,9 @@
 //! Everything is given on the command line: it wins over `postgresql.auto.conf`, which PostgreSQL reads whatever its
 //! `config_file` is, and it leaves the user's files as they are. Nothing secret is among it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
+use super::reader::READER;
 use crate::{
     api::{RestorePlan, StopAt},
     postgres::TimelineId,
@@ -97,6 +98,8 @@ pub struct Inputs<'a> {
     pub work: &'a Path,
     /// PGDATA.
     pub pgdata: &'a Path,
+    /// Where a drill's program finds it; absent: it listens on no address.
+    pub address: Option<IpAddr>,
     /// Whether there is WAL to replay; otherwise PostgreSQL has been promoted before and only starts.
     pub replay: bool,
 }
@@ -117,8 +120,12 @@ pub mod files {
     pub const SOCKET: &str = "fetch.sock";
 }
 
-/// Only through the socket, whose directory only PostgreSQL's own user may enter.
-pub const HBA: &str = "local all all trust\n";
+/// Through the socket, whose directory only PostgreSQL's own user may enter. Through `address`, where other containers of
+/// the pod are, the drill's role alone, by its password: there is no line for anybody else.
+pub fn hba(address: Option<IpAddr>) -> String {
+    let host = address.map(|_| format!("host all {READER} samehost scram-sha-256\n"));
+    format!("local all all trust\n{}", host.unwrap_or_default())
+}
 
 /// The arguments after `postgres`.
 pub fn arguments(inputs: &Inputs<'_>) -> Vec<String> {
@@ -132,6 +139,9 @@ pub fn arguments(inputs: &Inputs<'_>) -> Vec<String> {
         inputs.work.to_string_lossy().into_owned(),
     ));
     settings.extend(FIXED.map(|(name, value)| (name, value.to_owned())));
+    if let Some(address) = inputs.address {
+        settings.push(("listen_addresses", address.to_string()));
+    }
     for name in RECORDED {
         if let Some(value) = inputs.recorded.get(name) {
             settings.push((name, value.clone()));
@@ -261,6 +271,7 @@ mod tests {
             program: Path::new("/highwater/bin/highwater"),
             work: Path::new("/highwater/run"),
             pgdata: Path::new("/pg data"),
+            address: None,
             replay,
         });
         assert_eq!(arguments[..2], ["-D", "/pg data"]);
@@ -385,6 +396,17 @@ mod tests {
         let settings = settings(&plan(serde_json::Value::Null), false);
         assert!(!settings.iter().any(|s| s.starts_with("restore_command")));
         assert!(settings.contains(&"listen_addresses=".to_owned()));
+    }
+
+    /// Who comes over an address is the drill's role or nobody, and there is no address without a program.
+    #[test]
+    fn nobody_comes_from_elsewhere() {
+        assert_eq!(hba(None), "local all all trust\n");
+        let address = Some(IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(
+            hba(address),
+            "local all all trust\nhost all highwater_drill samehost scram-sha-256\n"
+        );
     }
 
     #[test]

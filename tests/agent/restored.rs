@@ -12,6 +12,7 @@ use highwater::{
     },
     recovery::{
         Base, base,
+        beside::Exchange,
         fetch::{FetchConfig, MountedPaths},
         job::{self, Job},
     },
@@ -168,6 +169,11 @@ fn job(
         },
         work,
         verify: None,
+        exchange: Exchange {
+            request: place.join("check-request"),
+            answer: place.join("check-answer"),
+            address: [127, 0, 0, 1].into(),
+        },
         program: env!("CARGO_BIN_EXE_highwater").into(),
     }
 }

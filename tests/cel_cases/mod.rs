@@ -5,6 +5,7 @@
 mod granted;
 mod into;
 mod names;
+mod program;
 
 use serde_json::{Value, json};
 
@@ -67,6 +68,7 @@ pub fn rules() -> Vec<Case> {
         .chain(into::rules())
         .chain(granted::rules())
         .chain(names::rules())
+        .chain(program::rules())
         .collect()
 }
 

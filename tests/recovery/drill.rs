@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{Restore, files, fixture};
 
-async fn drill(name: &str, verify: Value) -> Restore {
+pub async fn drill(name: &str, verify: Value) -> Restore {
     let mut restore = Restore::new(name, fixture().await.end, json!(null)).await;
     restore.job.verify = Some(serde_json::from_value(verify).unwrap());
     restore
@@ -104,6 +104,17 @@ async fn a_statement_reads_the_database_and_nothing_else() {
             "DO $$ BEGIN RESET SESSION AUTHORIZATION; RESET ROLE; COPY ledger TO '/dev/null'; END $$",
         ),
         ("row", "DELETE FROM ledger"),
+        ("schema", "CREATE SCHEMA mine"),
+        // With a hash of the old kind one logs in at the source.
+        ("password", "SELECT rolpassword FROM pg_catalog.pg_authid"),
+        (
+            "remote",
+            "SELECT subconninfo FROM pg_catalog.pg_subscription",
+        ),
+        (
+            "foreign",
+            "SELECT umoptions FROM pg_catalog.pg_user_mapping",
+        ),
     ] {
         let restore = drill(&format!("drill-{name}"), json!({"sql": sql})).await;
         let error = restore.run().await.unwrap_err();

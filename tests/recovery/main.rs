@@ -9,6 +9,7 @@ mod encrypted;
 mod exit_codes;
 mod faults;
 mod prefetch;
+mod program;
 mod progress;
 mod proxy;
 mod refusals;
@@ -31,6 +32,7 @@ use highwater::{
     postgres::{Lsn, SegmentName, TimelineId},
     recovery::{
         base,
+        beside::Exchange,
         fetch::{FetchConfig, MountedPaths},
         job::{self, Job, JobError},
     },
@@ -128,6 +130,11 @@ impl Restore {
             },
             work,
             verify: None,
+            exchange: Exchange {
+                request: root.join("check-request"),
+                answer: root.join("check-answer"),
+                address: [127, 0, 0, 1].into(),
+            },
             program: PathBuf::from(env!("CARGO_BIN_EXE_highwater")),
         };
         let progress = serde_json::from_value(json!({"percent": "0%", "segments": 0})).unwrap();

@@ -16,6 +16,116 @@ async fn a_drill_restores_looks_and_leaves_nothing() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_looks_at_a_drills_database_and_at_nothing_else() {
+    scenario("drillprogram", async |deployment, namespace| {
+        ask(&deployment, &namespace).await
+    })
+    .await;
+}
+
+/// It sees the rows, and neither writes nor reads what others log in with; in its container is nothing of recovery's.
+const LOOKS: &str = r#"
+set -eu
+rows=$(psql -XAtc 'SELECT count(*) FROM ledger')
+test "$rows" -ge "$0" || { echo "$rows rows, and $0 were acknowledged"; exit 1; }
+denied() {
+  said=$(psql -XAtc "$1" 2>&1) && { echo "allowed: $1"; exit 1; }
+  case $said in *"permission denied"*) ;; *) echo "$1: $said"; exit 1 ;; esac
+}
+denied 'CREATE TABLE public.mine (n int)'
+denied 'DELETE FROM ledger'
+denied 'SELECT rolpassword FROM pg_authid'
+denied "SELECT pg_read_file('PG_VERSION')"
+said=$(psql -XU postgres -c 'SELECT 1' 2>&1) && { echo 'as a superuser'; exit 1; }
+case $said in *"no pg_hba.conf entry"*) ;; *) echo "$said"; exit 1 ;; esac
+test "$(id -u)" = 65532
+for path in /etc/highwater /var/run/secrets/kubernetes.io /highwater/run /var/lib/postgresql/data/pgdata; do
+  test ! -e $path || { echo "$path is there"; exit 1; }
+done
+touch /highwater/check/request/mine 2>/dev/null && { echo 'it writes requests'; exit 1; }
+touch /highwater/bin/mine 2>/dev/null && { echo 'it writes programs'; exit 1; }
+echo 'all is well'
+"#;
+
+async fn ask(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    story::commits(&writer, 50).await?;
+
+    let program = |command: Value| {
+        let images = &deployment.images;
+        let (image, policy) = (&images.postgres, &images.pull_policy);
+        let program =
+            serde_json::json!({"image": image, "imagePullPolicy": policy, "command": command});
+        serde_json::json!({ "program": program }).to_string()
+    };
+    let least = writer.ledger.acknowledged().to_string();
+    let looks = program(serde_json::json!(["sh", "-c", LOOKS, least]));
+    kubectl.apply(&drill(namespace, "looks", &looks))?;
+    let passed = ended(kubectl, namespace, "looks", "True").await?;
+    let checks = &passed["status"]["progress"]["checks"];
+    ensure!(checks[1]["name"] == "Program", "{checks}");
+
+    let script = "echo first; echo too few rows since Monday >&2; exit 4";
+    let says_no = program(serde_json::json!(["sh", "-c", script]));
+    kubectl.apply(&drill(namespace, "says-no", &says_no))?;
+    let failed = ended(kubectl, namespace, "says-no", "False").await?;
+    let backup = backup["metadata"]["name"].as_str().context("no name")?;
+    let backup = kubectl
+        .get(namespace, "pgb", backup)?
+        .context("no backup")?;
+    for said in [of(&failed, "Completed")?, of(&backup, "Verified")?] {
+        ensure!(said["reason"] == "ProgramFailed", "{said}");
+        let message = said["message"].as_str().unwrap_or_default();
+        let expected = ["exit code 4", "too few rows since Monday"];
+        ensure!(expected.iter().all(|it| message.contains(it)), "{message}");
+    }
+    // The sidecar keeps no pod running: it ends with recovery.
+    until("the recovery pod has ended", story::LIMIT, || {
+        let pod = kubectl.get(namespace, "pod", "says-no-recovery")?;
+        let pod = pod.context("no pod")?;
+        Ok((pod["status"]["phase"] == "Succeeded").then_some(()))
+    })
+    .await?;
+    unpulled(deployment, namespace).await?;
+    writer.stop().await?;
+    Ok(())
+}
+
+/// An image that is not there is told, before anything is replayed; the drill goes with its PgRestore.
+async fn unpulled(deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubectl = &deployment.kubectl;
+    let missing = r#"{"program": {"image": "localhost/no-such-image:1", "imagePullPolicy": "Never", "command": ["check"]}}"#;
+    kubectl.apply(&drill(namespace, "unpulled", missing))?;
+    until("the missing image is told", story::LIMIT, || {
+        let restore = kubectl
+            .get(namespace, "pgr", "unpulled")?
+            .context("no restore")?;
+        let Ok(said) = of(&restore, "Completed") else {
+            return Ok(None);
+        };
+        let message = said["message"].as_str().unwrap_or_default();
+        Ok(message
+            .contains("container check of pod unpulled-recovery: ErrImageNeverPull")
+            .then_some(()))
+    })
+    .await?;
+    let delete = [
+        "-n",
+        namespace,
+        "delete",
+        "pgr",
+        "unpulled",
+        "--timeout=120s",
+    ];
+    kubectl.run(&delete)?;
+    Ok(())
+}
+
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
     let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;

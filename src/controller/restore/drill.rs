@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 
 use super::observe::Observed;
 use crate::api::{
-    IntoVolumes, LastVerified, PgRestore, PgRestoreSpec, RestoreInto,
+    IntoVolumes, LastVerified, PgRestore, PgRestoreSpec, RestoreInto, VerifyProgram,
     conditions::{self, COMPLETED, RECOVERED, Status, VERIFIED},
 };
 
@@ -38,6 +38,11 @@ impl Verdict {
 /// Whether this restore is a drill.
 pub fn is_one(restore: &PgRestore) -> bool {
     restore.spec.verify.is_some() && restore.spec.plan_only != Some(true)
+}
+
+/// The program that looks at the restored database.
+pub fn program(restore: &PgRestore) -> Option<&VerifyProgram> {
+    restore.spec.verify.as_ref()?.program.as_ref()
 }
 
 /// Where to: a drill's claims are called after it.

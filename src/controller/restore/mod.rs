@@ -2,6 +2,7 @@
 //! source's on the result. Nothing of the source is touched.
 
 mod act;
+mod check;
 mod claims;
 mod clone;
 mod drill;

@@ -8,18 +8,23 @@ use k8s_openapi::{
 };
 
 use super::{Rejection, claims::number};
-use crate::api::{IntoResources, IntoScheduling, RestoreInto};
+use crate::api::{IntoResources, IntoScheduling, RestoreInto, VerifyProgram};
 
 /// What PostgreSQL's container asks for instead.
 pub fn resources(into: &RestoreInto) -> Option<ResourceRequirements> {
-    let IntoResources { requests, limits } = into.resources.as_ref()?;
+    into.resources.as_ref().map(given)
+}
+
+/// As a container has it.
+pub fn given(resources: &IntoResources) -> ResourceRequirements {
+    let IntoResources { requests, limits } = resources;
     let given = |map: &BTreeMap<String, Quantity>| (!map.is_empty()).then(|| map.clone());
-    Some(ResourceRequirements {
+    ResourceRequirements {
         // Devices that the pod would have to name: no override does.
         claims: None,
         limits: given(limits),
         requests: given(requests),
-    })
+    }
 }
 
 /// Where the pod runs instead.
@@ -53,11 +58,19 @@ pub fn schedule(pod: &mut PodSpec, into: &RestoreInto) {
 
 /// What the API server would refuse only when the claims are made already.
 pub fn refuse(into: &RestoreInto) -> Option<Rejection> {
-    let resources = into.resources.as_ref().and_then(refuse_resources);
-    resources.or_else(|| refuse_labels(into))
+    let resources = into.resources.as_ref();
+    let refused = resources.and_then(|it| refuse_resources("into", it));
+    refused.or_else(|| refuse_labels(into))
 }
 
-fn refuse_resources(resources: &IntoResources) -> Option<Rejection> {
+/// The same of a drill's program.
+pub fn refuse_program(program: &VerifyProgram) -> Option<Rejection> {
+    let resources = program.resources.as_ref()?;
+    refuse_resources("verify.program", resources)
+}
+
+/// `of`: the field that they are of.
+fn refuse_resources(of: &str, resources: &IntoResources) -> Option<Rejection> {
     let IntoResources { requests, limits } = resources;
     let rejected = |message| Some(Rejection::new("InvalidResources", message));
     let named = |field, map| BTreeMap::iter(map).map(move |entry| (field, entry));
@@ -66,7 +79,7 @@ fn refuse_resources(resources: &IntoResources) -> Option<Rejection> {
         .find(|(_, (_, quantity))| number(quantity).is_none());
     if let Some((field, (name, quantity))) = unknown {
         return rejected(format!(
-            "into.resources.{field}.{name} {:?} is no quantity: write it as in 500m or 2Gi",
+            "{of}.resources.{field}.{name} {:?} is no quantity: write it as in 500m or 2Gi",
             quantity.0
         ));
     }
@@ -76,7 +89,7 @@ fn refuse_resources(resources: &IntoResources) -> Option<Rejection> {
     });
     let (name, request, limit) = above?;
     rejected(format!(
-        "into.resources.requests.{name} is {}, and its limit is {}: ask for less, or raise the limit",
+        "{of}.resources.requests.{name} is {}, and its limit is {}: ask for less, or raise the limit",
         request.0, limit.0
     ))
 }

@@ -318,6 +318,7 @@ fn wanted(observed: &Observed, ready: &Ready, image: &Image) -> Vec<(Kind, Json)
             container,
             archive: &archive.spec,
             decryption: observed.restore.spec.decryption.as_ref(),
+            program: drill::program(&observed.restore),
             volumes,
             restored: &status.volumes,
             topology: &observed.topology,

@@ -5,10 +5,11 @@ use k8s_openapi::api::core::v1::{
 };
 use serde_json::{Map, Value as Json, json};
 
-use super::{Identity, overrides, source::Source};
+use super::{Identity, check, overrides, source::Source};
 use crate::{
     api::{
-        Decryption, PgArchiveSpec, RestoreInto, RestoredVolume, VolumeStatus, annotations, names,
+        Decryption, PgArchiveSpec, RestoreInto, RestoredVolume, VerifyProgram, VolumeStatus,
+        annotations, names,
     },
     controller::{Image, archive_claim},
 };
@@ -19,7 +20,12 @@ pub const CLUSTER_ROLE: &str = "highwater-recovery";
 pub const CONTAINER: &str = "recovery";
 
 const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
-const PROGRAM: &str = "/highwater/bin/highwater";
+/// The program, where the database's image and a drill's find it.
+pub const PROGRAM: &str = "/highwater/bin/highwater";
+/// The volume that it is in.
+pub const BINARY: &str = "highwater-bin";
+/// Where that is mounted.
+pub const BINARY_AT: &str = "/highwater/bin";
 /// The same volume in our own image, where `/highwater` is the program itself.
 const INSTALL: &str = "/install";
 const ARCHIVE_CREDENTIALS: &str = "/etc/highwater/archive/credentials";
@@ -42,6 +48,8 @@ pub struct RecoveryPod<'a> {
     pub archive: &'a PgArchiveSpec,
     /// The key for encrypted WAL.
     pub decryption: Option<&'a Decryption>,
+    /// The program that a drill looks at the database with.
+    pub program: Option<&'a VerifyProgram>,
     /// The backup's volumes.
     pub volumes: &'a [VolumeStatus],
     /// The claims made from them.
@@ -87,24 +95,11 @@ impl RecoveryPod<'_> {
         let mut spec = json!({
             "restartPolicy": "OnFailure",
             "serviceAccountName": service_account,
-            "automountServiceAccountToken": true,
+            // A drill's program gets none: recovery mounts it by itself then.
+            "automountServiceAccountToken": self.program.is_none(),
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": 60,
-            "initContainers": [{
-                "name": "install",
-                "image": self.image.name,
-                "imagePullPolicy": self.image.pull_policy,
-                "args": ["install", format!("{INSTALL}/highwater")],
-                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-                "securityContext": {
-                    "runAsUser": 65532,
-                    "runAsNonRoot": true,
-                    "allowPrivilegeEscalation": false,
-                    "readOnlyRootFilesystem": true,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": [{"name": "highwater-bin", "mountPath": INSTALL}],
-            }],
+            "initContainers": self.init_containers(),
             "containers": [{
                 "name": CONTAINER,
                 "image": self.container.image,
@@ -123,6 +118,26 @@ impl RecoveryPod<'_> {
             archive_claim::bring(&mut spec["affinity"], directory);
         }
         without_nulls(spec)
+    }
+
+    fn init_containers(&self) -> Vec<Json> {
+        let install = json!({
+            "name": "install",
+            "image": self.image.name,
+            "imagePullPolicy": self.image.pull_policy,
+            "args": ["install", format!("{INSTALL}/highwater")],
+            "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+            "securityContext": {
+                "runAsUser": 65532,
+                "runAsNonRoot": true,
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": [{"name": BINARY, "mountPath": INSTALL}],
+        });
+        let check = self.program.map(check::container);
+        [install].into_iter().chain(check).collect()
     }
 
     /// What the pod has of the source's, and of what is otherwise than there: the claims are bound where it runs.
@@ -179,13 +194,16 @@ impl RecoveryPod<'_> {
         if self.decryption.is_some() {
             args.push(format!("--decryption-identity={DECRYPTION}/identity"));
         }
+        if self.program.is_some() {
+            args.extend(check::args());
+        }
         args
     }
 
     fn volumes(&self) -> (Vec<Json>, Vec<Json>) {
         let mut all = Volumes::default();
-        all.add("highwater-bin", json!({"emptyDir": {}}));
-        all.mount("highwater-bin", "/highwater/bin", json!({"readOnly": true}));
+        all.add(BINARY, json!({"emptyDir": {}}));
+        all.mount(BINARY, BINARY_AT, json!({"readOnly": true}));
         all.add(
             "highwater-run",
             json!({"emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}),
@@ -213,6 +231,9 @@ impl RecoveryPod<'_> {
             let secret = json!({"secretName": secret_name, "defaultMode": 0o444, "items": items, "optional": true});
             all.add("decryption", json!({ "secret": secret }));
             all.mount("decryption", DECRYPTION, json!({"readOnly": true}));
+        }
+        if self.program.is_some() {
+            check::mount(&mut all);
         }
         (all.volumes, all.mounts)
     }
@@ -251,11 +272,13 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    fn add(&mut self, name: &str, source: Json) {
+    /// One more volume.
+    pub fn add(&mut self, name: &str, source: Json) {
         self.volumes.push(merged(json!({"name": name}), source));
     }
 
-    fn mount(&mut self, name: &str, path: &str, more: Json) {
+    /// Mounts it.
+    pub fn mount(&mut self, name: &str, path: &str, more: Json) {
         let mount = json!({"name": name, "mountPath": path});
         self.mounts.push(without_nulls(merged(mount, more)));
     }

@@ -1,7 +1,8 @@
 //! What keeps a restore from being carried out, found before anything is made. Pure.
 
 use super::{
-    Rejection, claims, clone, granted, observe::Observed, overrides, recorded, source::Source,
+    Rejection, claims, clone, drill, granted, observe::Observed, overrides, recorded,
+    source::Source,
 };
 use crate::api::{
     ArchiveSource, PgBackup, RestorePlan, RestoredVolume,
@@ -36,6 +37,7 @@ pub fn door(observed: &Observed) -> Door {
     let into = &observed.into;
     let refused = name_too_long(observed)
         .or_else(|| overrides::refuse(into))
+        .or_else(|| drill::program(&observed.restore).and_then(overrides::refuse_program))
         .or_else(|| names_taken(observed))
         .or_else(|| policy_missing(observed))
         .or_else(|| source_missing(observed));

@@ -8,6 +8,7 @@ mod ending_tests;
 mod grant_tests;
 mod import_tests;
 mod into_tests;
+mod program_tests;
 mod reach_tests;
 
 use serde_json::json;
