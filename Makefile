@@ -63,7 +63,7 @@ bench-backup: build ## Measure backups beside a bare script on the dev cluster; 
 	@scripts/bench backup $(BENCH)
 
 .PHONY: bench-restore
-bench-restore: build ## Measure the planner at its limits and restores by size; BENCH='--repeat 1 --only planner' tries a part
+bench-restore: build ## Measure the planner at its limits, restores by size beside pgBackRest, and replay beside cp; BENCH='--repeat 1 --only planner' tries a part
 	@scripts/bench restore $(BENCH)
 
 .PHONY: bench-wal

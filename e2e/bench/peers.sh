@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the programs that `make bench-wal` measures beside Highwater: pgBackRest, WAL-RUS, barman. Idempotent; they lie in
-# the cache, each in a folder named by its version. Prints NAME=PATH lines for scripts/bench to read. Tests never run it.
+# Installs the programs that `make bench-wal` and `make bench-restore` measure beside Highwater: pgBackRest, WAL-RUS, barman; those
+# that are named, or all. Idempotent; they lie in the cache, each in a folder named by its version. Prints NAME=PATH lines for
+# scripts/bench to read. Tests never run it.
 set -euo pipefail
 cd "$(dirname "$0")"
 : "${HIGHWATER_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/highwater}"
@@ -28,10 +29,38 @@ packages() {
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
+# PostgreSQL calls pgBackRest in recovery, but does not run as root, and root's cache is closed to all others: for root, a copy
+# of program and libraries lies where all may read it. `directory` is where it lies then.
+place() {
+  local open=/usr/local/lib/highwater new
+  [ "$(id -u)" = 0 ] || return 0
+  new="$open/new.$$"
+  open="$open/${directory##*/}"
+  if ! finished "$open"; then
+    packages patchelf
+    rm -rf "$open" "$new"
+    mkdir -p "$new/bin" "$new/root/usr/lib"
+    cp "$directory/bin/pgbackrest" "$new/bin/"
+    cp -a "$directory/root/usr/lib/x86_64-linux-gnu" "$new/root/usr/lib/"
+    libraries "$new" "$open"
+    chmod -R a+rX "$new"
+    touch "$new/.finished"
+    mv "$new" "$open"
+  fi
+  directory=$open
+}
+
+# libraries DIRECTORY FINAL: tells the program in DIRECTORY where its loader and libraries will be, so that it starts as fast as
+# an installed one.
+libraries() {
+  local library="$2/root/usr/lib/x86_64-linux-gnu"
+  patchelf --set-interpreter "$library/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$library" "$1/bin/pgbackrest"
+}
+
 # Debian's stable releases have older ones, so this is unstable's, with its own C library beside it. No maintainer script
-# runs; signatures are checked, but not their age, as a mirror may lag. The program is told where its loader and libraries are, so that it starts as fast as an installed one.
+# runs; signatures are checked, but not their age, as a mirror may lag.
 pgbackrest() {
-  local directory="$components/pgbackrest-$PGBACKREST" root library version
+  local directory="$components/pgbackrest-$PGBACKREST" root version
   if ! finished "$directory"; then
     packages mmdebstrap patchelf
     say pgbackrest "installing $PGBACKREST"
@@ -40,9 +69,8 @@ pgbackrest() {
     root="$directory/root"
     mmdebstrap --quiet --variant=extract --include=pgbackrest --aptopt='Apt::Install-Recommends "false"' \
       --aptopt='Acquire::Check-Valid-Until "false"' --dpkgopt='path-exclude=/usr/share/*' sid "$root" > "$directory/log" 2>&1 || { tail -20 "$directory/log" >&2; return 1; }
-    library="$root/usr/lib/x86_64-linux-gnu"
     cp "$root/usr/bin/pgbackrest" "$directory/bin/pgbackrest"
-    patchelf --set-interpreter "$library/ld-linux-x86-64.so.2" --force-rpath --set-rpath "$library" "$directory/bin/pgbackrest"
+    libraries "$directory" "$directory"
     version=$("$directory/bin/pgbackrest" version)
     case "$version" in
       *" $PGBACKREST" | *" $PGBACKREST."*) ;;
@@ -50,6 +78,7 @@ pgbackrest() {
     esac
     touch "$directory/.finished"
   fi
+  place
   echo "pgbackrest=$directory/bin/pgbackrest"
 }
 

@@ -1,5 +1,5 @@
 //! How long PostgreSQL takes to recover with `cp`, with fetch alone and with fetch and its prefetcher: in one run, one after
-//! the other, three times. Not part of the tests: `make bench-database` runs it.
+//! the other, three times. Not part of the tests: `make bench-database` and `make bench-restore` run it.
 //! `SEGMENTS` (default 100) of 16 MiB; `ROUNDS` (3); `LATENCY` milliseconds (default 30) before each request to the store
 //! where it is far.
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::chown,
+    os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -38,7 +38,7 @@ impl Cluster {
         })
     }
 
-    /// Where one of PostgreSQL's programs is.
+    /// Where one of PostgreSQL's programs is; a path stays what it is.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
@@ -85,11 +85,29 @@ impl Cluster {
     pub fn init(&self, arguments: &[&str], settings: &str) -> Result<()> {
         let fixed = ["-D", "data", "-U", "postgres", "-N", "--auth-local=trust"];
         self.run("initdb", &[&fixed[..], arguments].concat())?;
+        self.configure(settings)
+    }
+
+    /// Gives it these settings in place of those that it was made with.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn configure(&self, settings: &str) -> Result<()> {
         let (socket, port) = (self.root.display(), self.port);
         let settings = format!(
             "listen_addresses = ''\nport = {port}\nunix_socket_directories = '{socket}'\n{settings}"
         );
         scratch::write(&self.root.join("data/postgresql.auto.conf"), settings)
+    }
+
+    /// Gives a file or folder to the user that it runs as.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn hand_over(&self, path: &Path) -> Result<()> {
+        let owner = fs::metadata(&self.root)?;
+        chown(path, Some(owner.uid()), Some(owner.gid()))
+            .with_context(|| format!("failed to give {} to PostgreSQL", path.display()))
     }
 
     /// Starts it, and waits until it takes connections.

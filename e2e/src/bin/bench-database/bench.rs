@@ -1,11 +1,7 @@
 //! Rounds: without shipping, with streaming, with SQL, with `pg_receivewal`, one after the other, so that what disturbs
 //! the machine disturbs all alike; who begins changes from round to round.
 
-use std::{
-    net::TcpListener,
-    os::unix::fs::chown,
-    path::{Path, PathBuf},
-};
+use std::{net::TcpListener, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use highwater::postgres::Lsn;
@@ -141,17 +137,6 @@ impl Place {
             _weights: weights,
             clients: args.clients,
         })
-    }
-
-    /// Gives a folder to the user that PostgreSQL runs as.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn hand_over(&self, folder: &Path) -> Result<()> {
-        use std::os::unix::fs::MetadataExt as _;
-        let owner = std::fs::metadata(&self.cluster.root)?;
-        chown(folder, Some(owner.uid()), Some(owner.gid()))
-            .with_context(|| format!("failed to give {} to PostgreSQL", folder.display()))
     }
 
     fn flushed(&self) -> Result<Lsn> {

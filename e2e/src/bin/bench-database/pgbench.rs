@@ -22,7 +22,7 @@ pub fn fill(place: &Place, scale: u32) -> Result<()> {
 pub fn run(place: &Place, seconds: u32, rate: Option<f64>) -> Result<Load> {
     let logs = place.cluster.root.join("pgbench");
     scratch::empty(&logs)?;
-    place.hand_over(&logs)?;
+    place.cluster.hand_over(&logs)?;
     // What every run begins with: else checkpoints would fall into some of them.
     place.cluster.sql("CHECKPOINT")?;
     let (seconds, clients) = (seconds.to_string(), place.clients.to_string());

@@ -11,9 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use highwater_e2e::bench::peers::Peers;
 
-use crate::{scratch, store};
+use crate::store;
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
@@ -29,26 +30,17 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// From what `e2e/bench/peers.sh` printed: `NAME=PATH` lines.
+    /// From what `e2e/bench/peers.sh` printed.
     ///
     /// # Errors
     /// One is missing.
     pub fn read(highwater: PathBuf, peers: &Path) -> Result<Self> {
-        let text = String::from_utf8(scratch::read(peers)?)?;
-        let named: BTreeMap<&str, &str> = text
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .collect();
-        let path = |name: &str| {
-            let path = named.get(name);
-            path.map(PathBuf::from)
-                .with_context(|| format!("{} names no {name}", peers.display()))
-        };
+        let peers = Peers::read(peers)?;
         Ok(Self {
             highwater,
-            pgbackrest: path("pgbackrest")?,
-            wal_rus: path("walrus")?,
-            barman: path("barman")?,
+            pgbackrest: peers.path("pgbackrest")?,
+            wal_rus: peers.path("walrus")?,
+            barman: peers.path("barman")?,
         })
     }
 }

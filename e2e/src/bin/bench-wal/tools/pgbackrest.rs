@@ -3,11 +3,10 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
+use highwater_e2e::bench::pgbackrest::{Repository, STANZA, configure};
 
 use super::{Plan, Programs, Side, Site, Tool};
 use crate::{scratch, store};
-
-const STANZA: &str = "demo";
 
 struct PgBackRest {
     program: PathBuf,
@@ -50,27 +49,18 @@ impl Tool for PgBackRest {
     }
 
     fn prepare(&self, site: &Site) -> Result<()> {
-        let (key, secret, region) = (store::KEY_ID, store::SECRET, store::REGION);
-        let (bucket, endpoint) = (&site.bucket, site.endpoint());
-        let mut text = format!(
-            "[global]\nrepo1-type=s3\nrepo1-path=/pgbackrest\nrepo1-s3-bucket={bucket}\nrepo1-s3-endpoint={endpoint}\n\
-             repo1-s3-region={region}\nrepo1-s3-key={key}\nrepo1-s3-key-secret={secret}\nrepo1-s3-uri-style=path\n\
-             compress-type=zst\ncompress-level=3\narchive-async=y\nallow-root=y\nprocess-max={}\nlog-level-file=off\n\
-             log-level-console=warn\n",
+        let repository = Repository {
+            endpoint: site.endpoint(),
+            bucket: site.bucket.clone(),
+            path: "/pgbackrest".into(),
+            key_id: store::KEY_ID.into(),
+            secret: store::SECRET.into(),
+        };
+        let more = format!(
+            "archive-async=y\nallow-root=y\nprocess-max={}\n",
             self.processes
         );
-        for (option, folder) in [
-            ("spool-path", "spool"),
-            ("lock-path", "lock"),
-            ("log-path", "log"),
-        ] {
-            let folder = site.path(folder);
-            scratch::empty(&folder)?;
-            text += &format!("{option}={}\n", folder.display());
-        }
-        text += &format!("[{STANZA}]\npg1-path={}\n", site.pgdata.display());
-        let config = site.path("pgbackrest.conf");
-        scratch::write(&config, text)?;
+        let config = configure(&site.root, &site.pgdata, &repository, (&more, ""))?;
         let mut create = Command::new(&self.program);
         create.arg(format!("--config={}", config.display()));
         create.args(["--stanza", STANZA, "--no-online", "stanza-create"]);
