@@ -104,11 +104,12 @@ fn documents(file: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text).unwrap()
 }
 
-const ROLES: [&str; 4] = [
+const ROLES: [&str; 5] = [
     "roles/controller",
     "roles/agent",
     "roles/recovery",
     "controller/lease-role",
+    "in-place/role",
 ];
 
 #[test]

@@ -24,7 +24,7 @@ const EXPLAINED: [(&str, &str, &str); 2] = [
 ];
 
 /// The roles that ship, and how each program's bindings of it reach.
-const SHIPPED: [(&str, &str, &str, Scope); 5] = [
+const SHIPPED: [(&str, &str, &str, Scope); 6] = [
     (
         "controller",
         "clusterrole",
@@ -35,6 +35,12 @@ const SHIPPED: [(&str, &str, &str, Scope); 5] = [
         "controller",
         "clusterrole",
         "highwater-controller-cluster",
+        Scope::Cluster,
+    ),
+    (
+        "controller",
+        "clusterrole",
+        "highwater-controller-in-place",
         Scope::Cluster,
     ),
     (
@@ -84,6 +90,9 @@ fn asks_where_it_may(used: &Use) -> bool {
     let watches = ["list", "watch"].contains(&used.verb.as_str());
     match used.role.as_str() {
         "highwater-controller-cluster" => used.asked == Scope::Cluster,
+        "highwater-controller-in-place" if used.resource == "/persistentvolumes" => {
+            used.asked == Scope::Cluster
+        }
         "highwater-controller" => used.asked == Scope::Namespace || watches,
         _ => used.asked == Scope::Namespace,
     }

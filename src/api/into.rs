@@ -13,12 +13,13 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{borrowed, named};
+use super::{IntoInPlace, borrowed, named};
 
 /// Where to.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.statefulSet) != has(self.volumes)").message("give exactly one of statefulSet and volumes"))]
+#[x_kube(validation = Rule::new("[has(self.statefulSet), has(self.volumes), has(self.inPlace)].filter(x, x).size() == 1").message("give exactly one of statefulSet, volumes and inPlace"))]
 #[x_kube(validation = Rule::new("has(self.statefulSet) || !(has(self.replicas) || has(self.policy))").message("replicas and policy go with statefulSet: claims alone have no pods"))]
+#[x_kube(validation = Rule::new("!has(self.inPlace) || !has(self.labels)").message("labels do not go with inPlace: its claims have the labels that the StatefulSet gives them"))]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreInto {
     /// The name of a new StatefulSet like the source's, with a Service of the same name. Must not exist yet.
@@ -32,6 +33,10 @@ pub struct RestoreInto {
     /// Claims alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<IntoVolumes>,
+    /// The source's own StatefulSet: recovered into new volumes, which then take the place of the old ones. The old ones are kept,
+    /// under claims of other names (`status.inPlace`). Needs the rights of `manifests/in-place`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<IntoInPlace>,
     /// How many pods the new StatefulSet has: 1, or 0, which makes it and starts nothing. Not more, as members beyond the first
     /// would begin with empty claims behind the same Service; add them when the first answers
     /// (docs/runbooks/restore.md, "More members"). Default: 1.

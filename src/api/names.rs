@@ -107,6 +107,11 @@ pub fn planning_account(restore: &str) -> String {
     join(&[restore, "planning"], LONGEST)
 }
 
+/// What is kept of a claim that a restore in place gives another volume: the claim of the old volume, and its VolumeSnapshot.
+pub fn before(claim: &str, restore: &str) -> String {
+    join(&[claim, "before", restore], LONGEST)
+}
+
 /// The replication slot of a protection: letters, digits and underscores (PostgreSQL manual, section 27.2.6).
 pub fn slot(protection_uid: &str) -> String {
     let hash = hex::encode(&Sha256::digest(protection_uid.as_bytes())[..5]);

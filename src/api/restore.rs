@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Mount, RestoreInto, RestorePhases, RestoreProgress, TargetTime, TargetTimeline, TargetXid,
-    Verify, backup::any_object, named,
+    InPlaceStatus, Mount, RestoreInto, RestorePhases, RestoreProgress, TargetTime, TargetTimeline,
+    TargetXid, Verify, backup::any_object, named,
 };
 use crate::{
     archive::LineageId,
@@ -27,7 +27,7 @@ use crate::{
     shortname = "pgr",
     category = "highwater",
     status = "PgRestoreStatus",
-    doc = "PgRestore is one restore: volumes made from a backup's snapshots, WAL replayed to the target, handed over as a new StatefulSet or as claims. The source is never touched.",
+    doc = "PgRestore is one restore: volumes made from a backup's snapshots, WAL replayed to the target, handed over as a new StatefulSet, as claims, or in the place of the source's. Otherwise the source is never touched.",
     printcolumn(name = "Into", type_ = "string", json_path = ".status.into"),
     printcolumn(name = "Backup", type_ = "string", json_path = ".status.plan.backup"),
     printcolumn(name = "Target", type_ = "string", json_path = ".status.plan.summary"),
@@ -89,8 +89,9 @@ use crate::{
     )
 )]
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new PgRestore"))]
-#[x_kube(validation = Rule::new("has(self.into) || has(self.verify) || (has(self.planOnly) && self.planOnly)").message("into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done"))]
+#[x_kube(validation = Rule::new("has(self.into) || has(self.verify) || (has(self.planOnly) && self.planOnly)").message("into is missing: give statefulSet, volumes or inPlace, or planOnly: true to see only what would be done"))]
 #[x_kube(validation = Rule::new("!has(self.into) || !has(self.verify)").message("into and verify: a drill makes claims of its own and deletes them; leave one of the two out"))]
+#[x_kube(validation = Rule::new("!has(self.into) || !has(self.into.inPlace) || !has(self.source.archive)").message("into.inPlace goes with source.protection or source.backup: what is only in an archive has no StatefulSet here"))]
 #[serde(rename_all = "camelCase")]
 pub struct PgRestoreSpec {
     /// What to restore from.
@@ -256,6 +257,9 @@ pub struct PgRestoreStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["claim".into()]))]
     pub volumes: Vec<RestoredVolume>,
+    /// What of the source's is exchanged, where it is restored in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_place: Option<InPlaceStatus>,
     /// How far the replay is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<RestoreProgress>,

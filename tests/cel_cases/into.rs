@@ -34,7 +34,28 @@ pub fn rules() -> Vec<Case> {
     let alone = "replicas and policy go with statefulSet: claims alone have no pods";
     let prefix_or_names = "give exactly one of namePrefix and names";
     let priority = "priorityClassName must not begin with system-: those are for what the cluster itself needs";
+    let labels =
+        "labels do not go with inPlace: its claims have the labels that the StatefulSet gives them";
+    let nothing_here = "into.inPlace goes with source.protection or source.backup: what is only in an archive has no StatefulSet here";
+    let archive = json!({"archive": {"archive": "main", "name": "shop-orders"}});
     vec![
+        case(
+            json!({"inPlace": {}, "size": "2Gi"}),
+            json!({"inPlace": {}, "labels": {"team": "a"}}),
+            labels,
+        ),
+        case(
+            json!({"inPlace": {"scale": true}}),
+            json!({"inPlace": {"scale": true}, "replicas": 1}),
+            alone,
+        ),
+        Case {
+            kind: "PgRestore",
+            before: None,
+            good: json!({"source": {"backup": "orders-1"}, "into": {"inPlace": {"scale": true}}}),
+            bad: json!({"source": archive, "into": {"inPlace": {"scale": true}}}),
+            message: nothing_here,
+        },
         case(
             json!({"statefulSet": "copy", "replicas": 0}),
             json!({"statefulSet": "copy", "replicas": 3}),

@@ -439,14 +439,14 @@ fn restore_rules() -> Vec<Case> {
             good: json!({"source": {"backup": "orders-1"}, "into": {"statefulSet": "copy"}}),
             bad: json!({"source": {"backup": "orders-1"},
                 "into": {"statefulSet": "copy", "volumes": {"namePrefix": "copy"}}}),
-            message: "give exactly one of statefulSet and volumes",
+            message: "give exactly one of statefulSet, volumes and inPlace",
         },
         Case {
             kind: "PgRestore",
             before: None,
             good: json!({"source": {"backup": "orders-1"}, "planOnly": true}),
             bad: json!({"source": {"backup": "orders-1"}, "planOnly": false}),
-            message: "into is missing: give statefulSet or volumes, or planOnly: true to see only what would be done",
+            message: "into is missing: give statefulSet, volumes or inPlace, or planOnly: true to see only what would be done",
         },
         Case {
             kind: "PgRestore",

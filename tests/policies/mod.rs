@@ -33,7 +33,7 @@ const CONTROLLERS: [(&str, &[&str]); 3] = [
     ),
     (
         "pgrestores",
-        &["observedGeneration", "into", "volumes", "phases"],
+        &["observedGeneration", "into", "volumes", "inPlace", "phases"],
     ),
 ];
 

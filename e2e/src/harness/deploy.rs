@@ -81,6 +81,7 @@ impl Deployment {
     ) -> Result<Self> {
         define_kinds(&kubectl)?;
         apply_shipped(&kubectl, &images, "manifests")?;
+        apply_shipped(&kubectl, &images, "manifests/in-place")?;
         Self::beside(kubectl, images, "highwater-system", namespace).await
     }
 

@@ -14,6 +14,7 @@ use kube::{
 use serde_json::{Value as Json, json};
 
 use super::{
+    in_place,
     observe::Observed,
     phases,
     plan::{Step, Waiting},
@@ -81,14 +82,18 @@ pub struct ActError {
 }
 
 impl ActError {
-    /// Writing to `object` failed.
-    pub(super) fn telling(object: String, cause: RequestError) -> Self {
-        let verb = "write what came of it to";
+    /// `object` could not be changed.
+    pub(super) const fn new(verb: &'static str, object: String, cause: RequestError) -> Self {
         Self {
             verb,
             object,
             cause,
         }
+    }
+
+    /// Writing to `object` failed.
+    pub(super) fn telling(object: String, cause: RequestError) -> Self {
+        Self::new("write what came of it to", object, cause)
     }
 
     /// Why the API server refused the object itself, so that trying again cannot help.
@@ -129,6 +134,7 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
             }
             Ok(())
         }
+        Step::Exchange(effects) => in_place::act::act(effects, observed, ctx).await,
         Step::Tell(verdict) => tell::drilled(verdict, observed, ctx).await,
         Step::Complete(_) => match phases::last_restore(observed, step) {
             Some(last) => tell::restored(&last, observed, ctx).await,
@@ -140,7 +146,12 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
             }
             Ok(())
         }
-        Step::Rest | Step::Keep(_) | Step::Fail(_) | Step::Show(_) | Step::WriteDown(_) => Ok(()),
+        Step::Rest
+        | Step::Keep(_)
+        | Step::Fail(_)
+        | Step::Show(_)
+        | Step::WriteDown(_)
+        | Step::WriteDownExchange(_) => Ok(()),
     }
 }
 
@@ -172,7 +183,7 @@ async fn set_finalizers(
 }
 
 /// One that exists already is looked at in the next pass: ours, or a name that is taken.
-async fn create(
+pub(super) async fn create(
     kind: Kind,
     object: &Json,
     observed: &Observed,

@@ -73,7 +73,7 @@ pub fn least_size(volume: &VolumeStatus) -> i64 {
 }
 
 /// A Kubernetes quantity in bytes, rounded up.
-fn bytes(quantity: &Quantity) -> Option<i64> {
+pub fn bytes(quantity: &Quantity) -> Option<i64> {
     let value = number(quantity)?.ceil();
     (0.0..9.0e18).contains(&value).then_some(value as i64)
 }

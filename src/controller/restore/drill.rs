@@ -45,15 +45,22 @@ pub fn program(restore: &PgRestore) -> Option<&VerifyProgram> {
     restore.spec.verify.as_ref()?.program.as_ref()
 }
 
-/// Where to: a drill's claims are called after it.
+/// Where to: the claims of a drill are called after it, and those that a restore in place recovers into.
 pub fn destination(spec: &PgRestoreSpec, name: &str) -> RestoreInto {
-    match &spec.verify {
-        None => spec.into.clone(),
-        Some(_) => RestoreInto {
-            volumes: Some(IntoVolumes {
-                name_prefix: Some(name.to_owned()),
-                names: Vec::new(),
-            }),
+    let own = || {
+        Some(IntoVolumes {
+            name_prefix: Some(name.to_owned()),
+            names: Vec::new(),
+        })
+    };
+    match (&spec.verify, &spec.into.in_place) {
+        (None, None) => spec.into.clone(),
+        (None, Some(_)) => RestoreInto {
+            volumes: own(),
+            ..spec.into.clone()
+        },
+        (Some(_), _) => RestoreInto {
+            volumes: own(),
             ..RestoreInto::default()
         },
     }

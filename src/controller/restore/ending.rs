@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{act::Kind, drill, observe::Observed, plan::Step};
+use super::{act::Kind, drill, in_place, observe::Observed, plan::Step};
 use crate::api::{
     conditions::{self, COMPLETED, RECOVERED, Status},
     names,
@@ -20,8 +20,11 @@ pub fn deleted(observed: &Observed, finalizer: bool) -> Step {
     let handed_over = completed && !drill::is_one(&observed.restore);
     match finalizer {
         false => Step::Rest,
+        true if !completed && in_place::must_go_on(observed) => in_place::exchange(observed),
         true if handed_over || observed.made.is_empty() => Step::RemoveFinalizer,
-        true => Step::Remove(observed.made.clone()),
+        true => {
+            in_place::abandoned(observed).unwrap_or_else(|| Step::Remove(observed.made.clone()))
+        }
     }
 }
 

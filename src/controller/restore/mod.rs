@@ -1,5 +1,5 @@
 //! PgRestore: claims from a backup's snapshots, a recovery pod that replays WAL on them, and a StatefulSet like the
-//! source's on the result. Nothing of the source is touched.
+//! source's on the result. Nothing of the source is touched, unless the restore is to go in its place.
 
 mod act;
 mod check;
@@ -8,6 +8,7 @@ mod clone;
 mod drill;
 mod ending;
 mod granted;
+mod in_place;
 mod observe;
 mod overrides;
 mod phases;

@@ -34,6 +34,7 @@ use super::{
     clone::Selecting,
     drill,
     granted::Granting,
+    in_place,
 };
 use crate::{
     api::{
@@ -88,7 +89,7 @@ pub struct Observed {
     pub pod: Option<Pod>,
     /// The planning pod, where the source is an archive.
     pub planning_pod: Option<Pod>,
-    /// The clone's pod.
+    /// The clone's pod; in place, the first of the StatefulSet's.
     pub clone_pod: Option<Pod>,
     /// What selects pods in the namespace.
     pub selecting: Vec<Selecting>,
@@ -100,6 +101,8 @@ pub struct Observed {
     pub drills: Vec<String>,
     /// How many drills may run at once.
     pub drills_at_once: usize,
+    /// The source's volumes, where the restore goes in their place.
+    pub in_place: Option<in_place::Seen>,
     /// When the pass began.
     pub now: Timestamp,
 }
@@ -112,6 +115,7 @@ impl Observed {
             into: drill::destination(&restore.spec, &identity.name),
             drills: Vec::new(),
             drills_at_once: 1,
+            in_place: None,
             now: Timestamp::UNIX_EPOCH,
             identity,
             restore,
@@ -242,8 +246,9 @@ pub async fn observe(
         .is_some_and(|c| c.status != conditions::Status::Unknown.as_str());
     let source = source(&reader, &observed, decided).await?;
     let claims = claim_names(&observed, source.backup.as_ref());
+    let first_pod = observed.first_pod(&source);
     let (target, made) = try_join(
-        target(&reader, &observed, &claims),
+        target(&reader, &observed, &claims, first_pod),
         made(&reader, &identity.uid),
     )
     .await?;
@@ -251,6 +256,9 @@ pub async fn observe(
     observed.drills_at_once = ctx.drills_at_once;
     observed.now = now;
     observed.drills = drills(&observed, ctx).await?;
+    if !decided {
+        observed.in_place = in_place::observe(&observed, &ctx.client).await?;
+    }
     observed.failed_mounts = failed_mounts(&observed, ctx).await?;
     Ok(Some(observed))
 }
@@ -314,6 +322,15 @@ fn volumes(backup: Option<&PgBackup>) -> &[VolumeStatus] {
 }
 
 impl Observed {
+    /// The pod that is to answer.
+    fn first_pod(&self, source: &SourceSeen) -> Option<String> {
+        match (&self.into.stateful_set, &self.into.in_place) {
+            (Some(clone), _) => Some(format!("{clone}-0")),
+            (None, Some(_)) => source.live.as_ref().map(in_place::first_pod),
+            (None, None) => None,
+        }
+    }
+
     fn apply(&mut self, source: SourceSeen, target: TargetSeen, made: Vec<(Kind, String)>) {
         self.protection = source.protection;
         self.import_from = source.import_from;

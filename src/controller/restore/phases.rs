@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-use super::{drill, observe::Observed, plan::Step};
+use super::{drill, in_place, observe::Observed, plan::Step};
 use crate::{
     api::{
         LastRestore, RestorePhases,
@@ -74,7 +74,8 @@ fn ends(observed: &Observed, step: &Step) -> Ends {
     let progress = status.progress.as_ref();
     let time = |time: Option<&MicroTime>| time.map(|time| time.0);
     // One that is not started answers nobody but recovery, as claims alone.
-    let of_clone = observed.into.stateful_set.is_some() && !observed.into.is_not_started();
+    let clone = observed.into.stateful_set.is_some() && !observed.into.is_not_started();
+    let of_clone = clone || in_place::scales(observed);
     let bound = observed.unbound().is_some_and(|names| names.is_empty());
     let begins = matches!(step, Step::WriteDown(_)) && drill::is_one(&observed.restore);
     Ends {

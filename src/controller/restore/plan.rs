@@ -11,7 +11,7 @@ use super::{
     act::Kind,
     claims, clone,
     drill::{self, Verdict},
-    ending,
+    ending, in_place,
     observe::Observed,
     planning::PlanningPod,
     pod::RecoveryPod,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{
-        PgBackup, PgRestoreStatus, RestoredVolume, VolumeStatus, annotations,
+        InPlaceStatus, PgBackup, PgRestoreStatus, RestoredVolume, VolumeStatus, annotations,
         conditions::{self, COMPLETED, RECOVERED, Status},
         names,
     },
@@ -48,6 +48,10 @@ pub enum Step {
     Show(String),
     /// What will be made.
     WriteDown(Vec<RestoredVolume>),
+    /// What will be exchanged.
+    WriteDownExchange(InPlaceStatus),
+    /// Change these of the source's volumes and claims, in this order.
+    Exchange(Vec<in_place::act::Effect>),
     /// Create these, in this order.
     Make(Phase, Vec<(Kind, Json)>),
     /// Delete these.
@@ -80,6 +84,8 @@ pub enum Phase {
     Recovering,
     /// The clone starts.
     HandingOver,
+    /// The source's claims get the new volumes.
+    Exchanging,
 }
 
 impl Step {
@@ -88,6 +94,12 @@ impl Step {
         match self {
             Self::Rest => Action::await_change(),
             Self::Keep(time) => Action::requeue(*time),
+            // Most of what is waited for is not watched, and the database is away meanwhile.
+            Self::Exchange(_)
+            | Self::Wait(Waiting {
+                phase: Phase::Exchanging,
+                ..
+            }) => Action::requeue(Duration::from_millis(500)),
             Self::Wait(_) | Self::Make(..) | Self::Remove(_) => {
                 Action::requeue(Duration::from_secs(15))
             }
@@ -354,6 +366,12 @@ fn name_of(object: &Json) -> &str {
 fn hand_over(observed: &Observed) -> Step {
     let recovery = (Kind::Pod, names::recovery(&observed.identity.name));
     let pod_is_there = observed.made.contains(&recovery);
+    if in_place::asked(&observed.restore).is_some() {
+        return match pod_is_there {
+            true => Step::Remove(vec![recovery]),
+            false => in_place::exchange(observed),
+        };
+    }
     let Some(clone) = observed.into.stateful_set.as_deref() else {
         return match pod_is_there {
             true => Step::Remove(vec![recovery]),

@@ -5,6 +5,7 @@ use kube::{Api, Resource};
 
 use super::{
     act::ActError,
+    in_place,
     observe::Observed,
     phases,
     plan::{Phase, Step},
@@ -61,6 +62,7 @@ fn part(status: &PgRestoreStatus) -> PgRestoreStatus {
         observed_generation: status.observed_generation,
         into: status.into.clone(),
         volumes: status.volumes.clone(),
+        in_place: status.in_place.clone(),
         phases: status.phases.clone(),
         conditions: conditions::owned(&status.conditions, &OURS),
         ..PgRestoreStatus::default()
@@ -78,9 +80,12 @@ fn next(
     let mut after = part(&before);
     let generation = observed.restore.metadata.generation;
     after.observed_generation = generation;
-    after.into = into(observed);
+    after.into = into(observed, &before);
     if let Step::WriteDown(volumes) = step {
         after.volumes.clone_from(volumes);
+    }
+    if let Step::WriteDownExchange(written) = step {
+        after.in_place = Some(written.clone());
     }
     let mut set = |type_: &str, status: Status, reason: &str, message: &str| {
         conditions::upsert(
@@ -123,6 +128,7 @@ fn word(step: &Step, failure: Option<&ActError>) -> (&'static str, String) {
     let phase = match step {
         Step::Wait(waiting) => waiting.phase,
         Step::Make(phase, _) => *phase,
+        Step::Exchange(_) | Step::WriteDownExchange(_) => Phase::Exchanging,
         _ => Phase::Planning,
     };
     let reason = match phase {
@@ -130,6 +136,7 @@ fn word(step: &Step, failure: Option<&ActError>) -> (&'static str, String) {
         Phase::Missing => "MissingReference",
         Phase::Recovering => "Recovering",
         Phase::HandingOver => "HandingOver",
+        Phase::Exchanging => "Exchanging",
     };
     let message = match (failure.and_then(ActError::refused), step) {
         (Some(refused), _) => refused,
@@ -151,7 +158,13 @@ fn volumes_ready(observed: &Observed, set: &mut impl FnMut(&str, Status, &str, &
     }
 }
 
-fn into(observed: &Observed) -> Option<String> {
+fn into(observed: &Observed, status: &PgRestoreStatus) -> Option<String> {
+    if let Some(set) = in_place::set_name(observed, status) {
+        return Some(format!("statefulset/{set}, in place"));
+    }
+    if in_place::asked(&observed.restore).is_some() {
+        return status.into.clone();
+    }
     let into = &observed.into;
     match (&into.stateful_set, &into.volumes) {
         (Some(set), _) => Some(format!("statefulset/{set}")),

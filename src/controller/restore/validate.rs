@@ -1,7 +1,7 @@
 //! What keeps a restore from being carried out, found before anything is made. Pure.
 
 use super::{
-    Rejection, claims, clone, drill, granted, observe::Observed, overrides, recorded,
+    Rejection, claims, clone, drill, granted, in_place, observe::Observed, overrides, recorded,
     source::Source,
 };
 use crate::api::{
@@ -103,10 +103,14 @@ fn planned_part(observed: &Observed, plan: &RestorePlan) -> Result<Ready, Reject
             return Err(refused);
         }
     }
+    if let Some(refused) = in_place::refuse(observed, &backup) {
+        return Err(refused);
+    }
     other_driver(observed, &backup)?;
     let archived = observed.restore.spec.source.archive.is_some();
     let found = (!archived).then_some(observed.snapshots.as_slice());
-    let volumes = claims::volumes(&observed.identity, into, &backup, found)?;
+    let mut volumes = claims::volumes(&observed.identity, into, &backup, found)?;
+    in_place::at_least_as_large(observed, &mut volumes);
     Ok(Ready {
         backup,
         source,

@@ -28,10 +28,10 @@ pub(super) async fn target(
     reader: &Reader<'_>,
     observed: &Observed,
     claims: &[String],
+    first_pod: Option<String>,
 ) -> Result<TargetSeen, RequestError> {
     let into = &observed.into;
     let clone = into.stateful_set.as_deref();
-    let clone_pod = clone.map(|clone| format!("{clone}-0"));
     let recovery = names::recovery(&observed.identity.name);
     let services: Api<Service> = reader.api();
     let all = ListParams::default();
@@ -39,7 +39,7 @@ pub(super) async fn target(
     let (set, pod, clone_pod, services, budgets, sets, claims, policy) = futures::try_join!(
         reader.get(clone),
         reader.get(Some(&recovery)),
-        reader.get(clone_pod.as_deref()),
+        reader.get(first_pod.as_deref()),
         request(services.list(&all)),
         budgets(reader),
         sets(reader, observed),

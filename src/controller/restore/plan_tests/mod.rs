@@ -7,6 +7,7 @@ mod drill_tests;
 mod ending_tests;
 mod grant_tests;
 mod import_tests;
+mod in_place_tests;
 mod into_tests;
 mod program_tests;
 mod reach_tests;
