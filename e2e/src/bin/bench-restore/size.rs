@@ -80,12 +80,14 @@ impl Subject {
         peer: Option<&pgbackrest::Place>,
         size: Size,
     ) -> Result<Self> {
+        // First the one that goes away when it is backed up: both at once would need the room of both.
+        let peer = match peer {
+            Some(peer) => Some(peer.filled(&place.endpoint(), size).await?),
+            None => None,
+        };
         Ok(Self {
             database: place.filled(size).await?,
-            peer: match peer {
-                Some(peer) => Some(peer.filled(&place.endpoint(), size).await?),
-                None => None,
-            },
+            peer,
             times: Times {
                 size,
                 ours: Vec::new(),
