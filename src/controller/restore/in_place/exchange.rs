@@ -5,7 +5,7 @@
 //! the recovered volumes' own reclaim policy. The StatefulSet is looked at in each pass: a member that somebody starts between
 //! two claims would begin empty.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -16,19 +16,15 @@ use super::{
         plan::{Phase, Step, Waiting},
         running::is_ready,
     },
-    Seen,
+    RETAIN, Seen,
     act::Effect,
-    asked, first_claim, is_of_set, replicas, scales,
+    name_of, policy, replicas, scales, volume_of,
+    written::begin,
 };
 use crate::{
-    api::{
-        ExchangedClaim, InPlaceStatus, KeptVolume, PgRestoreStatus, RecoveredVolume, annotations,
-        names,
-    },
+    api::{ExchangedClaim, InPlaceStatus, annotations, names},
     csi::{Reading, reading},
 };
-
-const RETAIN: &str = "Retain";
 
 /// The next step of a restore whose volumes are recovered and free.
 pub fn exchange(observed: &Observed) -> Step {
@@ -110,99 +106,10 @@ fn waits(message: impl Into<String>) -> Step {
     })
 }
 
-/// What will be exchanged; an error: what is not as it must be.
-fn begin(
-    observed: &Observed,
-    status: &PgRestoreStatus,
-    seen: &Seen,
-) -> Result<InPlaceStatus, String> {
-    let set = observed.live.as_ref();
-    let set = set.ok_or("the StatefulSet is gone: create it again with replicas 0")?;
-    let set_name = set.metadata.name.clone().unwrap_or_default();
-    let mut exchanged = Vec::new();
-    for restored in &status.volumes {
-        let first = first_claim(set, &restored.volume);
-        exchanged.push(ExchangedClaim {
-            before: before(observed, seen, &first)?,
-            after: Some(after(seen, &restored.claim)?),
-            volume: restored.volume.clone(),
-            claim: first.clone(),
-        });
-        let others = seen.claims.iter().filter_map(|it| it.metadata.name.clone());
-        for claim in others.filter(|it| *it != first) {
-            if is_of_set(&claim, &set_name, &restored.volume) {
-                exchanged.push(ExchangedClaim {
-                    before: before(observed, seen, &claim)?,
-                    after: None,
-                    volume: restored.volume.clone(),
-                    claim,
-                });
-            }
-        }
-    }
-    Ok(InPlaceStatus {
-        stateful_set: set_name,
-        replicas: replicas(set),
-        claims: exchanged,
-    })
-}
-
-fn bound_volume<'a>(
-    seen: &'a Seen,
-    claim: &PersistentVolumeClaim,
-) -> Result<&'a PersistentVolume, String> {
-    let name = claim.metadata.name.as_deref().unwrap_or_default();
-    let volume = claim.spec.as_ref().and_then(|it| it.volume_name.as_deref());
-    volume
-        .and_then(|volume| seen.volume(volume))
-        .ok_or_else(|| {
-            format!("claim {name} has no volume: see what became of it, or delete the claim")
-        })
-}
-
-fn name_of(volume: &PersistentVolume) -> String {
-    volume.metadata.name.clone().unwrap_or_default()
-}
-
-fn before(observed: &Observed, seen: &Seen, claim: &str) -> Result<Option<KeptVolume>, String> {
-    let Some(found) = seen.claim(claim) else {
-        return Ok(None);
-    };
-    let volume = bound_volume(seen, found)?;
-    let kept = names::before(claim, &observed.identity.name);
-    let wanted = asked(&observed.restore).is_none_or(|asked| asked.snapshot != Some(false));
-    Ok(Some(KeptVolume {
-        persistent_volume: name_of(volume),
-        claim: kept.clone(),
-        volume_snapshot: wanted.then_some(kept),
-    }))
-}
-
-fn after(seen: &Seen, claim: &str) -> Result<RecoveredVolume, String> {
-    let found = seen.claim(claim);
-    let found = found.ok_or_else(|| format!("claim {claim}, with what was recovered, is gone"))?;
-    let volume = bound_volume(seen, found)?;
-    Ok(RecoveredVolume {
-        persistent_volume: name_of(volume),
-        claim: claim.to_owned(),
-        reclaim_policy: policy(volume).to_owned(),
-    })
-}
-
-fn policy(volume: &PersistentVolume) -> &str {
-    let spec = volume.spec.as_ref();
-    let policy = spec.and_then(|it| it.persistent_volume_reclaim_policy.as_deref());
-    policy.unwrap_or(RETAIN)
-}
-
 fn is_on(seen: &Seen, claim: &str, volume: &str) -> bool {
     seen.claim(claim).is_some_and(|claim| {
         claim.metadata.deletion_timestamp.is_none() && volume_of(claim) == Some(volume)
     })
-}
-
-fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
-    claim.spec.as_ref()?.volume_name.as_deref()
 }
 
 fn is_bound(seen: &Seen, claim: &str, volume: &str) -> bool {

@@ -5,6 +5,7 @@ pub mod act;
 mod door;
 mod exchange;
 mod observe;
+mod written;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -102,4 +103,22 @@ fn is_of_set(claim: &str, set: &str, volume: &str) -> bool {
 fn replicas(set: &StatefulSet) -> i32 {
     let spec = set.spec.as_ref();
     spec.and_then(|spec| spec.replicas).unwrap_or(1)
+}
+
+const RETAIN: &str = "Retain";
+
+/// What becomes of the volume when its claim goes.
+fn policy(volume: &PersistentVolume) -> &str {
+    let spec = volume.spec.as_ref();
+    let policy = spec.and_then(|it| it.persistent_volume_reclaim_policy.as_deref());
+    policy.unwrap_or(RETAIN)
+}
+
+fn name_of(volume: &PersistentVolume) -> String {
+    volume.metadata.name.clone().unwrap_or_default()
+}
+
+/// The volume that a claim has, or will have.
+fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.spec.as_ref()?.volume_name.as_deref()
 }
