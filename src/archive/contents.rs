@@ -106,17 +106,16 @@ impl Contents {
     /// along a million.
     fn pieces_within(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Vec<Piece> {
         let ancestors = self.ancestors(timeline);
-        let begins = ancestors
-            .last()
-            .map_or(Lsn::new(0), |(_, left_at)| *left_at);
         let all = self.segments.len() + self.tails.len();
         let asked = to.bytes_since(from) / self.identity.segment_size.get() + 2;
         let asked = usize::try_from(asked).unwrap_or(usize::MAX);
         let mut pieces = Pieces::with_capacity(asked.min(all));
+        let mut begins = Lsn::new(0);
         for (ancestor, left_at) in ancestors {
-            pieces.extend(self.own_pieces(ancestor, (from, to), Some(left_at)));
+            pieces.extend(self.own_pieces(ancestor, (from, to), begins, Some(left_at)));
+            begins = left_at;
         }
-        pieces.extend(self.own_pieces(timeline, (from.max(begins), to), None));
+        pieces.extend(self.own_pieces(timeline, (from.max(begins), to), begins, None));
         pieces.in_order()
     }
 
@@ -133,6 +132,7 @@ impl Contents {
         &self,
         timeline: TimelineId,
         (from, to): (Lsn, Lsn),
+        begins: Lsn,
         left_at: Option<Lsn>,
     ) -> impl Iterator<Item = Piece> {
         let size = self.identity.segment_size;
@@ -151,7 +151,8 @@ impl Contents {
             .filter_map(move |(name, end, records, encrypted)| {
                 let to = left_at.map_or(end, |left_at| end.min(left_at));
                 let from = name.start(size);
-                (from < to).then_some(Piece {
+                // A copy that does not reach the switch holds the old line alone, which has another name for it.
+                (from < to && begins < to).then_some(Piece {
                     timeline,
                     from,
                     to,

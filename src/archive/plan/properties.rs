@@ -122,11 +122,11 @@ fn build(sketch: &Sketch) -> Contents {
 }
 
 /// What fetch can hand out of the log that the plan follows, byte by byte as PostgreSQL asks: in the segment that holds a
-/// switch the new timeline's copy, or the old one's up to there. `None` is a hole.
+/// switch the new timeline's copy, or the old one's up to there; nothing behind the end of the plan. `None` is a hole.
 fn holder(contents: &Contents, plan: &RestorePlan, at: Lsn) -> Option<Option<Records>> {
     let ancestors = contents.ancestors(plan.timeline);
     let mut stretches: Vec<_> = ancestors;
-    stretches.push((plan.timeline, Lsn::new(u64::MAX)));
+    stretches.push((plan.timeline, plan.wal_to));
     let mut found = None;
     let mut begin = Lsn::new(0);
     for (id, end) in stretches {

@@ -285,6 +285,22 @@ fn at_the_fork_itself_the_old_timeline_stops_where_it_was_left() {
     assert_eq!(stop.and_then(|stop| stop.lsn), Some(lsn(5.25)));
 }
 
+/// Its bytes are the old timeline's, under a name that recovery along the old one does not ask for.
+#[test]
+fn a_copy_of_the_new_timeline_that_does_not_reach_the_fork_leads_nowhere() {
+    let old = with_history(with_segments(empty(), 1, 2..5), 2, &[(1, 5.5)]);
+    let old = with_backup(old, "b", 1, 2.1, 2.5);
+    for (end, reached) in [(5.3, 5.0), (5.5, 5.0), (5.6, 5.6)] {
+        let contents = with_tail(old.clone(), 2, end, Some(5.2));
+        let plan = planned(&contents, None);
+        let timeline = timeline(if reached == 5.0 { 1 } else { 2 });
+        assert_eq!((plan.wal_to, plan.timeline), (lsn(reached), timeline));
+        // Nor does it where another timeline goes on from there.
+        let contents = with_history(contents, 3, &[(1, 5.5), (2, 7.0)]);
+        assert_eq!(planned(&contents, None).wal_to, lsn(reached));
+    }
+}
+
 #[test]
 fn an_old_primarys_clock_says_nothing_of_the_new_timeline() {
     let mut contents = forked();
