@@ -5,6 +5,8 @@
 
 #[path = "backup_flow/agent.rs"]
 mod agent;
+#[path = "backup_flow/at_once.rs"]
+mod at_once;
 #[path = "backup_flow/fixture.rs"]
 mod fixture;
 #[path = "backup_flow/late.rs"]

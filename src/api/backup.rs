@@ -154,6 +154,9 @@ pub struct Attempt {
     pub pod_uid: String,
     /// The pod's IP address.
     pub address: String,
+    /// The node that the pod runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// When backup mode may end, as the policy said when the attempt began.
     #[serde(default, skip_serializing_if = "ReleaseAt::is_cut")]
     pub release_at: ReleaseAt,

@@ -21,7 +21,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{events::Events, metrics::Metrics, scope::Scope};
+use super::{backup::Limits, events::Events, metrics::Metrics, scope::Scope};
 use crate::{
     clock::Clock,
     guarded::{self, Undecodable},
@@ -42,6 +42,8 @@ pub struct Context {
     pub scope: Scope,
     /// Counters.
     pub metrics: Metrics,
+    /// How many backups may be on their way into backup mode, or in it, at once.
+    pub backups_at_once: Limits,
     /// How many drills may run at once.
     pub drills_at_once: usize,
     /// Held by a drill's pass while it finds out whether it may begin.
@@ -75,6 +77,7 @@ impl Context {
             image,
             scope,
             metrics: Metrics::default(),
+            backups_at_once: Limits::default(),
             drills_at_once: 1,
             drills: tokio::sync::Mutex::default(),
             failures: Failures::default(),

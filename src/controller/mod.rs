@@ -65,6 +65,8 @@ pub struct Args {
     #[arg(long, env = "HIGHWATER_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
           value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
+    #[command(flatten)]
+    backups_at_once: backup::Limits,
     /// How many drills (PgRestores with `verify`) may run at once in all that this controller serves.
     #[arg(long, env = "HIGHWATER_DRILLS_AT_ONCE", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -119,6 +121,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         args.watch_namespace
             .map_or(Scope::Cluster, Scope::Namespace),
     );
+    ctx.backups_at_once = args.backups_at_once;
     ctx.drills_at_once = args.drills_at_once.into();
     let ctx = Arc::new(ctx);
     let health = Health::default();

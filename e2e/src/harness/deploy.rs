@@ -58,6 +58,13 @@ pub struct Namespaced {
     pub served: &'static str,
 }
 
+/// Where `manifests` has the controller.
+const SYSTEM: &str = "highwater-system";
+/// More than any test has databases.
+const MANY_AT_ONCE: [&str; 2] = [
+    "HIGHWATER_BACKUPS_AT_ONCE_PER_DRIVER=1000",
+    "HIGHWATER_BACKUPS_AT_ONCE_PER_NODE=1000",
+];
 /// How long anything may take to become ready.
 const READY: Duration = Duration::from_secs(120);
 
@@ -82,7 +89,21 @@ impl Deployment {
         define_kinds(&kubectl)?;
         apply_shipped(&kubectl, &images, "manifests")?;
         apply_shipped(&kubectl, &images, "manifests/in-place")?;
-        Self::beside(kubectl, images, "highwater-system", namespace).await
+        Self::beside(kubectl, images, SYSTEM, namespace).await
+    }
+
+    /// As [`Self::apply`], with so many backups at once as anybody asks for: everything is on one node there.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub async fn apply_for_many(kubectl: Kubectl, images: Images) -> Result<Self> {
+        define_kinds(&kubectl)?;
+        apply_shipped(&kubectl, &images, "manifests")?;
+        apply_shipped(&kubectl, &images, "manifests/in-place")?;
+        let mut limits = vec!["set", "env", "--namespace", SYSTEM, "deployment/highwater"];
+        limits.extend(MANY_AT_ONCE);
+        kubectl.run(&limits)?;
+        Self::beside(kubectl, images, SYSTEM, "object-store").await
     }
 
     /// Highwater for the one namespace of [`NAMESPACED`], which must be there; the object store as in

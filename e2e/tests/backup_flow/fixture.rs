@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result};
 use highwater::{
     api::{PgBackup, PgBackupPolicy, PgProtection, conditions, crds, managers},
     clock::SystemClock,
-    controller::{Context, Events, Image, Scope, backup},
+    controller::{
+        Context, Events, Image, Scope,
+        backup::{self, Limits},
+    },
     csi::VolumeSnapshotClass,
     kubernetes::apply_status,
 };
@@ -49,18 +52,18 @@ pub fn start(client: &Client) -> JoinHandle<()> {
 }
 
 pub fn start_in(client: &Client, scope: Scope) -> JoinHandle<()> {
+    start_with(client, scope, Limits::default())
+}
+
+pub fn start_with(client: &Client, scope: Scope, limits: Limits) -> JoinHandle<()> {
     let image = Image {
         name: "none".into(),
         pull_policy: "Never".into(),
     };
     let events = Events::new(client.clone(), managers::CONTROLLER, None);
-    tokio::spawn(backup::run(Arc::new(Context::new(
-        client.clone(),
-        Arc::new(SystemClock),
-        events,
-        image,
-        scope,
-    ))))
+    let mut ctx = Context::new(client.clone(), Arc::new(SystemClock), events, image, scope);
+    ctx.backups_at_once = limits;
+    tokio::spawn(backup::run(Arc::new(ctx)))
 }
 
 /// Applies the CRDs, and waits until the API server serves them.
@@ -247,6 +250,21 @@ impl Fixture {
         until(what, || async {
             let backup = self.api::<PgBackup>().get(name).await?;
             agent.pass(self, &backup).await?;
+            Ok(done(&backup).then_some(backup))
+        })
+        .await
+    }
+
+    /// Waits, without an agent that does anything.
+    #[allow(dead_code, reason = "of one of the tests that share this")]
+    pub async fn seen(
+        &self,
+        name: &str,
+        what: &str,
+        done: impl Fn(&PgBackup) -> bool,
+    ) -> Result<PgBackup> {
+        until(what, || async {
+            let backup = self.api::<PgBackup>().get(name).await?;
             Ok(done(&backup).then_some(backup))
         })
         .await

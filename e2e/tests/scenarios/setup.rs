@@ -18,7 +18,7 @@ pub async fn deployment() -> Result<Deployment> {
 async fn deploy() -> Result<Deployment> {
     let kubectl = Kubectl::from_env()?;
     let images = publish::load(&publish::programs()?.join("highwater"))?;
-    Deployment::apply(kubectl, images).await
+    Deployment::apply_for_many(kubectl, images).await
 }
 
 /// Runs a scenario in a namespace of its own; where it fails, prints what a person would look at.

@@ -428,7 +428,8 @@ pub enum Session {
 }
 
 impl AgentPart {
-    fn read(status: &PgBackupStatus, attempt: u32) -> Self {
+    /// What the status says of attempt number `attempt`.
+    pub fn read(status: &PgBackupStatus, attempt: u32) -> Self {
         let heeded = status.session.as_ref().filter(|s| s.attempt == attempt);
         let Some(session) = heeded else {
             return Self::default();

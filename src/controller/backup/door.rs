@@ -8,6 +8,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::MicroTi
 use kube::{ResourceExt, api::DynamicObject};
 
 use super::{
+    at_once::Full,
     attempt::SnapshotSet,
     group,
     instance::{self, Instance, NoStandby, Role, is_at},
@@ -40,6 +41,8 @@ pub enum Rejection {
     PolicyNotFound(String),
     #[error("PgBackup {0} of the same protection comes first: backups are taken one at a time")]
     Queued(String),
+    #[error("waiting for backups of other databases to leave backup mode: {0}")]
+    AtOnce(Full),
     /// As it was said: by a pass that did not get it, and at the deadline again.
     #[error("{why}")]
     TurnNotTaken { reason: &'static str, why: String },
@@ -157,6 +160,7 @@ impl Rejection {
             Self::ProtectionDeleted(_) => "ProtectionDeleted",
             Self::PolicyNotFound(_) => "PolicyNotFound",
             Self::Queued(_) => "Queued",
+            Self::AtOnce(_) => "WaitsForOthers",
             Self::TurnNotTaken { reason, .. } => reason,
             Self::ProtectionNotActive { .. } => "ProtectionNotActive",
             Self::NotConnected { .. } => "NotConnected",
@@ -200,6 +204,7 @@ impl Rejection {
             | Self::ProtectionDeleted(_)
             | Self::PolicyNotFound(_)
             | Self::Queued(_)
+            | Self::AtOnce(_)
             | Self::ProtectionNotActive { .. }
             | Self::NotConnected { .. }
             | Self::WalNotArchived { .. }
@@ -255,6 +260,7 @@ pub fn door(observed: &Observed, number: u32, now: jiff::Timestamp) -> Result<Pr
         pod: pod.name_any(),
         pod_uid: pod.uid().unwrap_or_default(),
         address: instance.member.address.clone(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         release_at: policy
             .map(|snapshot| snapshot.release_at)
             .unwrap_or_default(),

@@ -5,12 +5,13 @@
 //! backup ([`act`]) and applies its part of the status if that changed ([`report`]). Whether there is anything to do it
 //! sees by what the watches told ([`told`]), and reads what its plan must rest on ([`depth`]).
 //!
-//! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]), and for its turn ([`turn`]); what
-//! begins is one attempt with names of its own ([`attempt`]), of one member ([`instance`]); an attempt that is given up is void for ever, and the
+//! What cannot begin waits with `Accepted=False` until `deadlines.backup` ([`door`]), for its turn ([`turn`]), and for a
+//! place among the backups of other databases ([`at_once`]); what begins is one attempt with names of its own ([`attempt`]), of one member ([`instance`]); an attempt that is given up is void for ever, and the
 //! janitor ([`sweep`]) removes its snapshots while the next one runs. Deadlines count from times that the API holds, never
 //! from memory.
 
 mod act;
+mod at_once;
 mod attempt;
 mod build;
 mod depth;
@@ -55,6 +56,7 @@ use kube::{
 };
 
 use self::{
+    at_once::AtOnce,
     depth::Depth,
     observe::{Observed, observe},
     plan::{Awaited, Plan, State, Step, plan},
@@ -67,6 +69,7 @@ use crate::{
     csi::{VolumeSnapshot, VolumeSnapshotContent},
 };
 
+pub use at_once::Limits;
 pub use error::Error;
 
 /// How many backups are worked on at once.
@@ -86,6 +89,7 @@ const SWEEP_REST: Duration = Duration::from_secs(5);
 struct Backups {
     ctx: Arc<Context>,
     wake: Arc<Wake>,
+    at_once: Arc<AtOnce>,
     told: Told,
 }
 
@@ -97,21 +101,13 @@ pub async fn run(ctx: Arc<Context>) {
         .modify(slim)
         .reflect(writer);
     let wake = Arc::new(Wake::default());
-    let by_backup = wake.clone();
-    let own = news(own, move |event| match event {
-        Event::Apply(backup) => {
-            let mut about = by_backup.of_backup(backup);
-            about.push(ObjectRef::from_obj(backup));
-            about
-        }
-        Event::InitApply(backup) => vec![ObjectRef::from_obj(backup)],
-        Event::Delete(backup) => by_backup.behind(backup),
-        Event::Init | Event::InitDone => Vec::new(),
-    });
+    let at_once = Arc::new(AtOnce::new(ctx.backups_at_once));
+    let own = news(own, about_backups(&wake, &at_once, reader.clone()));
     let (told, related) = related(&ctx, &wake, reader.clone());
     let backups = Arc::new(Backups {
         ctx: ctx.clone(),
         wake,
+        at_once,
         told,
     });
     let queue = stream::select(own, related);
@@ -124,6 +120,40 @@ pub async fn run(ctx: Arc<Context>) {
         RuntimeConfig::default().concurrency(CONCURRENCY),
     );
     drive("backup", ctx, passes).await;
+}
+
+/// Which backups an event of a backup is about: itself, and those that waited for it.
+fn about_backups(
+    wake: &Arc<Wake>,
+    at_once: &Arc<AtOnce>,
+    backups: Store<PgBackup>,
+) -> impl Fn(&Event<PgBackup>) -> Vec<ObjectRef<PgBackup>> + Send + use<> {
+    let (wake, at_once) = (wake.clone(), at_once.clone());
+    move |event| {
+        let mut about = match event {
+            Event::Apply(backup) => {
+                at_once.note(backup);
+                let mut about = wake.of_backup(backup);
+                about.push(ObjectRef::from_obj(backup));
+                about
+            }
+            Event::InitApply(backup) => {
+                at_once.note(backup);
+                return vec![ObjectRef::from_obj(backup)];
+            }
+            Event::Delete(backup) => {
+                at_once.forget(backup);
+                wake.behind(backup)
+            }
+            Event::Init => return Vec::new(),
+            Event::InitDone => {
+                at_once.keep(|backup| backups.get(backup).is_some());
+                Vec::new()
+            }
+        };
+        about.extend(at_once.next());
+        about
+    }
 }
 
 /// History must cost no memory: of what is finished nothing is written any more.
@@ -280,7 +310,11 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         return Ok(Action::await_change());
     };
     backups.wake.note(&observed.backup);
-    let (plan, refused) = turn::act::take(&ctx.client, &observed, plan).await?;
+    let taken = turn::act::take(&ctx.client, &observed, plan).await;
+    if !matches!(taken, Ok((_, None))) {
+        backups.at_once.leave(&observed.backup);
+    }
+    let (plan, refused) = taken?;
     let outcome = act::act(&ctx.client, &observed, &plan).await;
     let retained = outcome.as_ref().map_or(&[][..], |acted| &acted.retained);
     let (observed, state, plan) = retained::go_on((observed, state, plan), retained, now);
@@ -329,10 +363,42 @@ impl Backups {
             let plan = plan(&state, now);
             let needs = plan.needs(&observed.backup);
             if needs <= depth {
-                return Ok(Some((observed, state, plan)));
+                return Ok(Some(self.in_turn((observed, state, plan), now)));
             }
             depth = needs;
         }
+    }
+
+    /// The same, unless an attempt is to begin and backups of other databases leave no place for it.
+    fn in_turn(
+        &self,
+        (mut observed, mut state, mut plan): (Observed, State, Plan),
+        now: Timestamp,
+    ) -> (Observed, State, Plan) {
+        self.at_once.note(&observed.backup);
+        match &plan.step {
+            Step::Accept(proposal) => {
+                observed.full = self.at_once.enter(&observed.backup, &proposal.set).err();
+            }
+            Step::AddFinalizer
+            | Step::Hold(_)
+            | Step::CreateSnapshots(_)
+            | Step::LabelClaims(_)
+            | Step::CreateGroup(_)
+            | Step::Await { .. }
+            | Step::Retain(_)
+            | Step::RetainGroup(_)
+            | Step::Complete(_)
+            | Step::Abandon(_)
+            | Step::Fail(_)
+            | Step::Release
+            | Step::Done => self.at_once.leave(&observed.backup),
+        }
+        if observed.full.is_some() {
+            state = validate::validate(&observed, now);
+            plan = self::plan::plan(&state, now);
+        }
+        (observed, state, plan)
     }
 
     /// Whether a pass of ours was overtaken, perhaps while it put a group's label on claims, from which another's took it off.
@@ -347,6 +413,7 @@ impl Backups {
 
     fn forget(&self, backup: &PgBackup) {
         self.wake.forget(backup);
+        self.at_once.forget(backup);
         self.told.written.forget(backup);
         self.told.trust.forget(backup);
     }

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Error,
+    at_once::Full,
     depth::Depth,
     group::{self, Groups},
     instance::{Instance, choose, is_accepted_pod, unmade_of_standby},
@@ -47,6 +48,8 @@ pub struct Observed {
     pub policy: Option<PgBackupPolicy>,
     /// The backup of the same protection that comes first.
     pub ahead: Option<String>,
+    /// Why backups of other databases keep it from beginning.
+    pub full: Option<Full>,
     /// The database's pod and volumes, if an attempt may begin.
     pub source: Option<Source>,
     /// The pod of the running attempt, a standby, is not the one that was accepted. Read while a snapshot is to be made.
@@ -124,6 +127,7 @@ async fn observe_surroundings(
         protection: None,
         policy: None,
         ahead: None,
+        full: None,
         source: None,
         replaced: false,
         snapshots: Vec::new(),

@@ -16,8 +16,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Backups, Error, group::tests::grouped, model::base::base, observe::Observed, reconcile,
-    told::Told,
+    Backups, Error, Limits, at_once::AtOnce, attempt::SnapshotSet, group::tests::grouped,
+    model::base::base, observe::Observed, reconcile, told::Told,
 };
 use crate::{
     api::{
@@ -191,6 +191,10 @@ impl Site {
         let backups = Arc::new(Backups {
             ctx: Arc::new(ctx),
             wake: Arc::default(),
+            at_once: Arc::new(AtOnce::new(Limits {
+                total: 1,
+                ..Limits::default()
+            })),
             told: untold(),
         });
         Self {
@@ -290,6 +294,69 @@ async fn what_passes_by_itself_is_not_told() {
         site.pass(1).await.unwrap();
         assert_eq!(site.said(ACCEPTED).unwrap().0, "True");
     }
+}
+
+/// A backup of another database, in backup mode or behind it.
+fn other(stopped: bool) -> PgBackup {
+    let condition = |type_: &str| json!({"type": type_, "status": "True", "reason": "R", "message": "", "lastTransitionTime": CREATED});
+    let mut conditions = vec![condition(ACCEPTED)];
+    conditions.extend(stopped.then(|| condition(conditions::STOPPED)));
+    let attempt = json!({"number": 1, "startedAt": "2026-01-01T00:00:00.000000Z", "pod": "p", "podUid": "u", "address": "a"});
+    serde_json::from_value(json!({
+        "metadata": {"name": "other", "namespace": "other", "uid": "other-uid"},
+        "spec": {"protection": "other"},
+        "status": {"conditions": conditions, "attempt": attempt,
+            "session": {"attempt": 1, "startLsn": "0/1000028", "stopLsn": stopped.then_some("0/2000028")}},
+    }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_backup_waits_until_others_have_left_backup_mode() {
+    let site = Site::new(&ready(), Taken::Kept);
+    site.backups.at_once.note(&other(false));
+    site.pass(0).await.unwrap();
+    let (status, reason, message) = site.said(ACCEPTED).unwrap();
+    assert_eq!((&*status, &*reason), ("False", "WaitsForOthers"));
+    assert!(message.contains("--backups-at-once"), "{message}");
+    site.pass(1).await.unwrap();
+    assert_eq!(
+        site.writes(),
+        [BACKUP],
+        "it is said once, and no turn taken"
+    );
+
+    assert!(site.backups.at_once.next().is_empty());
+    site.backups.at_once.note(&other(true));
+    let [woken] = &site.backups.at_once.next()[..] else {
+        panic!("it is woken");
+    };
+    assert_eq!(woken.name, "nightly");
+    site.pass(2).await.unwrap();
+    assert_eq!(site.said(ACCEPTED).unwrap().0, "True");
+    assert!(site.backups.at_once.next().is_empty(), "it has its place");
+}
+
+#[tokio::test]
+async fn who_gets_no_turn_keeps_no_place() {
+    let mut of_another = ready().backup;
+    of_another.metadata.name = Some("another".to_owned());
+    let enters = |site: &Site| {
+        let planned = other(false).status.unwrap();
+        let mut planned = serde_json::to_value(planned).unwrap();
+        let volume = json!({"claim": "c", "volume": "v", "mounts": [], "driver": "d", "volumeHandle": "h", "capacity": 1,
+            "volumeMode": "Filesystem", "volumeSnapshot": "s", "className": "c", "ready": false, "retained": false});
+        planned["volumes"] = json!([volume]);
+        let planned = serde_json::from_value(planned).unwrap();
+        let set = SnapshotSet::read_back(&planned).unwrap();
+        site.backups.at_once.enter(&of_another, &set).is_ok()
+    };
+    let refused = Site::new(&ready(), Taken::Refused(403));
+    refused.pass(0).await.unwrap_err();
+    assert!(enters(&refused));
+    let begun = Site::new(&ready(), Taken::Kept);
+    begun.pass(0).await.unwrap();
+    assert!(!enters(&begun));
 }
 
 /// As it is for a moment where another controller has begun an attempt, and for ever where somebody has set the status back.

@@ -17,7 +17,7 @@ use crate::api::{Preflight, Primary, Room, Transport, conditions};
 pub type Rule = fn(&Observed) -> Result<(), Rejection>;
 
 /// All of them, each by its name.
-pub const RULES: [(&str, Rule); 17] = [
+pub const RULES: [(&str, Rule); 18] = [
     ("protection", protection_is_there),
     ("policy", policy_is_there),
     ("turn", is_first),
@@ -35,6 +35,7 @@ pub const RULES: [(&str, Rule); 17] = [
     ("snapshot-api", snapshots_are_served),
     ("volumes", volumes_can_be_snapshotted),
     ("directories", directories_are_on_volumes),
+    ("at-once", others_leave_a_place),
 ];
 
 /// The first that does not hold.
@@ -218,6 +219,14 @@ fn volumes_can_be_snapshotted(observed: &Observed) -> Result<(), Rejection> {
 fn directories_are_on_volumes(observed: &Observed) -> Result<(), Rejection> {
     let site = site(observed)?;
     mounts(&site, &mut members(observed, &site)?).map(drop)
+}
+
+/// The last one: whoever could begin takes a place, or waits for one.
+fn others_leave_a_place(observed: &Observed) -> Result<(), Rejection> {
+    match &observed.full {
+        Some(full) => Err(Rejection::AtOnce(full.clone())),
+        None => Ok(()),
+    }
 }
 
 /// The condition of the protection is `True`, or `rejection` of its name and of why not.

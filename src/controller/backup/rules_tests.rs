@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     api::{PgProtectionStatus, Room},
-    controller::backup::model::base::base,
+    controller::backup::{at_once::Full, model::base::base},
 };
 
 fn status(observed: &mut Observed) -> &mut PgProtectionStatus {
@@ -57,7 +57,7 @@ fn keeps(observed: &mut Observed, bytes: i64) {
 type Change = fn(&mut Observed);
 
 /// The rule, the reason, what must be in the sentence, and what breaks it.
-const BROKEN: [(&str, &str, &str, Change); 23] = [
+const BROKEN: [(&str, &str, &str, Change); 24] = [
     (
         "protection",
         "ProtectionNotFound",
@@ -76,6 +76,12 @@ const BROKEN: [(&str, &str, &str, Change); 23] = [
     ("policy", "PolicyNotFound", "PgBackupPolicy gold", |o| {
         o.policy = None
     }),
+    (
+        "at-once",
+        "WaitsForOthers",
+        "4 at once on node east-1, as --backups-at-once-per-node",
+        |o| o.full = Some(Full::Node("east-1".to_owned(), 4)),
+    ),
     ("turn", "Queued", "PgBackup older", |o| {
         o.ahead = Some("older".to_owned())
     }),

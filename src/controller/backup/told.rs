@@ -49,6 +49,7 @@ impl Told {
             protection: None,
             policy: None,
             ahead: None,
+            full: None,
             source: None,
             replaced: false,
             snapshots,

@@ -1,6 +1,6 @@
 //! What is done in each part.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::{
@@ -46,11 +46,14 @@ async fn rounds(
             [false, true]
         };
         for highwater in order {
+            let begin = Instant::now();
             if highwater {
                 let times = ours::run(&place.client, watch, subjects, &name).await?;
+                pair.ours_all.push(begin.elapsed().as_secs_f64());
                 pair.ours.extend(times);
             } else {
                 let times = bare::run(&place.client, subjects, round).await?;
+                pair.bare_all.push(begin.elapsed().as_secs_f64());
                 pair.bare.extend(times);
                 bare::forget(subjects, round)?;
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 use highwater_e2e::harness::{Database, Deployment, Kubectl, measure::Watch, publish, story};
 use kube::Client;
@@ -28,6 +28,14 @@ impl Place {
         let images = publish::load(program)?;
         println!("deploying");
         let deployment = Deployment::apply(Kubectl::from_env()?, images).await?;
+        // What is measured is what is shipped: scenarios have raised it.
+        let controller = deployment
+            .kubectl
+            .get("highwater-system", "deployment", "highwater")?;
+        ensure!(
+            !format!("{controller:?}").contains("HIGHWATER_BACKUPS_AT_ONCE"),
+            "scenarios ran in this cluster, and raised how many backups may run at once: begin with a new one"
+        );
         let client = Client::try_default().await?;
         Ok(Self { client, deployment })
     }

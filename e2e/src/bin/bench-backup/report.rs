@@ -54,6 +54,9 @@ const CUT: &str =
     "watch: first VolumeSnapshot to the last creation time in a content, of Highwater";
 const BARE_CUT: &str =
     "VolumeSnapshots sent to the last creation time read from a content, of the bare script";
+const ALL: &str =
+    "first PgBackup sent to the last one's Completed: with checkpoints, WAL, readiness and catalog";
+const BARE_ALL: &str = "first script's beginning to the last one's end: with checkpoints alone";
 const TO_COMPLETED: &str = "watch: PgBackup created to Completed, minus session.checkpointSeconds";
 
 /// What the figures of a part are called.
@@ -100,6 +103,10 @@ const TWENTY: Names = Names {
 pub struct Pair {
     pub ours: Vec<BackupTimes>,
     pub bare: Vec<Bare>,
+    /// Of each round: from the first PgBackup until all are Completed.
+    pub ours_all: Vec<f64>,
+    /// Of each round: from the first script's beginning until all have ended.
+    pub bare_all: Vec<f64>,
 }
 
 impl Pair {
@@ -109,13 +116,16 @@ impl Pair {
             let from = figures.len().saturating_sub(count);
             median(&figures[from..]).unwrap_or(f64::NAN)
         };
+        let last = |figures: &[f64]| figures.last().copied().unwrap_or(f64::NAN);
         format!(
-            "session {:.2} s (cut {:.2}), bare script {:.2} s (cut {:.2}), Completed {:.2} s beside the checkpoint",
+            "session {:.2} s (cut {:.2}), bare script {:.2} s (cut {:.2}), Completed {:.2} s beside the checkpoint; all {:.2} s, all bare scripts {:.2} s",
             tail(self.ours(|times| times.session)),
             tail(self.ours(|times| times.cut)),
             tail(self.bare(|times| times.session)),
             tail(self.bare(|times| times.cut)),
             tail(self.ours(|times| times.beside_checkpoint)),
+            last(&self.ours_all),
+            last(&self.bare_all),
         )
     }
 
@@ -161,6 +171,14 @@ impl Pair {
 
     fn by_ratio(&self, names: &Names) -> Result<Vec<Mark>> {
         let mut marks = self.told(names, None)?;
+        for (name, how, samples) in [
+            ("20 databases: all Completed", ALL, &self.ours_all),
+            ("20 databases: all bare scripts", BARE_ALL, &self.bare_all),
+        ] {
+            if !samples.is_empty() {
+                marks.push(Mark::of((name, "s"), None, how, samples)?);
+            }
+        }
         let (ours, bare) = self.sessions()?;
         let how = "median of session to Stopped, by that of the bare script for the same databases";
         let judged = (names.judged, "x");
@@ -303,6 +321,7 @@ mod tests {
         Pair {
             ours: ours.collect(),
             bare: bare.collect(),
+            ..Pair::default()
         }
     }
 

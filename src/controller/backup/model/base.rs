@@ -56,6 +56,7 @@ pub fn base() -> Observed {
             json!({"metadata": {"name": "gold"}, "spec": {"archive": "main"}}),
         )),
         ahead: None,
+        full: None,
         source: Some(Source {
             stateful_set: Some(object(
                 json!({"apiVersion": "apps/v1", "kind": "StatefulSet",

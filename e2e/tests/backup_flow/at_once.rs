@@ -1,0 +1,76 @@
+//! Backups of several databases on one node: so many of them at once as the controller was told, also by its successor.
+
+use anyhow::{Context as _, Result, ensure};
+use highwater::{
+    api::{PgBackup, conditions},
+    controller::{Scope, backup::Limits},
+};
+use highwater_e2e::flow::Lifeline;
+
+use super::{
+    ALONE,
+    fixture::{Fixture, is_completed, start_with},
+};
+
+const LIMITS: Limits = Limits {
+    total: 50,
+    per_driver: 20,
+    per_node: 1,
+};
+
+#[tokio::test]
+async fn backups_of_a_node_wait_for_each_other_where_the_controller_is_told_so() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let (first, second) = (
+        Fixture::new("flow-node-first").await?,
+        Fixture::new("flow-node-second").await?,
+    );
+    let start = async || {
+        let client = Lifeline::endless().client().await?;
+        anyhow::Ok(start_with(&client, Scope::Cluster, LIMITS))
+    };
+    let controller = start().await?;
+    first.ask_for_backup("first", "orders").await?;
+    first.seen("first", "the first begins", is_accepted).await?;
+    second.ask_for_backup("second", "orders").await?;
+    let waits = |backup: &PgBackup| {
+        let accepted = find(backup, conditions::ACCEPTED);
+        accepted.is_some_and(|it| it.reason == "WaitsForOthers")
+    };
+    let told = second.seen("second", "the second waits", waits).await?;
+    let accepted = find(&told, conditions::ACCEPTED).context("nothing is told")?;
+    let said = "1 at once on node ";
+    ensure!(accepted.message.contains(said), "{}", accepted.message);
+
+    // Its successor knows who runs, as it is written down.
+    controller.abort();
+    let controller = start().await?;
+    first
+        .play("first", "the first completes", is_completed)
+        .await?;
+    let last = second
+        .play("second", "the second completes", is_completed)
+        .await?;
+    controller.abort();
+    let first = first.seen("first", "it is there", is_completed).await?;
+    let stopped = find(&first, conditions::STOPPED).context("it did not stop")?;
+    let began = last.status.as_ref().and_then(|it| it.attempt.as_ref());
+    let began = began.context("no attempt")?.started_at.0;
+    ensure!(
+        stopped.last_transition_time.0.as_second() <= began.as_second(),
+        "the second began at {began}, when the first was in backup mode: {stopped:?}"
+    );
+    Ok(())
+}
+
+fn is_accepted(backup: &PgBackup) -> bool {
+    let status = backup.status.as_ref();
+    status.is_some_and(|it| conditions::is_true(&it.conditions, conditions::ACCEPTED))
+}
+
+fn find<'a>(
+    backup: &'a PgBackup,
+    type_: &str,
+) -> Option<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    conditions::find(&backup.status.as_ref()?.conditions, type_)
+}
