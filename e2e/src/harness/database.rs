@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, NoTls};
 
-use super::{Deployment, Kubectl, Watching, crash, fill, has, until};
+use super::{Deployment, Kubectl, Watching, crash, fill, gone, has};
 use crate::devcluster::signal;
 
 /// The password of every database under test. It must appear in no log, status or event: scenarios look for it.
@@ -140,15 +140,7 @@ impl Database {
     }
 
     async fn gone(&self, kind: &str, name: &str) -> Result<()> {
-        until(
-            &format!("{kind} {name} gone"),
-            Duration::from_secs(60),
-            || {
-                let found = self.kubectl.get(&self.namespace, kind, name)?;
-                Ok(found.is_none().then_some(()))
-            },
-        )
-        .await
+        gone(&self.kubectl, &self.namespace, kind, name).await
     }
 
     /// kill -9 of PostgreSQL, and nobody starts it again; then its volume is deleted. Returns when PostgreSQL was killed.

@@ -47,8 +47,17 @@ pub async fn join(orders: &Database) -> Result<Client> {
 pub async fn join_all(database: &Database, members: u8) -> Result<Vec<String>> {
     allow_replication(&database.connect().await?).await?;
     copy_from(database, &database.address()?)?;
+    let arrived = arrived(database, members).await?;
+    Ok(arrived.into_iter().map(|(_, address)| address).collect())
+}
+
+/// Asks for so many members and waits until all but the first are ready; returns the names and addresses of their pods.
+///
+/// # Errors
+/// One does not become ready.
+pub async fn arrived(database: &Database, members: u8) -> Result<Vec<(String, String)>> {
     database.want(members)?;
-    let mut addresses = Vec::new();
+    let mut arrived = Vec::new();
     for number in 1..members {
         let name = format!("{}-{number}", database.name);
         let ready = |pod: &Value| has(pod, "Ready", "True");
@@ -56,7 +65,7 @@ pub async fn join_all(database: &Database, members: u8) -> Result<Vec<String>> {
             .wait(&format!("pod {name} ready"), story::LIMIT, ready)
             .await?;
         let address = pod["status"]["podIP"].as_str().context("no address")?;
-        addresses.push(address.to_owned());
+        arrived.push((name, address.to_owned()));
     }
-    Ok(addresses)
+    Ok(arrived)
 }

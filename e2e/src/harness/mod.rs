@@ -43,5 +43,5 @@ pub use forward::Forward;
 pub use kubectl::{Kubectl, fill, kubeconfig};
 pub use ledger::{Ledger, Lost, Writer};
 pub use network_cut::NetworkCut;
-pub use wait::{condition, has, said, until, until_async};
+pub use wait::{condition, gone, has, said, until, until_async};
 pub use watching::Watching;

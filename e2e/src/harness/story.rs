@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
 use super::{
-    Database, Kubectl, Ledger, Writer, condition,
+    Database, Deployment, Kubectl, Ledger, Writer, condition,
     database::{PASSWORD, host_and_port},
     postgres, until,
 };
@@ -88,6 +88,21 @@ pub async fn first_backup(kubectl: &Kubectl, namespace: &str, name: &str) -> Res
     .await
 }
 
+/// The database `orders` under the ledger's load, and its first backup.
+///
+/// # Errors
+/// It does not become ready, or the backup does not complete.
+pub async fn protected(
+    deployment: &Deployment,
+    namespace: &str,
+) -> Result<(Database, Writer, Value)> {
+    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
+    let writer = Writer::start(&orders.address()?).await?;
+    orders.annotate("highwater.dev/policy", "gold")?;
+    let backup = first_backup(&deployment.kubectl, namespace, "orders").await?;
+    Ok((orders, writer, backup))
+}
+
 /// Waits until the writer has committed `more` rows from now on.
 ///
 /// # Errors
@@ -154,9 +169,24 @@ pub fn request_restore(
     into: &str,
     target: &str,
 ) -> Result<()> {
+    let rest = format!("target: {target}, into: {{statefulSet: {into}}}");
+    request(kubectl, namespace, (name, source), &rest)
+}
+
+/// Makes a PgRestore; `source` is YAML, as `{backup: orders-1}`, and `rest` all other fields of the spec, as
+/// `target: {latest: {}}, planOnly: true`.
+///
+/// # Errors
+/// The API server refuses.
+pub fn request(
+    kubectl: &Kubectl,
+    namespace: &str,
+    (name, source): (&str, &str),
+    rest: &str,
+) -> Result<()> {
     kubectl.apply(&format!(
         "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  source: {source}\n  target: {target}\n  into: {{statefulSet: {into}}}\n"
+         spec: {{source: {source}, {rest}}}\n"
     ))?;
     Ok(())
 }

@@ -88,6 +88,17 @@ pub fn said<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
     conditions(object).find(|c| c["type"] == type_)
 }
 
+/// Waits until an object is gone; one of the cluster is in any namespace.
+///
+/// # Errors
+/// It is still there.
+pub async fn gone(kubectl: &Kubectl, namespace: &str, kind: &str, name: &str) -> Result<()> {
+    until(&format!("{kind} {name} gone"), LIMIT, || {
+        Ok(kubectl.get(namespace, kind, name)?.is_none().then_some(()))
+    })
+    .await
+}
+
 /// Whether a condition of an object has this status.
 pub fn has(object: &Value, type_: &str, status: &str) -> bool {
     said(object, type_).is_some_and(|c| c["status"] == status)

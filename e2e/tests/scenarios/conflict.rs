@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use highwater::archive::{MountedSecrets, store};
-use highwater_e2e::harness::{Database, Deployment, Writer, has, measure, secrets, story, until};
+use highwater_e2e::harness::{Database, Deployment, has, measure, secrets, story, until};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 use serde_json::Value;
 
@@ -27,10 +27,7 @@ async fn a_proven_conflict_begins_a_lineage_and_takes_a_backup() {
 
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let (orders, writer, _) = story::protected(deployment, namespace).await?;
     let old = ledger::lineage(kubectl, namespace)?.context("no lineage")?;
     let client = orders.connect().await?;
     // Where one segment has ended, the function names that one.

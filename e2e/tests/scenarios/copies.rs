@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Database, Deployment, Kubectl, Ledger, Writer, has, story, until};
+use highwater_e2e::harness::{Database, Deployment, Kubectl, Ledger, has, story, until};
 use serde_json::Value;
 
 use super::setup::scenario;
@@ -25,10 +25,7 @@ async fn protected_clones_ship_beside_their_source_and_a_namespace_goes_without_
 
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let (orders, writer, _) = story::protected(deployment, namespace).await?;
     story::commits(&writer, 200).await?;
     let names = CLONES.map(|number| (format!("to-{number}"), format!("clone-{number}")));
     for (name, clone) in &names {

@@ -1,9 +1,7 @@
 //! Drills: one that is passed says so and leaves nothing, one that is not says so and keeps what it made.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Writer, condition, measure, story, until,
-};
+use highwater_e2e::harness::{Deployment, Kubectl, condition, measure, said, story, until};
 use serde_json::Value;
 
 use super::{phases, setup::scenario};
@@ -50,10 +48,7 @@ echo 'all is well'
 
 async fn ask(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    let (_, writer, backup) = story::protected(deployment, namespace).await?;
     story::commits(&writer, 50).await?;
 
     let program = |command: Value| {
@@ -65,14 +60,14 @@ async fn ask(deployment: &Deployment, namespace: &str) -> Result<()> {
     };
     let least = writer.ledger.acknowledged().to_string();
     let looks = program(serde_json::json!(["sh", "-c", LOOKS, least]));
-    kubectl.apply(&drill(namespace, "looks", &looks))?;
+    drill(kubectl, namespace, "looks", &looks)?;
     let passed = ended(kubectl, namespace, "looks", "True").await?;
     let checks = &passed["status"]["progress"]["checks"];
     ensure!(checks[1]["name"] == "Program", "{checks}");
 
     let script = "echo first; echo too few rows since Monday >&2; exit 4";
     let says_no = program(serde_json::json!(["sh", "-c", script]));
-    kubectl.apply(&drill(namespace, "says-no", &says_no))?;
+    drill(kubectl, namespace, "says-no", &says_no)?;
     let failed = ended(kubectl, namespace, "says-no", "False").await?;
     let backup = backup["metadata"]["name"].as_str().context("no name")?;
     let backup = kubectl
@@ -100,7 +95,7 @@ async fn ask(deployment: &Deployment, namespace: &str) -> Result<()> {
 async fn unpulled(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
     let missing = r#"{"program": {"image": "localhost/no-such-image:1", "imagePullPolicy": "Never", "command": ["check"]}}"#;
-    kubectl.apply(&drill(namespace, "unpulled", missing))?;
+    drill(kubectl, namespace, "unpulled", missing)?;
     until("the missing image is told", story::LIMIT, || {
         let restore = kubectl
             .get(namespace, "pgr", "unpulled")?
@@ -128,10 +123,7 @@ async fn unpulled(deployment: &Deployment, namespace: &str) -> Result<()> {
 
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    let backup = story::first_backup(kubectl, namespace, "orders").await?;
+    let (_, writer, backup) = story::protected(deployment, namespace).await?;
     let backup = backup["metadata"]["name"]
         .as_str()
         .context("no name")?
@@ -141,16 +133,18 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     // Both at once: the second waits for the first.
     let least = writer.ledger.acknowledged();
     let sql = format!("SELECT count(*) >= {least} FROM ledger");
-    kubectl.apply(&drill(
+    drill(
+        kubectl,
         namespace,
         "first",
         &format!("{{checks: [Amcheck], sql: \"{sql}\"}}"),
-    ))?;
-    kubectl.apply(&drill(
+    )?;
+    drill(
+        kubectl,
         namespace,
         "second",
         "{sql: \"SELECT count(*) < 0 FROM ledger\"}",
-    ))?;
+    )?;
 
     let passed = ended(kubectl, namespace, "first", "True").await?;
     let checks = &passed["status"]["progress"]["checks"];
@@ -209,11 +203,9 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-fn drill(namespace: &str, name: &str, verify: &str) -> String {
-    format!(
-        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  source: {{protection: orders}}\n  verify: {verify}\n"
-    )
+fn drill(kubectl: &Kubectl, namespace: &str, name: &str, verify: &str) -> Result<()> {
+    let rest = format!("verify: {verify}");
+    story::request(kubectl, namespace, (name, "{protection: orders}"), &rest)
 }
 
 async fn ended(kubectl: &Kubectl, namespace: &str, name: &str, status: &str) -> Result<Value> {
@@ -228,12 +220,7 @@ async fn ended(kubectl: &Kubectl, namespace: &str, name: &str, status: &str) -> 
 }
 
 fn of<'a>(object: &'a Value, type_: &str) -> Result<&'a Value> {
-    let mut conditions = object["status"]["conditions"]
-        .as_array()
-        .context("none")?
-        .iter();
-    let found = conditions.find(|condition| condition["type"] == type_);
-    found.with_context(|| format!("no condition {type_}"))
+    said(object, type_).with_context(|| format!("no condition {type_}"))
 }
 
 /// The one that waited has made its plan before the other's end, and its claims were ready after it.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, PASSWORD, Writer, condition, fill, has, said, secrets,
-    story, until,
+    Database, Deployment, Kubectl, Ledger, PASSWORD, condition, fill, has, said, secrets, story,
+    until,
 };
 use serde_json::Value;
 
@@ -27,10 +27,7 @@ async fn a_lost_namespace_comes_back_from_the_bucket_alone() {
 
 async fn tell(deployment: &Deployment, lost: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, lost, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, lost, "orders").await?;
+    let (orders, writer, _) = story::protected(deployment, lost).await?;
     story::commits(&writer, 200).await?;
     let least = writer.ledger.acknowledged();
     archived(&orders).await?;
@@ -65,11 +62,9 @@ async fn tell(deployment: &Deployment, lost: &str) -> Result<()> {
     Ok(())
 }
 
-fn restore(name: &str, archive_name: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {NEW}}}\n\
-         spec:\n  source: {{archive: {{archive: main, name: {archive_name}}}}}\n  {rest}\n"
-    )
+fn request(kubectl: &Kubectl, name: &str, archive_name: &str, rest: &str) -> Result<()> {
+    let source = format!("{{archive: {{archive: main, name: {archive_name}}}}}");
+    story::request(kubectl, NEW, (name, &source), rest)
 }
 
 /// Waits until all that the database has flushed by now is in the archive.
@@ -82,13 +77,16 @@ pub async fn archived(orders: &Database) -> Result<()> {
     until("all of it in the archive", story::LIMIT, || {
         let name = format!("covered-{tried}");
         let found = kubectl.get(namespace, "pgr", &name)?;
-        let is = |status: &str| found.as_ref().is_some_and(|it| has(it, "Completed", status));
+        let is = |status: &str| {
+            found
+                .as_ref()
+                .is_some_and(|it| has(it, "Completed", status))
+        };
         if found.is_none() || is("False") {
             tried += 1;
-            kubectl.apply(&format!(
-                "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: covered-{tried}, namespace: {namespace}}}\n\
-                 spec: {{source: {{protection: orders}}, target: {{lsn: {lsn}, inclusive: false}}, planOnly: true}}\n"
-            ))?;
+            let asked = (format!("covered-{tried}"), "{protection: orders}");
+            let rest = format!("target: {{lsn: {lsn}, inclusive: false}}, planOnly: true");
+            story::request(kubectl, namespace, (&asked.0, asked.1), &rest)?;
         }
         Ok(is("True").then_some(()))
     })
@@ -130,11 +128,11 @@ pub fn stateful_set_without_pods(deployment: &Deployment, namespace: &str) -> Re
 
 /// What is in the bucket who has its credentials may know, and what is not there is said.
 async fn plan_alone(kubectl: &Kubectl, archive_name: &str) -> Result<()> {
-    kubectl.apply(&restore("shown", archive_name, "planOnly: true"))?;
+    request(kubectl, "shown", archive_name, "planOnly: true")?;
     let shown = story::completed(kubectl, NEW, "shown").await?;
     let reason = &said(&shown, "Completed").context("not decided")?["reason"];
     ensure!(reason == "PlanOnly", "{shown}");
-    kubectl.apply(&restore("unknown", "no-such-database", "planOnly: true"))?;
+    request(kubectl, "unknown", "no-such-database", "planOnly: true")?;
     let unknown = decided(kubectl, "unknown").await?;
     let reason = &said(&unknown, "Completed").context("not decided")?["reason"];
     ensure!(reason == "NothingArchived", "{unknown}");
@@ -144,7 +142,7 @@ async fn plan_alone(kubectl: &Kubectl, archive_name: &str) -> Result<()> {
 /// Who may write a bucket could name any snapshot in it.
 async fn not_without_a_word(kubectl: &Kubectl, archive_name: &str) -> Result<()> {
     let into = "into: {volumes: {namePrefix: taken}}";
-    kubectl.apply(&restore("taken", archive_name, into))?;
+    request(kubectl, "taken", archive_name, into)?;
     let taken = decided(kubectl, "taken").await?;
     let said = said(&taken, "Completed").context("not decided")?;
     ensure!(said["reason"] == "ImportNotAllowed", "{said}");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Writer, condition, said, secrets, story,
+    Database, Deployment, Kubectl, Ledger, condition, said, secrets, story,
 };
 
 use super::{
@@ -29,10 +29,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
         deployment.namespace(there)?;
         stateful_set_without_pods(deployment, there)?;
     }
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let (orders, writer, _) = story::protected(deployment, namespace).await?;
     story::commits(&writer, 200).await?;
     let least = writer.ledger.acknowledged();
     archived(&orders).await?;
@@ -96,7 +93,7 @@ async fn refused(
 ) -> Result<String> {
     let alone = format!("{name}-plan");
     story::request_restore(kubectl, namespace, (name, source), name, "{latest: {}}")?;
-    kubectl.apply(&restore(namespace, &alone, source, "planOnly: true"))?;
+    story::request(kubectl, namespace, (&alone, source), "planOnly: true")?;
     let ended = ("Completed", "False");
     let mut messages = Vec::new();
     for name in [name, &alone] {
@@ -114,12 +111,8 @@ async fn refused(
 
 /// A drill in the other namespace, of which the source learns nothing.
 async fn drilled(kubectl: &Kubectl, namespace: &str, source: &str) -> Result<()> {
-    kubectl.apply(&restore(
-        TEST,
-        "look",
-        source,
-        "verify: {sql: \"SELECT count(*) > 0 FROM ledger\"}",
-    ))?;
+    let verify = "verify: {sql: \"SELECT count(*) > 0 FROM ledger\"}";
+    story::request(kubectl, TEST, ("look", source), verify)?;
     let passed = story::completed(kubectl, TEST, "look").await?;
     ensure!(said(&passed, "Verified").is_some(), "{passed}");
     for backup in kubectl.list(namespace, "pgb")? {
@@ -130,11 +123,4 @@ async fn drilled(kubectl: &Kubectl, namespace: &str, source: &str) -> Result<()>
     let told = [&status["lastVerified"], &status["lastRestore"]];
     ensure!(told.iter().all(|it| it.is_null()), "{told:?}");
     Ok(())
-}
-
-fn restore(namespace: &str, name: &str, source: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  source: {source}\n  {rest}\n"
-    )
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Ledger, Watching, Writer, connect, has, members, said, story, until,
+    Database, Deployment, Ledger, Watching, Writer, connect, gone, has, members, said, story, until,
 };
 use serde_json::Value;
 
@@ -83,11 +83,11 @@ async fn dropped(deployment: &Deployment, namespace: &str, number: u8) -> Result
 /// The runbook's short way.
 async fn in_place(orders: &Database, target: &str) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
-    let from = format!("source: {{protection: orders}}, target: {target}");
+    let target = format!("target: {target}");
     request(
         orders,
         "running",
-        &format!("{{{from}, into: {{inPlace: {{}}}}}}"),
+        &format!("{target}, into: {{inPlace: {{}}}}"),
     )?;
     let refused =
         |it: &Value| said(it, "Completed").is_some_and(|it| it["reason"] == "StatefulSetRunning");
@@ -96,7 +96,7 @@ async fn in_place(orders: &Database, target: &str) -> Result<()> {
         .await?;
 
     let before = volumes(orders)?;
-    let scaled = format!("{{{from}, into: {{inPlace: {{scale: true}}}}}}");
+    let scaled = format!("{target}, into: {{inPlace: {{scale: true}}}}");
     request(orders, "put-back", &scaled)?;
     story::completed(kubectl, namespace, "put-back").await?;
     for (member, volume) in before.iter().enumerate() {
@@ -151,7 +151,7 @@ async fn the_old_volumes_are_kept(orders: &Database) -> Result<()> {
     ensure!(snapshot["status"]["readyToUse"] == true, "{snapshot}");
     kubectl.run(&["-n", namespace, "delete", "pgr", "put-back"])?;
     kubectl.run(&["-n", namespace, "delete", "pvc", KEPT])?;
-    gone(orders, "pvc", KEPT).await?;
+    gone(&orders.kubectl, &orders.namespace, "pvc", KEPT).await?;
     let found = kubectl.get("default", "pv", &volume)?;
     let found = found.with_context(|| format!("{volume} went with its claim"))?;
     ensure!(
@@ -171,11 +171,10 @@ async fn the_old_volumes_are_kept(orders: &Database) -> Result<()> {
 /// Steps 1 to 5 of the runbook.
 async fn by_hand(orders: &Database, target: &str) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
-    let plan = "source: {protection: orders}, planOnly: true";
-    request(orders, "look", &format!("{{{plan}, target: {target}}}"))?;
+    request(orders, "look", &format!("target: {target}, planOnly: true"))?;
     story::completed(kubectl, namespace, "look").await?;
     orders.want(0)?;
-    gone(orders, "pod", "orders-0").await?;
+    gone(&orders.kubectl, &orders.namespace, "pod", "orders-0").await?;
     let claim = "data-orders-0";
     let volume = volume_of(orders, claim)?.context("not bound")?;
     let retain = r#"{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}"#;
@@ -183,44 +182,25 @@ async fn by_hand(orders: &Database, target: &str) -> Result<()> {
     let mark = format!("was={namespace}.{claim}");
     kubectl.run(&["label", "pv", &volume, &mark])?;
     kubectl.run(&["-n", namespace, "delete", "pvc", claim])?;
-    gone(orders, "pvc", claim).await?;
+    gone(&orders.kubectl, &orders.namespace, "pvc", claim).await?;
     let into = "{volumes: {names: [{volume: data, claim: data-orders-0}]}}";
-    let spec = format!("{{source: {{protection: orders}}, target: {target}, into: {into}}}");
+    let spec = format!("target: {target}, into: {into}");
     request(orders, "put-back", &spec)?;
     story::completed(kubectl, namespace, "put-back").await?;
     orders.scale(1).await
 }
 
-fn request(orders: &Database, name: &str, spec: &str) -> Result<()> {
-    let namespace = &orders.namespace;
-    orders
-        .kubectl
-        .apply(&format!(
-            "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-             spec: {spec}\n"
-        ))
-        .map(drop)
-}
+const ORDERS: &str = "{protection: orders}";
 
-async fn gone(orders: &Database, kind: &str, name: &str) -> Result<()> {
-    until(&format!("{kind} {name} gone"), story::LIMIT, || {
-        let found = orders.kubectl.get(&orders.namespace, kind, name)?;
-        Ok(found.is_none().then_some(()))
-    })
-    .await
+fn request(orders: &Database, name: &str, rest: &str) -> Result<()> {
+    story::request(&orders.kubectl, &orders.namespace, (name, ORDERS), rest)
 }
 
 /// The others begin with empty claims, and copy the first.
 async fn join_again(orders: &Database, number: u8) -> Result<()> {
     members::copy_from(orders, &orders.address()?)?;
-    orders.want(number)?;
-    for member in 1..number {
-        let name = format!("orders-{member}");
-        let ready = |pod: &Value| has(pod, "Ready", "True");
-        Watching::one(&orders.kubectl, &orders.namespace, "pod", &name)?
-            .wait(&format!("pod {name} ready"), story::LIMIT, ready)
-            .await?;
-        let standby = connect(&orders.address_of(&name)?).await?;
+    for (name, address) in members::arrived(orders, number).await? {
+        let standby = connect(&address).await?;
         let recovers = "SELECT pg_is_in_recovery()";
         let recovers: bool = standby.query_one(recovers, &[]).await?.get(0);
         ensure!(recovers, "{name} takes writes");

@@ -3,11 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Watching, Writer, condition, said, story, until,
+    Database, Deployment, Kubectl, Ledger, Watching, condition, gone, said, story, until,
 };
 use serde_json::{Value, json};
 
-use super::{setup::scenario, volumes::gone};
+use super::setup::scenario;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_for_testing_is_as_it_was_asked_for() {
@@ -19,10 +19,7 @@ async fn a_copy_for_testing_is_as_it_was_asked_for() {
 
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let (_, writer, _) = story::protected(deployment, namespace).await?;
     story::commits(&writer, 200).await?;
     refusals(kubectl, namespace).await?;
     a_plan_lists_what_is_needed(kubectl, namespace).await?;

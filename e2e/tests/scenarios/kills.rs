@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use highwater_e2e::{
     devcluster::signal,
     harness::{
-        Database, Deployment, Faults, Kubectl, Ledger, Watching, Writer, crash, has,
+        Database, Faults, Kubectl, Ledger, Watching, Writer, crash, has,
         prey::{Frozen, agent, controller},
         story, until,
     },
@@ -37,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_loses_no_backup() {
     scenario("kill-agent", async |deployment, namespace| {
-        let (orders, writer) = protected(&deployment, &namespace).await?;
+        let (orders, writer, _) = story::protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
         let backups = in_each_gap(&orders, Victim::Agent).await?;
         exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
@@ -49,7 +49,7 @@ async fn a_killed_agent_loses_no_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_controller_loses_no_backup_and_no_restore() {
     scenario_alone("kill-controller", async |deployment, namespace| {
-        let (orders, writer) = protected(&deployment, &namespace).await?;
+        let (orders, writer, _) = story::protected(&deployment, &namespace).await?;
         let kubectl = &deployment.kubectl;
         let backups = in_each_gap(&orders, Victim::Controller).await?;
         exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
@@ -61,19 +61,10 @@ async fn a_killed_controller_loses_no_backup_and_no_restore() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_recovery_goes_on() {
     scenario("kill-recovery", async |deployment, namespace| {
-        let (orders, writer) = protected(&deployment, &namespace).await?;
+        let (orders, writer, _) = story::protected(&deployment, &namespace).await?;
         restore_killed(&orders, &writer, Victim::Recovery).await
     })
     .await;
-}
-
-/// A database under the ledger's load with its first backup.
-async fn protected(deployment: &Deployment, namespace: &str) -> Result<(Database, Writer)> {
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(&deployment.kubectl, namespace, "orders").await?;
-    Ok((orders, writer))
 }
 
 /// A kill in each gap of a backup's way; returns how many backups that took. The driver takes its time, so that there is

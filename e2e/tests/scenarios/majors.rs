@@ -59,10 +59,10 @@ async fn tell(deployment: &Deployment, namespace: &str, major: &str) -> Result<(
 async fn drill(deployment: &Deployment, namespace: &str, source: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
     let name = format!("{source}-drill");
-    kubectl.apply(&format!(
-        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  source: {{protection: {source}}}\n  verify: {{checks: [Amcheck, Checksums], sql: \"SELECT count(*) >= 0 FROM ledger\"}}\n"
-    ))?;
+    let source = format!("{{protection: {source}}}");
+    let verify =
+        "verify: {checks: [Amcheck, Checksums], sql: \"SELECT count(*) >= 0 FROM ledger\"}";
+    story::request(kubectl, namespace, (&name, &source), verify)?;
     let ended = condition(
         kubectl,
         namespace,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Faults, Kubectl, Watching, Writer, condition, has, said, story, until,
+    Database, Deployment, Faults, Kubectl, Watching, condition, has, said, story, until,
 };
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -33,10 +33,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let ceiling = format!("{}s", CEILING.as_secs());
     let policy = json!({"spec": {"deadlines": {"backupMode": ceiling}}});
     kubectl.patch(namespace, ("pgp", "gold"), &policy)?;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let (orders, writer, _) = story::protected(deployment, namespace).await?;
     terminated(&orders).await?;
     too_long(&orders).await?;
     writer.stop().await?;

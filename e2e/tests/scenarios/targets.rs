@@ -1,7 +1,7 @@
 //! Targets that are named: a restore point, a transaction, the backup itself; planned first, looked up before anything is made.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Database, Deployment, Kubectl, Ledger, Writer, condition, story};
+use highwater_e2e::harness::{Database, Deployment, Kubectl, Ledger, condition, story};
 use serde_json::Value;
 
 use super::setup::scenario;
@@ -16,10 +16,7 @@ async fn named_targets_are_found_planned_and_restored() {
 
 async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     let kubectl = &deployment.kubectl;
-    let orders = Database::create(deployment, namespace, "orders", "highwater-btrfs").await?;
-    let writer = Writer::start(&orders.address()?).await?;
-    orders.annotate("highwater.dev/policy", "gold")?;
-    story::first_backup(kubectl, namespace, "orders").await?;
+    let (orders, writer, _) = story::protected(deployment, namespace).await?;
     story::commits(&writer, 200).await?;
 
     let client = orders.connect().await?;
@@ -67,12 +64,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-fn plan_only(namespace: &str, name: &str, rest: &str) -> String {
-    format!(
-        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-         spec:\n  source: {{protection: orders}}\n  {rest}\n"
-    )
-}
+const ORDERS: &str = "{protection: orders}";
 
 /// What no cluster must be looked at for.
 fn refused_at_the_door(kubectl: &Kubectl, namespace: &str) -> Result<()> {
@@ -82,31 +74,31 @@ fn refused_at_the_door(kubectl: &Kubectl, namespace: &str) -> Result<()> {
             "planOnly: true to see only what would be done",
         ),
         (
-            "planOnly: true\n  target: {xid: 700, name: a}",
+            "planOnly: true, target: {xid: 700, name: a}",
             "give exactly one of",
         ),
         (
-            "planOnly: true\n  target: {xid: 2}",
+            "planOnly: true, target: {xid: 2}",
             "greater than or equal to 3",
         ),
         (
-            "planOnly: true\n  target: {name: a, inclusive: false}",
+            "planOnly: true, target: {name: a, inclusive: false}",
             "inclusive goes with",
         ),
         (
-            "planOnly: true\n  target: {timeline: latest}",
+            "planOnly: true, target: {timeline: latest}",
             "want Latest, Current or the number",
         ),
         (
-            "planOnly: true\n  target: {timeline: 0}",
+            "planOnly: true, target: {timeline: 0}",
             "want Latest, Current or the number",
         ),
         (
-            "planOnly: true\n  target: {time: \"2026-11-20 14:03:12\"}",
+            "planOnly: true, target: {time: \"2026-11-20 14:03:12\"}",
             "want a date and time with a zone",
         ),
     ] {
-        let refused = kubectl.apply(&plan_only(namespace, "refused", spec));
+        let refused = story::request(kubectl, namespace, ("refused", ORDERS), spec);
         let error = refused.err().with_context(|| format!("{spec} was taken"))?;
         let error = format!("{error:#}");
         ensure!(error.contains(said), "{spec}: {error}");
@@ -158,8 +150,8 @@ async fn plans(kubectl: &Kubectl, namespace: &str, xid: &str) -> Result<()> {
             (refused, "TimelineUnknown", "there are 1"),
         ),
     ] {
-        let spec = format!("planOnly: true\n  target: {target}");
-        kubectl.apply(&plan_only(namespace, name, &spec))?;
+        let spec = format!("planOnly: true, target: {target}");
+        story::request(kubectl, namespace, (name, ORDERS), &spec)?;
         let completed = ("Completed", status);
         let restore = condition(kubectl, namespace, ("pgr", name), completed, story::LIMIT).await?;
         let told = condition_of(&restore).context("it has no condition Completed")?;

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use highwater_e2e::harness::{
-    Database, Deployment, Kubectl, Ledger, Watching, Writer, fill, integrity, said, secrets, story,
-    until,
+    Database, Deployment, Kubectl, Ledger, Watching, Writer, fill, gone, integrity, said, secrets,
+    story, until,
 };
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -137,10 +137,13 @@ async fn leave_out(deployment: &Deployment, namespace: &str) -> Result<()> {
 
 /// Claims alone: recovered, bound, and no pod or StatefulSet beside them.
 async fn into_claims(kubectl: &Kubectl, namespace: &str, time: &str) -> Result<()> {
-    kubectl.apply(&format!(
-        "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: claims, namespace: {namespace}}}\n\
-         spec:\n  source: {{protection: orders}}\n  target: {time}\n  into: {{volumes: {{namePrefix: alone}}}}\n"
-    ))?;
+    let rest = format!("target: {time}, into: {{volumes: {{namePrefix: alone}}}}");
+    story::request(
+        kubectl,
+        namespace,
+        ("claims", "{protection: orders}"),
+        &rest,
+    )?;
     let log = secrets::follow(kubectl, namespace, "claims-recovery");
     story::completed(kubectl, namespace, "claims").await?;
     let told = tokio::task::spawn_blocking(|| log.join()).await?;
@@ -199,12 +202,4 @@ async fn a_deleted_backup_takes_its_snapshots_along(
         gone(kubectl, namespace, "volumesnapshotcontent", content).await?;
     }
     Ok(())
-}
-
-/// Waits until an object is gone.
-pub async fn gone(kubectl: &Kubectl, namespace: &str, kind: &str, name: &str) -> Result<()> {
-    until(&format!("{kind} {name} gone"), story::LIMIT, || {
-        Ok(kubectl.get(namespace, kind, name)?.is_none().then_some(()))
-    })
-    .await
 }

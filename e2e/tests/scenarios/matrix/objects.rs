@@ -1,7 +1,7 @@
 //! What else a cluster may have: classes, policies, sizes, and snapshots that come and go.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Kubectl, Watching, condition, has, said, until};
+use highwater_e2e::harness::{Kubectl, Watching, condition, has, said, story, until};
 use serde_json::{Value, json};
 
 use super::{Case, FIRST, LIMIT, row, scenario, scenario_alone};
@@ -175,10 +175,8 @@ async fn a_snapshot_that_needs_more_room_than_its_volume_had() {
         let ended = case.end().await?;
         ensure!(has(&ended, "Completed", "True"), "{}", ended["status"]);
         let (kubectl, namespace) = case.place();
-        kubectl.apply(&format!(
-            "apiVersion: highwater.dev/v1alpha1\nkind: PgRestore\nmetadata: {{name: small, namespace: {namespace}}}\n\
-             spec:\n  source: {{protection: orders}}\n  target: {{latest: {{}}}}\n  into: {{statefulSet: small, size: 1Gi}}\n"
-        ))?;
+        let rest = "target: {latest: {}}, into: {statefulSet: small, size: 1Gi}";
+        story::request(kubectl, namespace, ("small", "{protection: orders}"), rest)?;
         let failed = ("Completed", "False");
         let small = condition(kubectl, namespace, ("pgr", "small"), failed, LIMIT).await?;
         let completed = said(&small, "Completed").context("it says nothing")?;

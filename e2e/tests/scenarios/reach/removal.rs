@@ -1,10 +1,10 @@
 //! What a restore and a backup remove that are deleted, or whose snapshot was; and what a restore takes from elsewhere.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Database, Kubectl, has, said, story, until};
+use highwater_e2e::harness::{Database, Kubectl, gone, has, said, story, until};
 use serde_json::{Value, json};
 
-use super::{super::volumes::gone, text};
+use super::text;
 
 /// StatefulSet and Service of the clone, its claim, and what the recovery had; not the pod that only has the name.
 pub async fn a_restore_deleted_at_hand_over_leaves_nothing(
