@@ -112,19 +112,10 @@ postgres_image() {
   directory="$components/postgres-$POSTGRES_MAJOR-$(key images/postgres/entrypoint.sh <(echo "$image_format"))"
   if ! finished "$directory"; then
     rm -rf "$directory"
-    mkdir -p "$directory/images" "$directory/root/usr/local/bin"
-    cp images/postgres/entrypoint.sh "$directory/root/usr/local/bin/"
-    # mmdebstrap empties /run. Both are open to all, as in the official image.
-    mkdir -p "$directory/root/run/postgresql" "$directory/root/var/lib/postgresql/data"
-    chmod 3777 "$directory/root/run/postgresql"
-    chmod 1777 "$directory/root/var/lib/postgresql/data"
-    chown -R 999:999 "$directory"/root/{run,var/lib}/postgresql
+    mkdir -p "$directory/images"
+    postgres_entrypoint "$directory/root"
     layer "$directory/root" "$directory/layer.tar"
-    # SIGINT: a fast shutdown; SIGTERM would wait for every client to leave.
-    config_more=',"Cmd":["postgres"],"StopSignal":"SIGINT"' docker_archive \
-      "$directory/images/postgres-$POSTGRES_MAJOR.tar" "localhost/postgres:$POSTGRES_MAJOR" \
-      '["/usr/local/bin/entrypoint.sh"]' "[\"PATH=/usr/lib/postgresql/$POSTGRES_MAJOR/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\",\"PGDATA=/var/lib/postgresql/data\",\"PG_MAJOR=$POSTGRES_MAJOR\"]" \
-      "$base/layer.tar" "$directory/layer.tar"
+    postgres_archive "$directory/images/postgres-$POSTGRES_MAJOR.tar" "$POSTGRES_MAJOR" "$base/layer.tar" "$directory/layer.tar"
     touch "$directory/.finished"
   fi
   built+=("$directory")

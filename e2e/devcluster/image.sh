@@ -28,3 +28,24 @@ JSON
 }
 
 layer() { tar -C "$1" --numeric-owner --sort=name --mtime=@0 -cf "$2" .; }
+
+# postgres_entrypoint ROOT: our entry point, and the folders that mmdebstrap leaves out of /run; both are open to all, as in
+# the official image.
+postgres_entrypoint() {
+  mkdir -p "$1/usr/local/bin" "$1/run/postgresql" "$1/var/lib/postgresql/data"
+  cp images/postgres/entrypoint.sh "$1/usr/local/bin/"
+  chmod 3777 "$1/run/postgresql"
+  chmod 1777 "$1/var/lib/postgresql/data"
+  chown -R 999:999 "$1"/{run,var/lib}/postgresql
+}
+
+# postgres_archive TAR MAJOR LAYER...: the image of PostgreSQL as `ctr images import` takes it. SIGINT: a fast shutdown; SIGTERM
+# would wait for every client to leave.
+postgres_archive() {
+  local tar=$1 major=$2
+  shift 2
+  config_more=',"Cmd":["postgres"],"StopSignal":"SIGINT"' docker_archive "$tar" "localhost/postgres:$major" \
+    '["/usr/local/bin/entrypoint.sh"]' \
+    "[\"PATH=/usr/lib/postgresql/$major/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\",\"PGDATA=/var/lib/postgresql/data\",\"PG_MAJOR=$major\"]" \
+    "$@"
+}
