@@ -2,7 +2,8 @@
 //! would not be done sooner, as a driver cuts and a node's disks take checkpoints one after the other; each would only be
 //! in backup mode for longer. A courtesy and no promise: while two controllers work for a moment there may be more.
 //!
-//! Whoever finds no place waits in the order of creation, and is woken as soon as there is one.
+//! Whoever finds no place waits in the order of creation, and is woken as soon as there is one. A place is held for ten minutes
+//! at most, so that databases whose backups hang keep no others from theirs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use clap::Args;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use super::{
@@ -79,10 +80,14 @@ impl fmt::Display for Full {
     }
 }
 
+/// How long an attempt keeps others waiting: more than a snapshot or a checkpoint of a database that works takes.
+const LONGEST: SignedDuration = SignedDuration::from_mins(10);
+
 /// What an attempt takes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     attempt: u32,
+    began: Timestamp,
     node: Option<String>,
     drivers: BTreeSet<String>,
 }
@@ -91,6 +96,7 @@ impl Place {
     fn of(attempt: &Attempt, volumes: &[VolumeStatus]) -> Self {
         Self {
             attempt: attempt.number,
+            began: attempt.started_at.0,
             node: attempt.node.clone(),
             drivers: volumes.iter().map(|it| it.driver.clone()).collect(),
         }
@@ -106,9 +112,10 @@ struct Taken<'a> {
 }
 
 impl<'a> Taken<'a> {
-    fn by(places: impl Iterator<Item = &'a Place>) -> Self {
+    fn at(now: Timestamp, running: &'a HashMap<Key, Place>) -> Self {
         let mut taken = Self::default();
-        places.for_each(|place| taken.add(place));
+        let counts = |place: &&Place| now.duration_since(place.began) < LONGEST;
+        running.values().filter(counts).for_each(|it| taken.add(it));
         taken
     }
 
@@ -177,7 +184,12 @@ impl AtOnce {
     ///
     /// # Errors
     /// It has to wait, and is noted to do so.
-    pub fn enter<S>(&self, backup: &PgBackup, set: &SnapshotSet<S>) -> Result<(), Full> {
+    pub fn enter<S>(
+        &self,
+        backup: &PgBackup,
+        set: &SnapshotSet<S>,
+        now: Timestamp,
+    ) -> Result<(), Full> {
         let place = Place::of(set.attempt(), set.members());
         let (key, order) = (key(backup), order(backup));
         let mut inner = self.lock();
@@ -185,7 +197,7 @@ impl AtOnce {
         let has_one = inner.running.contains_key(&key);
         let left = match has_one {
             true => Ok(()),
-            false => inner.left(&place, &order, self.limits),
+            false => inner.left(&place, &order, (self.limits, now)),
         };
         match left {
             Ok(()) => {
@@ -245,9 +257,9 @@ impl AtOnce {
     }
 
     /// Those that wait and could begin now.
-    pub fn next(&self) -> Vec<ObjectRef<PgBackup>> {
+    pub fn next(&self, now: Timestamp) -> Vec<ObjectRef<PgBackup>> {
         let inner = self.lock();
-        let next = inner.next(self.limits).into_iter();
+        let next = inner.next((self.limits, now)).into_iter();
         next.map(|(_, key)| reference(key)).collect()
     }
 
@@ -258,8 +270,13 @@ impl AtOnce {
 
 impl Inner {
     /// Whether those that run, and those that come before and have a place, leave one.
-    fn left(&self, place: &Place, order: &Order, limits: Limits) -> Result<(), Full> {
-        let mut taken = Taken::by(self.running.values());
+    fn left(
+        &self,
+        place: &Place,
+        order: &Order,
+        (limits, now): (Limits, Timestamp),
+    ) -> Result<(), Full> {
+        let mut taken = Taken::at(now, &self.running);
         for (_, before) in self.waiting.range(..order) {
             if taken.leaves(before, limits).is_ok() {
                 taken.add(before);
@@ -268,8 +285,8 @@ impl Inner {
         taken.leaves(place, limits)
     }
 
-    fn next(&self, limits: Limits) -> Vec<&Order> {
-        let mut taken = Taken::by(self.running.values());
+    fn next(&self, (limits, now): (Limits, Timestamp)) -> Vec<&Order> {
+        let mut taken = Taken::at(now, &self.running);
         let mut next = Vec::new();
         for (order, place) in &self.waiting {
             if taken.leaves(place, limits).is_ok() {

@@ -47,6 +47,12 @@ fn backup(number: u8, attempt: u32, stage: Stage) -> PgBackup {
     .unwrap()
 }
 
+/// When every attempt began, and so many minutes later.
+fn minute(minutes: i64) -> Timestamp {
+    let began: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    began + SignedDuration::from_mins(minutes)
+}
+
 fn attempt_of(number: u8, attempt: u32) -> Value {
     json!({"number": attempt, "startedAt": "2026-01-01T00:00:00.000000Z", "pod": "p", "podUid": "u",
         "address": "a", "node": format!("node-{}", number % 3)})
@@ -70,11 +76,12 @@ fn enter(at_once: &AtOnce, number: u8, attempt: u32) -> Result<(), Full> {
             Stage::Void
         },
     );
-    at_once.enter(&last, &set)
+    at_once.enter(&last, &set, minute(1))
 }
 
 fn next(at_once: &AtOnce) -> Vec<String> {
-    at_once.next().into_iter().map(|it| it.name).collect()
+    let next = at_once.next(minute(1)).into_iter();
+    next.map(|it| it.name).collect()
 }
 
 #[test]
@@ -143,6 +150,17 @@ fn a_controller_that_starts_learns_who_runs() {
     // 3 went while nobody watched.
     at_once.keep(|it| it.name != "backup-3");
     enter(&at_once, 9, 1).unwrap();
+}
+
+#[test]
+fn a_backup_that_hangs_keeps_nobody_waiting_for_long() {
+    let at_once = AtOnce::new(LIMITS);
+    for number in [0, 3] {
+        enter(&at_once, number, 1).unwrap();
+    }
+    enter(&at_once, 6, 1).unwrap_err();
+    assert!(at_once.next(minute(9)).is_empty());
+    assert_eq!(at_once.next(minute(10)).len(), 1);
 }
 
 /// What happens to a backup.

@@ -102,7 +102,7 @@ pub async fn run(ctx: Arc<Context>) {
         .reflect(writer);
     let wake = Arc::new(Wake::default());
     let at_once = Arc::new(AtOnce::new(ctx.backups_at_once));
-    let own = news(own, about_backups(&wake, &at_once, reader.clone()));
+    let own = news(own, about_backups(&ctx, &wake, &at_once, reader.clone()));
     let (told, related) = related(&ctx, &wake, reader.clone());
     let backups = Arc::new(Backups {
         ctx: ctx.clone(),
@@ -124,11 +124,12 @@ pub async fn run(ctx: Arc<Context>) {
 
 /// Which backups an event of a backup is about: itself, and those that waited for it.
 fn about_backups(
+    ctx: &Context,
     wake: &Arc<Wake>,
     at_once: &Arc<AtOnce>,
     backups: Store<PgBackup>,
 ) -> impl Fn(&Event<PgBackup>) -> Vec<ObjectRef<PgBackup>> + Send + use<> {
-    let (wake, at_once) = (wake.clone(), at_once.clone());
+    let (clock, wake, at_once) = (ctx.clock.clone(), wake.clone(), at_once.clone());
     move |event| {
         let mut about = match event {
             Event::Apply(backup) => {
@@ -151,7 +152,7 @@ fn about_backups(
                 Vec::new()
             }
         };
-        about.extend(at_once.next());
+        about.extend(at_once.next(clock.now()));
         about
     }
 }
@@ -378,7 +379,10 @@ impl Backups {
         self.at_once.note(&observed.backup);
         match &plan.step {
             Step::Accept(proposal) => {
-                observed.full = self.at_once.enter(&observed.backup, &proposal.set).err();
+                observed.full = self
+                    .at_once
+                    .enter(&observed.backup, &proposal.set, now)
+                    .err();
             }
             Step::AddFinalizer
             | Step::Hold(_)

@@ -314,6 +314,7 @@ fn other(stopped: bool) -> PgBackup {
 #[tokio::test]
 async fn a_backup_waits_until_others_have_left_backup_mode() {
     let site = Site::new(&ready(), Taken::Kept);
+    let next = || site.backups.at_once.next(CREATED.parse().unwrap());
     site.backups.at_once.note(&other(false));
     site.pass(0).await.unwrap();
     let (status, reason, message) = site.said(ACCEPTED).unwrap();
@@ -326,21 +327,22 @@ async fn a_backup_waits_until_others_have_left_backup_mode() {
         "it is said once, and no turn taken"
     );
 
-    assert!(site.backups.at_once.next().is_empty());
+    assert!(next().is_empty());
     site.backups.at_once.note(&other(true));
-    let [woken] = &site.backups.at_once.next()[..] else {
+    let [woken] = &next()[..] else {
         panic!("it is woken");
     };
     assert_eq!(woken.name, "nightly");
     site.pass(2).await.unwrap();
     assert_eq!(site.said(ACCEPTED).unwrap().0, "True");
-    assert!(site.backups.at_once.next().is_empty(), "it has its place");
+    assert!(next().is_empty(), "it has its place");
 }
 
 #[tokio::test]
 async fn who_gets_no_turn_keeps_no_place() {
     let mut of_another = ready().backup;
     of_another.metadata.name = Some("another".to_owned());
+    let now: Timestamp = CREATED.parse().unwrap();
     let enters = |site: &Site| {
         let planned = other(false).status.unwrap();
         let mut planned = serde_json::to_value(planned).unwrap();
@@ -349,7 +351,7 @@ async fn who_gets_no_turn_keeps_no_place() {
         planned["volumes"] = json!([volume]);
         let planned = serde_json::from_value(planned).unwrap();
         let set = SnapshotSet::read_back(&planned).unwrap();
-        site.backups.at_once.enter(&of_another, &set).is_ok()
+        site.backups.at_once.enter(&of_another, &set, now).is_ok()
     };
     let refused = Site::new(&ready(), Taken::Refused(403));
     refused.pass(0).await.unwrap_err();
