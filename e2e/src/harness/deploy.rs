@@ -88,11 +88,11 @@ impl Deployment {
     ) -> Result<Self> {
         define_kinds(&kubectl)?;
         apply_shipped(&kubectl, &images, "manifests")?;
-        apply_shipped(&kubectl, &images, "manifests/in-place")?;
         Self::beside(kubectl, images, SYSTEM, namespace).await
     }
 
-    /// As [`Self::apply`], with so many backups at once as anybody asks for: everything is on one node there.
+    /// As [`Self::apply`], with the rights that are given by choice, and as many backups at once as anybody asks for, as all
+    /// databases are on one node.
     ///
     /// # Errors
     /// As [`Self::apply`].
