@@ -24,7 +24,10 @@ pub mod plan;
 mod probe;
 mod push;
 mod read;
+pub mod retention;
 mod rollup;
+#[cfg(test)]
+mod sketches;
 pub mod store;
 mod tails;
 pub mod verify;
