@@ -1,17 +1,19 @@
 //! How long the planner takes, and how much memory, where there is most to choose from.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use highwater::{
     archive::{
         Contents, Ended, Request,
         plan::{plan, to_look_up},
+        retention::{Holds, Period, Rules, decide},
         window::window,
     },
     postgres::{Lsn, TimelineId},
 };
 use highwater_e2e::harness::{crash::peak_memory, marks::Mark};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
 use crate::lineage::{Scale, at, contents, middle, point, start, transaction, uid};
@@ -29,6 +31,9 @@ const MEMORY: f64 = 256.0;
 
 const HOW: &str =
     "archive::plan::plan on contents in memory: the slowest of all targets of a round";
+/// Milliseconds of a retention's decision.
+const DECISION: f64 = 100.0;
+const RETENTION: &str = "archive::retention::decide on the same contents: two days, the newest 7, 30 days and 12 months, and whether each of a million segments is needed";
 const WINDOW: &str = "archive::window::window on the same contents";
 const PEAK: &str =
     "VmHWM of the process after all plans, contents included, its program's file apart";
@@ -71,6 +76,10 @@ pub fn measure(repeat: u32) -> Result<Vec<Mark>> {
             Ok(())
         })?);
     }
+    let mut decisions = Vec::new();
+    for _ in 1..=repeat {
+        decisions.push(milliseconds(|| decided(&contents))?);
+    }
     Ok(vec![
         Mark::of(
             ("planner: slowest target", "ms"),
@@ -80,7 +89,33 @@ pub fn measure(repeat: u32) -> Result<Vec<Mark>> {
         )?,
         Mark::of(("planner: peak memory", "MB"), Some(MEMORY), PEAK, &[peak])?,
         Mark::of(("window of all timelines", "ms"), None, WINDOW, &windows)?,
+        Mark::of(
+            ("retention: decision", "ms"),
+            Some(DECISION),
+            RETENTION,
+            &decisions,
+        )?,
     ])
+}
+
+fn decided(contents: &Contents) -> Result<()> {
+    let rules = Rules {
+        window: Some(SignedDuration::from_hours(48)),
+        last: 7,
+        periods: BTreeMap::from([(Period::Day, 30), (Period::Month, 12)]),
+        zone: TimeZone::UTC,
+        minimum: 1,
+    };
+    let decision = decide(&rules, &Holds::default(), contents, Timestamp::MAX);
+    let gone = contents.segments.keys();
+    let gone = gone.filter(|name| !decision.needed.has(**name)).count();
+    let (all, segments) = (contents.backups.len(), contents.segments.len());
+    ensure!(
+        decision.goes.len() > all / 2 && decision.goes.len() < all && gone > segments / 2,
+        "{} of {all} backups and {gone} of {segments} segments go",
+        decision.goes.len()
+    );
+    Ok(())
 }
 
 /// What each took, in milliseconds.
