@@ -2,8 +2,9 @@
 //! would not be done sooner, as a driver cuts and a node's disks take checkpoints one after the other; each would only be
 //! in backup mode for longer. A courtesy and no promise: while two controllers work for a moment there may be more.
 //!
-//! Whoever finds no place waits in the order of creation, and is woken as soon as there is one. A place is held for ten minutes
-//! at most, so that databases whose backups hang keep no others from theirs.
+//! Whoever finds no place waits in the order of creation, those who try again behind the others, and is woken when there is
+//! one. A place is held for ten minutes at most. So databases whose backups hang, or fail and begin again, keep no others from
+//! theirs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,6 +21,9 @@ use super::{
     observe::{is_accepted, is_finished},
 };
 use crate::api::{Attempt, PgBackup, VolumeStatus};
+
+/// Others leave it no place.
+pub const WAITS_FOR_OTHERS: &str = "WaitsForOthers";
 
 /// How many backups may be between their beginning and the end of backup mode at once; what waits says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
@@ -80,7 +84,8 @@ impl fmt::Display for Full {
     }
 }
 
-/// How long an attempt keeps others waiting: more than a snapshot or a checkpoint of a database that works takes.
+/// How long an attempt keeps others waiting. A checkpoint that is spread, or a driver whose snapshots must be ready before
+/// backup mode ends, may take longer, and counts no more then.
 const LONGEST: SignedDuration = SignedDuration::from_mins(10);
 
 /// What an attempt takes up.
@@ -101,6 +106,10 @@ impl Place {
             drivers: volumes.iter().map(|it| it.driver.clone()).collect(),
         }
     }
+
+    fn lapses(&self) -> Timestamp {
+        self.began.checked_add(LONGEST).unwrap_or(Timestamp::MAX)
+    }
 }
 
 /// How many places are taken.
@@ -114,7 +123,7 @@ struct Taken<'a> {
 impl<'a> Taken<'a> {
     fn at(now: Timestamp, running: &'a HashMap<Key, Place>) -> Self {
         let mut taken = Self::default();
-        let counts = |place: &&Place| now.duration_since(place.began) < LONGEST;
+        let counts = |place: &&Place| now < place.lapses();
         running.values().filter(counts).for_each(|it| taken.add(it));
         taken
     }
@@ -156,8 +165,8 @@ impl<'a> Taken<'a> {
 
 /// Namespace and name.
 type Key = (String, String);
-/// When it was created, and the key.
-type Order = (Option<Timestamp>, Key);
+/// The number of the attempt, when the backup was created, and the key.
+type Order = (u32, Option<Timestamp>, Key);
 
 /// The backups of this controller that have a place, and those that wait for one.
 pub struct AtOnce {
@@ -191,17 +200,16 @@ impl AtOnce {
         now: Timestamp,
     ) -> Result<(), Full> {
         let place = Place::of(set.attempt(), set.members());
-        let (key, order) = (key(backup), order(backup));
+        let (key, order) = (key(backup), order(backup, place.attempt));
         let mut inner = self.lock();
-        // Asked again after a write that failed.
-        let has_one = inner.running.contains_key(&key);
-        let left = match has_one {
-            true => Ok(()),
-            false => inner.left(&place, &order, (self.limits, now)),
-        };
-        match left {
+        inner.wait_no_more(&key);
+        // Asked again after a write that failed: it keeps what it has, and not for longer.
+        let before = inner.running.get(&key);
+        if before.is_some_and(|before| before.attempt == place.attempt) {
+            return Ok(());
+        }
+        match inner.left(&place, &order, (self.limits, now)) {
             Ok(()) => {
-                inner.waiting.remove(&order);
                 inner.running.insert(key, place);
                 Ok(())
             }
@@ -220,7 +228,7 @@ impl AtOnce {
         if let Some(place) = in_or_before_backup_mode(backup) {
             // Of an earlier attempt it was told late.
             if running.is_none_or(|running| running.attempt <= place.attempt) {
-                inner.waiting.remove(&order(backup));
+                inner.wait_no_more(&key);
                 inner.running.insert(key, place);
             }
             return;
@@ -229,7 +237,7 @@ impl AtOnce {
             inner.running.remove(&key);
         }
         if is_finished(backup) || backup.metadata.deletion_timestamp.is_some() {
-            inner.waiting.remove(&order(backup));
+            inner.wait_no_more(&key);
         }
     }
 
@@ -240,11 +248,23 @@ impl AtOnce {
         }
     }
 
+    /// Nobody knows whether the backup is about to begin: what it waited for is not kept for it.
+    pub fn doubt(&self, backup: &PgBackup) {
+        self.lock().wait_no_more(&key(backup));
+    }
+
     /// The backup is gone, or over.
     pub fn forget(&self, backup: &PgBackup) {
-        let mut inner = self.lock();
-        inner.running.remove(&key(backup));
-        inner.waiting.remove(&order(backup));
+        let (key, mut inner) = (key(backup), self.lock());
+        inner.running.remove(&key);
+        inner.wait_no_more(&key);
+    }
+
+    /// When the next of those that run keeps nobody waiting any more.
+    pub fn next_lapse(&self, now: Timestamp) -> Option<Timestamp> {
+        let inner = self.lock();
+        let lapses = inner.running.values().map(Place::lapses);
+        lapses.filter(|lapse| now < *lapse).min()
     }
 
     /// To be called when all backups were listed anew: of those that went meanwhile nothing was told.
@@ -253,14 +273,14 @@ impl AtOnce {
         inner.running.retain(|key, _| is_there(&reference(key)));
         inner
             .waiting
-            .retain(|(_, key), _| is_there(&reference(key)));
+            .retain(|(_, _, key), _| is_there(&reference(key)));
     }
 
     /// Those that wait and could begin now.
     pub fn next(&self, now: Timestamp) -> Vec<ObjectRef<PgBackup>> {
         let inner = self.lock();
         let next = inner.next((self.limits, now)).into_iter();
-        next.map(|(_, key)| reference(key)).collect()
+        next.map(|(_, _, key)| reference(key)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -269,6 +289,10 @@ impl AtOnce {
 }
 
 impl Inner {
+    fn wait_no_more(&mut self, key: &Key) {
+        self.waiting.retain(|(_, _, waits), _| waits != key);
+    }
+
     /// Whether those that run, and those that come before and have a place, leave one.
     fn left(
         &self,
@@ -323,9 +347,9 @@ fn key(backup: &PgBackup) -> Key {
     (backup.namespace().unwrap_or_default(), backup.name_any())
 }
 
-fn order(backup: &PgBackup) -> Order {
+fn order(backup: &PgBackup, attempt: u32) -> Order {
     let created = backup.metadata.creation_timestamp.as_ref();
-    (created.map(|time| time.0), key(backup))
+    (attempt, created.map(|time| time.0), key(backup))
 }
 
 fn reference((namespace, name): &Key) -> ObjectRef<PgBackup> {

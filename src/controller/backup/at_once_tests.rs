@@ -159,8 +159,42 @@ fn a_backup_that_hangs_keeps_nobody_waiting_for_long() {
         enter(&at_once, number, 1).unwrap();
     }
     enter(&at_once, 6, 1).unwrap_err();
+    assert_eq!(at_once.next_lapse(minute(1)), Some(minute(10)));
     assert!(at_once.next(minute(9)).is_empty());
     assert_eq!(at_once.next(minute(10)).len(), 1);
+    assert_eq!(at_once.next_lapse(minute(10)), None);
+}
+
+#[test]
+fn who_tries_again_stands_behind_the_others() {
+    let at_once = AtOnce::new(LIMITS);
+    for number in [0, 3] {
+        enter(&at_once, number, 1).unwrap();
+    }
+    enter(&at_once, 6, 1).unwrap_err();
+    at_once.note(&backup(0, 1, Stage::Void));
+    enter(&at_once, 0, 2).unwrap_err();
+    assert_eq!(next(&at_once), ["backup-6"]);
+    enter(&at_once, 6, 1).unwrap();
+    at_once.note(&backup(6, 1, Stage::Stopped));
+    assert_eq!(next(&at_once), ["backup-0"]);
+}
+
+/// As one whose pass fails would else be woken by each event, and keep a place from all behind it.
+#[test]
+fn of_whom_nothing_is_known_nothing_is_kept() {
+    let at_once = AtOnce::new(LIMITS);
+    for number in [0, 3] {
+        enter(&at_once, number, 1).unwrap();
+    }
+    for number in [6, 9] {
+        enter(&at_once, number, 1).unwrap_err();
+    }
+    at_once.doubt(&backup(6, 1, Stage::Never));
+    at_once.doubt(&backup(0, 1, Stage::Never));
+    assert!(next(&at_once).is_empty(), "who runs, runs");
+    at_once.note(&backup(0, 1, Stage::Stopped));
+    assert_eq!(next(&at_once), ["backup-9"]);
 }
 
 /// What happens to a backup.

@@ -8,7 +8,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::MicroTi
 use kube::{ResourceExt, api::DynamicObject};
 
 use super::{
-    at_once::Full,
+    at_once::WAITS_FOR_OTHERS,
     attempt::SnapshotSet,
     group,
     instance::{self, Instance, NoStandby, Role, is_at},
@@ -41,8 +41,9 @@ pub enum Rejection {
     PolicyNotFound(String),
     #[error("PgBackup {0} of the same protection comes first: backups are taken one at a time")]
     Queued(String),
-    #[error("waiting for backups of other databases to leave backup mode: {0}")]
-    AtOnce(Full),
+    /// As it was said, at the deadline again.
+    #[error("{0}")]
+    AtOnce(String),
     /// As it was said: by a pass that did not get it, and at the deadline again.
     #[error("{why}")]
     TurnNotTaken { reason: &'static str, why: String },
@@ -160,7 +161,7 @@ impl Rejection {
             Self::ProtectionDeleted(_) => "ProtectionDeleted",
             Self::PolicyNotFound(_) => "PolicyNotFound",
             Self::Queued(_) => "Queued",
-            Self::AtOnce(_) => "WaitsForOthers",
+            Self::AtOnce(_) => WAITS_FOR_OTHERS,
             Self::TurnNotTaken { reason, .. } => reason,
             Self::ProtectionNotActive { .. } => "ProtectionNotActive",
             Self::NotConnected { .. } => "NotConnected",

@@ -306,7 +306,11 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
     let ctx = &backups.ctx;
     let now = ctx.clock.now();
     backups.wake.note(cached);
-    let Some((observed, state, plan)) = backups.decide(cached, now).await? else {
+    let decided = backups.decide(cached, now).await;
+    if decided.is_err() {
+        backups.at_once.doubt(cached);
+    }
+    let Some((observed, state, plan)) = decided? else {
         backups.forget(cached);
         return Ok(Action::await_change());
     };
@@ -334,7 +338,13 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         backups.forget(&observed.backup);
     }
     let by_group = group::recorded(&observed.backup).is_some();
-    Ok(requeue(&plan, &state, by_group, now))
+    let action = requeue(&plan, &state, by_group, now);
+    let lapse = observed.full.as_ref();
+    let lapse = lapse.and_then(|_| backups.at_once.next_lapse(now));
+    Ok(match (action == Action::await_change(), lapse) {
+        (false, Some(lapse)) => Action::requeue(left(now, lapse, DOOR_REST)),
+        (true, _) | (_, None) => action,
+    })
 }
 
 impl Backups {
@@ -423,13 +433,15 @@ impl Backups {
     }
 }
 
+/// From `now` to `until`, at most `longest`. The deadline itself is in it: a moment later is early enough.
+fn left(now: Timestamp, until: Timestamp, longest: Duration) -> Duration {
+    let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    left.min(longest) + Duration::from_millis(5)
+}
+
 /// When the next pass is due if no watch asks for it before.
 fn requeue(plan: &Plan, state: &State, by_group: bool, now: Timestamp) -> Action {
-    // The deadline itself is in it: a moment later is early enough.
-    let left = |until: Timestamp, longest: Duration| {
-        let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
-        left.min(longest) + Duration::from_millis(5)
-    };
+    let left = |until: Timestamp, longest: Duration| left(now, until, longest);
     let rest = match &plan.step {
         Step::Done | Step::Release | Step::Complete(_) => None,
         Step::Hold(rejection) => Some(match rejection.is_watched() {

@@ -339,6 +339,21 @@ async fn a_backup_waits_until_others_have_left_backup_mode() {
 }
 
 #[tokio::test]
+async fn a_backup_that_waited_for_others_to_the_end_says_so() {
+    let site = Site::new(&ready(), Taken::Kept);
+    site.backups.at_once.note(&other(false));
+    let rest = site.pass(0).await.unwrap();
+    // Said at first, as everything that holds a backup.
+    let moment = std::time::Duration::from_millis(5);
+    let until_it_lapses = std::time::Duration::from_secs(300) + moment;
+    assert_eq!(rest, Action::requeue(until_it_lapses));
+    site.pass(60).await.unwrap();
+    let (status, reason, message) = site.said(COMPLETED).unwrap();
+    assert_eq!((&*status, &*reason), ("False", "WaitsForOthers"));
+    assert!(message.contains("--backups-at-once"), "{message}");
+}
+
+#[tokio::test]
 async fn who_gets_no_turn_keeps_no_place() {
     let mut of_another = ready().backup;
     of_another.metadata.name = Some("another".to_owned());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    at_once::WAITS_FOR_OTHERS,
     attempt::{Content, Planned, Recorded, Running, Seen, Session, SnapshotSet},
     door::Rejection,
     evidence::{Evidence, Proofs},
@@ -256,7 +257,10 @@ fn plan_waiting(
 
 /// Why there was no attempt that came so far, where the next could begin at the deadline.
 fn never_cut(state: &State, last: Option<&Last>) -> Setback {
-    if let Some(refused) = state.said.as_ref().and_then(turn::said) {
+    let said = state.said.as_ref();
+    let waited = || said.filter(|(reason, _)| reason == WAITS_FOR_OTHERS);
+    let waited = || waited().map(|(_, why)| Rejection::AtOnce(why.clone()));
+    if let Some(refused) = said.and_then(turn::said).or_else(waited) {
         return Setback::Rejected(refused);
     }
     Setback::AttemptsFailed {

@@ -224,7 +224,9 @@ fn directories_are_on_volumes(observed: &Observed) -> Result<(), Rejection> {
 /// The last one: whoever could begin takes a place, or waits for one.
 fn others_leave_a_place(observed: &Observed) -> Result<(), Rejection> {
     match &observed.full {
-        Some(full) => Err(Rejection::AtOnce(full.clone())),
+        Some(full) => Err(Rejection::AtOnce(format!(
+            "waiting for backups of other databases to leave backup mode: {full}"
+        ))),
         None => Ok(()),
     }
 }
