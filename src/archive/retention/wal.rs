@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Holds, Why};
 use crate::{
-    archive::{Contents, contents::on_line},
+    archive::Contents,
     postgres::{Lsn, SegmentName, SegmentSize, TimelineId},
 };
 
@@ -14,6 +14,9 @@ pub struct Needed(Option<Part>);
 
 /// Where a timeline came from: each ancestor with where it was left.
 type Ancestors = Vec<(TimelineId, Lsn)>;
+
+/// Stop and start of backups, by timeline.
+type Behind = BTreeMap<TimelineId, Vec<(Lsn, Lsn)>>;
 
 /// By timeline, of those whose history is there.
 #[derive(Clone, Debug)]
@@ -46,17 +49,20 @@ impl Needed {
             from: BTreeMap::new(),
             stretches: BTreeMap::new(),
         };
+        let mut to_any_time = Behind::new();
         for (_, manifest) in &contents.backups {
             let Some(whys) = kept.get(&manifest.uid) else {
                 continue;
             };
-            let ends = (manifest.start_lsn, manifest.stop_lsn);
-            part.add(manifest.timeline, ends);
+            let (start, stop) = (manifest.start_lsn, manifest.stop_lsn);
+            part.add(manifest.timeline, (start, stop));
             let held = holds.backups.get(&manifest.uid) == Some(&true);
             if held || whys.iter().any(|why| why.is_to_any_time()) {
-                part.add_all_behind(manifest.timeline, ends);
+                let of_its = to_any_time.entry(manifest.timeline).or_default();
+                of_its.push((stop, start));
             }
         }
+        part.add_all_behind(to_any_time);
         for pin in &holds.restores {
             part.add(pin.timeline, (pin.wal_from, pin.wal_to));
         }
@@ -86,6 +92,10 @@ impl Part {
         let ancestors = self.ancestors.get(&timeline).into_iter().flatten();
         let itself = (timeline, Lsn::new(u64::MAX));
         for (id, left_at) in ancestors.copied().chain([itself]) {
+            if left_at <= from {
+                begins = left_at;
+                continue;
+            }
             let first = SegmentName::containing(id, begins, self.size).start(self.size);
             let (from, to) = (from.max(first), to.min(left_at));
             if from < to {
@@ -95,12 +105,27 @@ impl Part {
         }
     }
 
-    /// On every timeline that the backup leads to.
-    fn add_all_behind(&mut self, of: TimelineId, (start, stop): (Lsn, Lsn)) {
+    /// All on every timeline that one of these backups leads to.
+    fn add_all_behind(&mut self, mut backups: Behind) {
+        for of_its in backups.values_mut() {
+            of_its.sort_unstable();
+            // The first start of those that stopped no later.
+            let mut first = Lsn::new(u64::MAX);
+            for (_, start) in of_its {
+                first = first.min(*start);
+                *start = first;
+            }
+        }
         for (timeline, ancestors) in &self.ancestors {
-            if on_line(*timeline, ancestors, of, stop) {
-                let from = self.from.entry(*timeline).or_insert(start);
-                *from = start.min(*from);
+            let itself = (*timeline, Lsn::new(u64::MAX));
+            let line = ancestors.iter().copied().chain([itself]);
+            let starts = line.filter_map(|(id, left_at)| {
+                let of_its = backups.get(&id)?;
+                let leading = of_its.partition_point(|(stop, _)| *stop <= left_at);
+                of_its.get(..leading)?.last().map(|(_, start)| *start)
+            });
+            if let Some(start) = starts.min() {
+                self.from.insert(*timeline, start);
             }
         }
     }
