@@ -6,6 +6,7 @@
 //! | [`postgres`] | what PostgreSQL is: LSNs, timelines, segments, WAL records, labels, control file |
 //! | [`archive`] | what lies in object storage: layout, manifest, catalog, planning; stores, push, fetch |
 //! | [`cli`], [`telemetry`] | arguments; logging |
+//! | [`recurrence`] | when something comes again: cron in a time zone, or every so often |
 //! | [`retry`] | the one retry policy |
 //! | [`kubernetes`] | the calls that every program makes to the Kubernetes API in the same way |
 //! | [`guarded`] | watches that one object cannot stop |
@@ -35,6 +36,7 @@ pub mod kubernetes;
 pub mod planning;
 pub mod postgres;
 pub mod recovery;
+pub mod recurrence;
 pub mod retry;
 pub mod telemetry;
 pub mod verify;

@@ -52,6 +52,8 @@ mod progress;
 mod reach;
 #[path = "scenarios/rules.rs"]
 mod rules;
+#[path = "scenarios/schedules.rs"]
+mod schedules;
 #[path = "scenarios/session.rs"]
 mod session;
 #[path = "scenarios/setup.rs"]

@@ -4,6 +4,8 @@
 pub const POLICY: &str = "highwater.dev/policy";
 /// On a StatefulSet: any new value takes one backup.
 pub const BACKUP_NOW: &str = "highwater.dev/backup-now";
+/// On a StatefulSet: with the value `true` no backup is taken by itself, while WAL goes on to be shipped.
+pub const PAUSED: &str = "highwater.dev/paused";
 /// On a StatefulSet: the Secret with the keys `username` and `password`, where the pod template does not tell.
 pub const CREDENTIALS: &str = "highwater.dev/credentials";
 /// On a StatefulSet: the container that runs PostgreSQL, where there are several.

@@ -101,6 +101,8 @@ pub enum BackupReason {
     Manual,
     /// A lineage begins.
     First,
+    /// A schedule of the policy.
+    Scheduled,
     /// The annotation `highwater.dev/backup-now` changed.
     Annotation,
     /// WAL is missing behind every backup: without a new one, nothing after the gap can be restored.

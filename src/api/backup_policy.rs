@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DurationText, SizeText, named};
+use super::{BackupSchedule, DurationText, SizeText, named};
 
 /// How a kind of database is protected.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,11 @@ use super::{DurationText, SizeText, named};
     category = "highwater",
     doc = "PgBackupPolicy says how a kind of database is protected: the archive, the snapshots, the deadlines, the WAL.",
     printcolumn(name = "Archive", type_ = "string", json_path = ".spec.archive"),
+    printcolumn(
+        name = "Schedules",
+        type_ = "string",
+        json_path = ".spec.schedules[*].cron"
+    ),
     printcolumn(
         name = "SnapshotClass",
         type_ = "string",
@@ -34,6 +39,13 @@ pub struct PgBackupPolicySpec {
     #[schemars(length(min = 1, max = 253))]
     #[schemars(extend("x-kubernetes-validations" = named::rule("archive")))]
     pub archive: String,
+    /// When backups are taken by themselves. One backup serves all that are due; what was missed is caught up once; a backup that
+    /// is due while another of the database is not finished is left out, and an Event says so. Without schedules, the first of
+    /// a lineage, those after a gap, and those that are asked for are all. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub schedules: Vec<BackupSchedule>,
     /// How volumes are snapshotted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotPolicy>,

@@ -12,6 +12,8 @@ pub const CLOCK_IN_STEP: &str = "ClockInStep";
 
 /// PgProtection, written by the controller: an agent is deployed and backups may be taken.
 pub const ACTIVE: &str = "Active";
+/// PgProtection, written by the controller: backups are taken by schedule.
+pub const SCHEDULED: &str = "Scheduled";
 /// PgProtection, written by the agent: it is connected to the primary.
 pub const CONNECTED: &str = "Connected";
 /// `WalArchiving` is `False`, and nothing is wrong: the next checkpoint has PostgreSQL's archiver go on.

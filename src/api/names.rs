@@ -1,5 +1,6 @@
 //! Names that follow from other names, so that a restarted program finds what it made.
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::postgres::{Lsn, TimelineId};
@@ -48,6 +49,12 @@ pub fn first_backup(protection: &str, lineage: &str) -> String {
 pub fn annotation_backup(protection: &str, value: &str) -> String {
     let hash = hex::encode(&Sha256::digest(value.as_bytes())[..5]);
     join(&[protection, "now", &hash], LONGEST_LABEL)
+}
+
+/// The backup that a schedule asks for at this time, without jitter: schedules that come together share it.
+pub fn scheduled_backup(protection: &str, due: Timestamp) -> String {
+    let due = due.strftime("%Y%m%dt%H%M%Sz").to_string();
+    join(&[protection, &due], LONGEST_LABEL)
 }
 
 /// The backup that closes a gap: the one from which the WAL of `timeline` from `from` on can be replayed. `count` such

@@ -1,7 +1,7 @@
 //! PgProtection: one protected database.
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `lastVerified`, `lastRestore`,
-//! `backupNow`, `turn`, condition `Active`.
+//! `schedules`, `backupNow`, `turn`, conditions `Active`, `Scheduled`.
 //! Written by the agent: `lineage`, `primary`, `standbys`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`,
 //! conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
@@ -10,7 +10,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LastRestore, LastVerified, Preflight, StoreFindings, Transport, named};
+use super::{
+    LastRestore, LastVerified, Preflight, ScheduleStatus, StoreFindings, Transport, named,
+};
 use crate::{
     archive::LineageId,
     postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId},
@@ -178,6 +180,11 @@ pub struct PgProtectionStatus {
     /// What the last completed restore of it took, a drill or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_restore: Option<LastRestore>,
+    /// The policy's schedules, as they count for this database; those that are suspended or cannot be understood are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub schedules: Vec<ScheduleStatus>,
     /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_now: Option<String>,
@@ -209,7 +216,7 @@ pub struct PgProtectionStatus {
     /// From when to when the database can be recovered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recoverable: Option<RecoveryWindow>,
-    /// `Active` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
+    /// `Active`, `Scheduled` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -21,7 +21,13 @@ use crate::{
 const LONGEST_NOTE: usize = 1024;
 
 /// Reasons of a condition that is `False` because an admin wants it so.
-const EXPECTED: [&str; 2] = ["Unprotected", "ProtectionEnded"];
+const EXPECTED: [&str; 5] = [
+    "Unprotected",
+    "ProtectionEnded",
+    "NoSchedule",
+    "Suspended",
+    "Paused",
+];
 
 /// Reasons of a condition that is `Unknown` because it goes on as it should.
 const ON_ITS_WAY: [&str; 7] = [

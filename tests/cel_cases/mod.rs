@@ -6,6 +6,7 @@ mod granted;
 mod into;
 mod names;
 mod program;
+mod schedule;
 
 use serde_json::{Value, json};
 
@@ -69,6 +70,7 @@ pub fn rules() -> Vec<Case> {
         .chain(granted::rules())
         .chain(names::rules())
         .chain(program::rules())
+        .chain(schedule::rules())
         .collect()
 }
 

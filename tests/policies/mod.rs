@@ -17,6 +17,7 @@ const CONTROLLERS: [(&str, &[&str]); 3] = [
             "lastBackup",
             "lastVerified",
             "lastRestore",
+            "schedules",
             "backupNow",
             "turn",
         ],

@@ -71,6 +71,14 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
             Ok(())
         }
         Step::TakeBackup { name, reason, .. } => take(protection, name, *reason, ctx).await,
+        Step::SkipBackup { due, under_way } => {
+            let about = protection.object_ref(&());
+            let note = format!(
+                "the backup that was due at {due} is left out: PgBackup {under_way} is not finished"
+            );
+            ctx.events.warning(&about, "ScheduleSkipped", note).await;
+            Ok(())
+        }
         Step::AwaitSlots { .. } | Step::Rest(_) => Ok(()),
     }
 }

@@ -16,6 +16,9 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod report;
+mod schedule;
+#[cfg(test)]
+mod schedule_tests;
 mod validate;
 
 use std::{

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::{
     agent::{Objects, holds},
     observe::{BackupSeen, Observed},
+    schedule,
     validate::Judgement,
 };
 use crate::api::{
@@ -48,6 +49,13 @@ pub enum Step {
         /// The value of the annotation that asked for it.
         annotation: Option<String>,
     },
+    /// Say that what is due is left out.
+    SkipBackup {
+        /// The time of the schedule.
+        due: Timestamp,
+        /// The backup that is not finished.
+        under_way: String,
+    },
     /// The agent drops its slots.
     AwaitSlots {
         /// Until then.
@@ -65,6 +73,7 @@ impl Step {
             | Self::DeployAgent(_)
             | Self::RemoveAgent { .. }
             | Self::TakeBackup { .. }
+            | Self::SkipBackup { .. }
             | Self::Release
             | Self::AwaitSlots { .. } => true,
             Self::Rest(_) => false,
@@ -77,7 +86,8 @@ impl Step {
             Self::AddFinalizer
             | Self::DeployAgent(_)
             | Self::RemoveAgent { .. }
-            | Self::TakeBackup { .. } => Duration::from_millis(100),
+            | Self::TakeBackup { .. }
+            | Self::SkipBackup { .. } => Duration::from_millis(100),
             Self::Release => Duration::from_secs(300),
             Self::AwaitSlots { until } => Duration::try_from(until.duration_since(now))
                 .unwrap_or_default()
@@ -111,7 +121,7 @@ pub fn plan(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Step 
         return Step::DeployAgent(Box::new(objects.clone()));
     }
     let wanted = wanted_backup(judgement, observed, now);
-    wanted.unwrap_or_else(|| Step::Rest(pause(judgement, observed)))
+    wanted.unwrap_or_else(|| Step::Rest(look_again(judgement, observed, now)))
 }
 
 /// Since when the protection is to end, if it is.
@@ -170,9 +180,30 @@ fn is_deployed(observed: &Observed, objects: &Objects) -> bool {
 }
 
 fn wanted_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Option<Step> {
-    annotated_backup(observed)
-        .or_else(|| first_backup(judgement, observed))
+    let asked_for = annotated_backup(observed);
+    if asked_for.is_some() || schedule::is_paused(observed) {
+        return asked_for;
+    }
+    first_backup(judgement, observed)
         .or_else(|| gap_backup(judgement, observed, now))
+        .or_else(|| scheduled_backup(judgement, observed, now))
+}
+
+/// One for all schedules that are due, unless another backup is under way.
+fn scheduled_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Option<Step> {
+    let due = schedule::schedules(observed, now).due()?;
+    let name = names::scheduled_backup(&observed.protection.name_any(), due);
+    let is_over = |it: &BackupSeen| it.completed.is_some() || it.failed.is_some();
+    let mut others = observed.backups.iter().filter(|it| it.name != name);
+    if let Some(other) = others.find(|it| !is_over(it)) {
+        let under_way = other.name.clone();
+        return Some(Step::SkipBackup { due, under_way });
+    }
+    holds_backups(judgement, observed).then_some(Step::TakeBackup {
+        name,
+        reason: BackupReason::Scheduled,
+        annotation: None,
+    })
 }
 
 /// The one that a new value of the annotation asks for.
@@ -215,31 +246,31 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
 
 /// The one without which nothing behind a gap in the WAL can be restored.
 fn gap_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Option<Step> {
+    let (name, due) = next_gap_backup(observed)?;
+    let may_begin = due.is_none_or(|due| due <= now) && holds_backups(judgement, observed);
+    may_begin.then_some(Step::TakeBackup {
+        name,
+        reason: BackupReason::Gap,
+        annotation: None,
+    })
+}
+
+/// The name of the next one, and when it may begin if others have failed before; `None` where none is missing.
+fn next_gap_backup(observed: &Observed) -> Option<(String, Option<Timestamp>)> {
     let status = observed.protection.status.as_ref()?;
     let (lineage, window) = (status.lineage.as_ref()?, status.recoverable.as_ref()?);
     let from = window.backup_needed_from?;
     let timeline = status.primary.as_ref()?.timeline;
     let protection = observed.protection.name_any();
-    let name = |count| names::gap_backup(&protection, lineage.as_str(), timeline, from, count);
-    let seen = |name: &str| observed.backups.iter().find(|backup| backup.name == name);
     // One that failed closes nothing: the next has a name of its own.
-    let mut due = now;
+    let mut due = None;
     for count in 0.. {
-        match seen(&name(count)).map(|backup| backup.failed) {
-            Some(Some(failed)) => due = due.max(failed + again_after(count)),
+        let name = names::gap_backup(&protection, lineage.as_str(), timeline, from, count);
+        let seen = observed.backups.iter().find(|backup| backup.name == name);
+        match seen.map(|backup| backup.failed) {
+            Some(Some(failed)) => due = due.max(Some(failed + again_after(count))),
             Some(None) => return None,
-            None if !holds_backups(judgement, observed) => return None,
-            None if now < due => {
-                let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
-                return Some(Step::Rest(left.min(pause(judgement, observed))));
-            }
-            None => {
-                return Some(Step::TakeBackup {
-                    name: name(count),
-                    reason: BackupReason::Gap,
-                    annotation: None,
-                });
-            }
+            None => return Some((name, due)),
         }
     }
     None
@@ -261,7 +292,21 @@ fn holds_backups(judgement: &Judgement, observed: &Observed) -> bool {
         && is_true(observed, WAL_ARCHIVING)
 }
 
-/// How long until the next look if no watch says anything.
+/// How long until the next look if no watch says anything: the usual pause, or until a backup is due before that.
+fn look_again(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Duration {
+    let gap = next_gap_backup(observed).and_then(|(_, due)| due);
+    let scheduled = schedule::schedules(observed, now).next();
+    let coming = [gap, scheduled]
+        .into_iter()
+        .flatten()
+        .filter(|due| *due > now);
+    let left = coming
+        .min()
+        .and_then(|due| Duration::try_from(due.duration_since(now)).ok());
+    let pause = pause(judgement, observed);
+    left.map_or(pause, |left| pause.min(left))
+}
+
 fn pause(judgement: &Judgement, observed: &Observed) -> Duration {
     let replicas = observed
         .stateful_set

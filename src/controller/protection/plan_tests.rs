@@ -72,7 +72,7 @@ pub fn observed() -> Observed {
     }
 }
 
-fn judge(observed: &Observed) -> Judgement {
+pub fn judge(observed: &Observed) -> Judgement {
     validate(observed, &image())
 }
 
@@ -94,13 +94,19 @@ fn running() -> Observed {
     observed
 }
 
-fn set_condition(observed: &mut Observed, type_: &str, status: Status, reason: &str, second: i64) {
+pub fn set_condition(
+    observed: &mut Observed,
+    type_: &str,
+    status: Status,
+    reason: &str,
+    second: i64,
+) {
     let list = &mut observed.protection.status.as_mut().unwrap().conditions;
     conditions::upsert(list, type_, status, reason, "", None, at(second));
 }
 
 /// The same, with WAL of a lineage reaching the archive.
-fn archiving() -> Observed {
+pub fn archiving() -> Observed {
     let mut observed = running();
     observed.protection.status.as_mut().unwrap().lineage = Some(LINEAGE.parse().unwrap());
     set_condition(&mut observed, "Connected", Status::True, "Connected", 0);

@@ -8,12 +8,13 @@ use super::{
     act::ActError,
     observe::{BackupSeen, Observed},
     plan::{Step, UNPROTECTED, leaving_since},
+    schedule::{self, Dealt},
     validate::Judgement,
 };
 use crate::{
     api::{
-        LastBackup, PgProtection, PgProtectionStatus, TimelineWindow,
-        conditions::{self, ACTIVE, Status},
+        BackupReason, LastBackup, PgProtection, PgProtectionStatus, TimelineWindow,
+        conditions::{self, ACTIVE, SCHEDULED, Status},
         managers,
     },
     archive::LineageId,
@@ -78,8 +79,9 @@ fn owned(protection: &PgProtection) -> PgProtectionStatus {
         archive_name: status.archive_name,
         members: status.members,
         last_backup: status.last_backup,
+        schedules: status.schedules,
         backup_now: status.backup_now,
-        conditions: conditions::owned(&status.conditions, &[ACTIVE]),
+        conditions: conditions::owned(&status.conditions, &[ACTIVE, SCHEDULED]),
         ..PgProtectionStatus::default()
     }
 }
@@ -111,6 +113,9 @@ pub(super) fn status(
     {
         status.backup_now = Some(value.clone());
     }
+    if leaving_since(observed, now).is_none() && observed.policy.is_some() {
+        report_schedules(&mut status, observed, dealt(step, outcome), now);
+    }
     if let Some((value, reason, message)) = active(observed, judgement, step, outcome, now) {
         restart_clock(&mut status.conditions, reason);
         conditions::upsert(
@@ -124,6 +129,44 @@ pub(super) fn status(
         );
     }
     status
+}
+
+/// What this pass has done about the schedules.
+fn dealt(step: &Step, outcome: &Result<(), ActError>) -> Option<Dealt> {
+    let done = match step {
+        Step::TakeBackup { reason, .. } => {
+            (*reason == BackupReason::Scheduled).then_some(Dealt::Taken)
+        }
+        Step::SkipBackup { .. } => Some(Dealt::Skipped),
+        Step::AddFinalizer
+        | Step::DeployAgent(_)
+        | Step::RemoveAgent { .. }
+        | Step::Release
+        | Step::AwaitSlots { .. }
+        | Step::Rest(_) => None,
+    };
+    done.filter(|_| outcome.is_ok())
+}
+
+fn report_schedules(
+    status: &mut PgProtectionStatus,
+    observed: &Observed,
+    dealt: Option<Dealt>,
+    now: Timestamp,
+) {
+    let schedules = schedule::schedules(observed, now);
+    let (value, reason, message) = schedules.condition();
+    let generation = status.observed_generation;
+    conditions::upsert(
+        &mut status.conditions,
+        SCHEDULED,
+        value,
+        reason,
+        message,
+        generation,
+        now,
+    );
+    status.schedules = schedules.told(dealt);
 }
 
 /// The time that the agent has to drop its slots counts from the word `Unprotected`, also where `Active` was `False`
