@@ -63,8 +63,7 @@ async fn life(fixture: &Fixture, name: &str, lifeline: &Lifeline) -> Result<bool
             number == Some(1),
             "attempt {number:?}: a controller's death cost an attempt"
         );
-        fixture.delete_backup(name).await?;
-        fixture.gone(name).await?;
+        fixture.delete_to_the_end(name).await?;
         fixture.require_nothing_left(&backup).await
     };
     tokio::pin!(told);
@@ -161,8 +160,7 @@ async fn a_snapshot_deleted_before_it_was_written_down_goes_with_its_backup() ->
     fixture
         .play("forgotten", "the backup completes", is_completed)
         .await?;
-    fixture.delete_backup("forgotten").await?;
-    fixture.gone("forgotten").await?;
+    fixture.delete_to_the_end("forgotten").await?;
     second.abort();
     fixture.require_nothing_left(&backup).await
 }
@@ -213,8 +211,7 @@ async fn the_oracle_sees_what_is_wrong() -> Result<()> {
         .api::<VolumeSnapshot>()
         .delete(&stray.name_any(), &DeleteParams::default())
         .await?;
-    fixture.delete_backup("whole").await?;
-    fixture.gone("whole").await?;
+    fixture.delete_to_the_end("whole").await?;
     controller.abort();
     Ok(())
 }

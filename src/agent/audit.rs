@@ -95,7 +95,11 @@ pub type Existing = PartialObjectMeta<PgBackup>;
 
 fn uids(backups: Option<&BTreeMap<String, Arc<Existing>>>) -> BTreeSet<String> {
     let backups = backups.into_iter().flat_map(BTreeMap::values);
-    backups.filter_map(|backup| backup.uid()).collect()
+    // One that goes is not chosen any more.
+    backups
+        .filter(|backup| backup.metadata.deletion_timestamp.is_none())
+        .filter_map(|backup| backup.uid())
+        .collect()
 }
 
 async fn audit(

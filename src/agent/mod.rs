@@ -293,10 +293,7 @@ fn work_lists(tasks: &mut Tasks, shared: &Arc<Shared>) -> WorkLists {
     let (backup_sender, backups) = channel::channel(None);
     let (restore_sender, restores) = channel::channel(None);
     let name = shared.protection.clone();
-    let ours = move |backup: &PgBackup| {
-        let decided = backup.status.as_ref().is_some_and(backup::is_decided);
-        backup.spec.protection == name && !decided
-    };
+    let ours = move |backup: &PgBackup| backup.spec.protection == name && backup::is_open(backup);
     let all = watcher::Config::default;
     task(
         tasks,

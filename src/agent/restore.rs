@@ -197,7 +197,9 @@ async fn decide(shared: &Shared, config: &Config, restore: &PgRestore) -> Result
         newest(shared).await;
     }
     let backups = backups(shared).await?;
-    let existing = backups.iter().filter_map(ResourceExt::uid).collect();
+    let stays = |it: &&PgBackup| it.metadata.deletion_timestamp.is_none();
+    let existing = backups.iter().filter(stays);
+    let existing = existing.filter_map(ResourceExt::uid).collect();
     let lineages = lineages(shared.reporter.read().lineage, backups);
     in_lineages(shared, config, restore, (None, existing), lineages).await
 }

@@ -136,7 +136,7 @@ pub struct PgBackupStatus {
     /// The entry in the archive's catalog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog: Option<CatalogEntry>,
-    /// `Accepted`, `Cut`, `Ready`, `Completed`, `Verified` (controller); `Session`, `Stopped`, `WalArchived`, `Catalogued` (agent).
+    /// `Accepted`, `Cut`, `Ready`, `Completed`, `Verified`, `Discarded` (controller); `Session`, `Stopped`, `WalArchived`, `Catalogued` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

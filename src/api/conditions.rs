@@ -49,6 +49,11 @@ pub const WAL_ARCHIVED: &str = "WalArchived";
 pub const READY: &str = "Ready";
 /// PgBackup, written by the agent: the manifest is in the archive.
 pub const CATALOGUED: &str = "Catalogued";
+/// PgBackup, written by the controller: whoever deleted it wants its data gone, first the entry in the archive's catalog. Absent
+/// where its namespace or CRD goes.
+pub const DISCARDED: &str = "Discarded";
+/// Reason of [`CATALOGUED`], which is `False` then: the archive's catalog has no entry of it any more, and gets none.
+pub const UNCATALOGUED: &str = "Uncatalogued";
 /// PgBackup, and the PgRestore that was the drill, written by the controller: `True` when a drill restored it and found nothing wrong, `False` when the last one did.
 pub const VERIFIED: &str = "Verified";
 /// PgBackup and PgRestore, written by the controller: `True` is done, `False` is failed for good, `Unknown` is under way.

@@ -21,12 +21,13 @@ use crate::{
 const LONGEST_NOTE: usize = 1024;
 
 /// Reasons of a condition that is `False` because an admin wants it so.
-const EXPECTED: [&str; 5] = [
+const EXPECTED: [&str; 6] = [
     "Unprotected",
     "ProtectionEnded",
     "NoSchedule",
     "Suspended",
     "Paused",
+    "Uncatalogued",
 ];
 
 /// Reasons of a condition that is `Unknown` because it goes on as it should.

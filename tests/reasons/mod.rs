@@ -38,7 +38,7 @@ const NO_REASON: [(&str, &str); 16] = [
     // Types and values of conditions.
     (
         "api/conditions.rs",
-        "Accepted Active ClockInStep CreateOnly False Scheduled Session SlotWithinCeiling SlotsDropped True \
+        "Accepted Active ClockInStep CreateOnly Discarded False Scheduled Session SlotWithinCeiling SlotsDropped True \
          Unknown VolumesReady WalArchived WalArchiving",
     ),
     // Types of fields, their values, and units.

@@ -22,6 +22,9 @@ impl Agent {
             return Ok(());
         };
         let is = |type_: &str| conditions::is_true(&status.conditions, type_);
+        if is("Discarded") {
+            return uncatalogue(fixture, backup).await;
+        }
         let Some(attempt) = status.attempt.as_ref().filter(|_| is("Accepted")) else {
             return Ok(());
         };
@@ -71,5 +74,19 @@ impl Agent {
         )
         .await?;
         Ok(())
+    }
+}
+
+/// There is no archive: it has no entry.
+async fn uncatalogue(fixture: &Fixture, backup: &PgBackup) -> Result<()> {
+    let mut catalogued = condition("Catalogued");
+    catalogued["status"] = "False".into();
+    catalogued["reason"] = "Uncatalogued".into();
+    let session = backup.status.as_ref().and_then(|it| it.session.clone());
+    let part = json!({"session": session, "conditions": [catalogued]});
+    let (api, name) = (fixture.api::<PgBackup>(), backup.name_any());
+    match apply_status(&api, &name, managers::AGENT, &part).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => Ok(other.map(drop)?),
     }
 }

@@ -277,6 +277,23 @@ impl Fixture {
         Ok(())
     }
 
+    /// Deletes it, and plays the agent until it is gone.
+    #[allow(dead_code, reason = "of one of the tests that share this")]
+    pub async fn delete_to_the_end(&self, name: &str) -> Result<()> {
+        self.delete_backup(name).await?;
+        let agent = &Agent::default();
+        until("the PgBackup is gone", || async {
+            let found = self.api::<PgBackup>().get_opt(name).await?;
+            let Some(backup) = found else {
+                return Ok(Some(()));
+            };
+            agent.pass(self, &backup).await?;
+            Ok(None)
+        })
+        .await
+    }
+
+    #[allow(dead_code, reason = "of one of the tests that share this")]
     pub async fn gone(&self, name: &str) -> Result<()> {
         until("the PgBackup is gone", || async {
             Ok(self

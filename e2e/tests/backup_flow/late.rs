@@ -101,8 +101,7 @@ async fn an_errored_snapshot_that_cuts_later_is_swept() -> Result<()> {
     for volume in &backup.status.as_ref().context("no status")?.volumes {
         ensure!(has_cut(&volume.volume_snapshot)?);
     }
-    fixture.delete_backup("late").await?;
-    fixture.gone("late").await?;
+    fixture.delete_to_the_end("late").await?;
     controller.abort();
     fixture.require_nothing_left(&backup).await
 }

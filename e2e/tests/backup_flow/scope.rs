@@ -68,8 +68,7 @@ async fn a_crd_that_goes_does_not_take_the_snapshots() -> Result<()> {
     let deleted = fixture
         .play("deleted", "the backup completes", is_completed)
         .await?;
-    fixture.delete_backup("deleted").await?;
-    fixture.gone("deleted").await?;
+    fixture.delete_to_the_end("deleted").await?;
     fixture.require_nothing_left(&deleted).await?;
     fixture.require_kept(&backup).await?;
     controller.abort();

@@ -83,6 +83,18 @@ pub async fn require_restorable(site: &Site, backup: &PgBackup) -> Result<()> {
     Ok(())
 }
 
+/// A backup that was deleted is nothing to choose any more.
+pub async fn require_uncatalogued(site: &Site, backup: &PgBackup) -> Result<()> {
+    let Ok(lineage) = lineage(site, backup) else {
+        return Ok(());
+    };
+    let catalog = lineage.contents().await?.backups;
+    let uid = backup.uid().context("no UID")?;
+    let left = catalog.iter().find(|(_, manifest)| manifest.uid == uid);
+    ensure!(left.is_none(), "the catalog has it still: {left:?}");
+    Ok(())
+}
+
 /// Read in full, nothing is wrong with what all lives left.
 pub async fn verify(site: &Site) -> Result<()> {
     let id = site.lineage.get().context("no backup completed")?;

@@ -124,8 +124,9 @@ async fn seen() -> Result<()> {
     let without = archive::require_restorable(&site, &decided).await;
     ensure!(without.is_err(), "it is restorable without its archive");
     fs::rename(&away, &archived)?;
-    // An agent is not needed for a backup to go.
+    let agent = Agent::start(&site, Lifeline::endless(), None).await?;
     tell(&site, &decided, EXPECTED).await?;
+    agent.kill().await;
     controller.kill().await;
     site.close().await
 }

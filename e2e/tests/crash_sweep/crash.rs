@@ -15,6 +15,7 @@ use jiff::SignedDuration;
 use kube::ResourceExt;
 
 use super::{
+    archive,
     judge::{End, Expected, judge, until_holds},
     point::{Back, Counts, Crash, Place},
     programs::{Agent, Controller},
@@ -83,6 +84,7 @@ pub async fn tell(site: &Site, backup: &PgBackup, expected: Expected) -> Result<
         site.fixture.require_nothing_left(&decided)
     })
     .await?;
+    archive::require_uncatalogued(site, &decided).await?;
     Ok(end)
 }
 

@@ -8,6 +8,7 @@ use http::Method;
 use kube::ResourceExt;
 
 use super::{
+    archive,
     crash::Outcome,
     fixture::VOLUMES,
     judge::{Expected, judge, require_told_once, until_holds},
@@ -82,6 +83,7 @@ async fn tell(site: &Site, first: &Lifeline) -> Result<Outcome> {
         site.fixture.require_nothing_left(&backup)
     })
     .await?;
+    archive::require_uncatalogued(site, &backup).await?;
     let reached = site.life().controllers.len() > 1;
     Ok(Outcome { end, reached })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::status::Part;
@@ -20,6 +21,9 @@ use crate::{
     },
     postgres::{Lsn, TimelineId, backup_mode::Stopped},
 };
+
+/// So many attempts of a backup are looked for in the catalog, the last ones: each costs some requests.
+const ATTEMPTS: usize = 20;
 
 /// What the session says, whole.
 struct Taken<'a> {
@@ -76,6 +80,36 @@ pub async fn keep(
     if !stopped.tablespace_map.is_empty() {
         let map = Bytes::from(stopped.tablespace_map.clone());
         lineage.put_backup_file(&key, TABLESPACE_MAP, map).await?;
+    }
+    Ok(())
+}
+
+/// Deletes what there is of it in the catalog, and what may come yet: of all of its attempts, as a void one may have come that
+/// far, too. One that no lineage is known of has nothing there.
+///
+/// # Errors
+/// The archive refuses, or is not the one that has the lineage; what was begun is finished by the next try.
+pub async fn delete(
+    shared: &Shared,
+    backup: &PgBackup,
+    part: &Part,
+    now: Timestamp,
+) -> Result<(), Trouble> {
+    let Some(session) = part.session() else {
+        return Ok(());
+    };
+    let id = session
+        .lineage
+        .clone()
+        .or_else(|| shared.reporter.read().lineage);
+    let Some(id) = id else { return Ok(()) };
+    let lineage = lineage(shared, &id)?;
+    // An archive that the policy names by now may be another one.
+    lineage.identity().await?;
+    let (name, uid) = (backup.name_any(), backup.uid().unwrap_or_default());
+    for attempt in (1..=session.attempt).rev().take(ATTEMPTS) {
+        let key = backup_key(&name, &uid, attempt);
+        lineage.bury_backup(&key, now).await?;
     }
     Ok(())
 }

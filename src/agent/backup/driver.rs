@@ -161,7 +161,12 @@ impl Driver {
                     && (linked || patience.is_none_or(|since| since.elapsed() >= LINK))
             }
             Step::ShipWal(stop) => self.shipped(uid, stop) || self.demanded() < Some(stop),
-            Step::Release | Step::Fail(..) | Step::Stop | Step::Keep | Step::Catalogue => true,
+            Step::Release
+            | Step::Fail(..)
+            | Step::Stop
+            | Step::Keep
+            | Step::Catalogue
+            | Step::Uncatalogue => true,
         }
     }
 
@@ -196,6 +201,7 @@ impl Driver {
             Step::Keep => self.keep(&uid).await,
             Step::ShipWal(stop) => self.ship(&uid, stop).await,
             Step::Catalogue => self.catalogue(&uid).await,
+            Step::Uncatalogue => self.uncatalogue(&uid).await,
         }
         true
     }
@@ -409,6 +415,32 @@ impl Driver {
                 backup.step.failed();
             }
         }
+    }
+
+    /// Nothing may choose it any more when its snapshots go.
+    async fn uncatalogue(&mut self, uid: &str) {
+        let now = self.shared.clock.now();
+        let Some(backup) = self.backups.get_mut(uid) else {
+            return;
+        };
+        let name = backup.object.name_any();
+        match catalogue::delete(&self.shared, &backup.object, &backup.part, now).await {
+            Ok(()) => {
+                tracing::info!(backup = name, "deleted from the catalog");
+                backup.part.uncatalogued(now);
+                backup.step.settled();
+                self.shared.audit.notify_one();
+            }
+            Err(error) => {
+                tracing::warn!(backup = name, %error, "failed to delete the backup from the catalog");
+                self.shared.metrics.error(error.reason);
+                let message = format!("its entry in the archive's catalog is still there: {error}");
+                let (type_, reason) = (conditions::CATALOGUED, error.reason);
+                backup.part.waits(type_, reason, message, now);
+                backup.step.failed();
+            }
+        }
+        backup.dirty = true;
     }
 
     /// Until something changes.

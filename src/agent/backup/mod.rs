@@ -9,4 +9,4 @@ mod status;
 mod work;
 
 pub use driver::Driver;
-pub use plan::is_decided;
+pub use plan::is_open;

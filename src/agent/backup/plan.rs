@@ -12,6 +12,8 @@ use crate::{
 pub struct Observed {
     /// The object is going, or it is completed: nothing more is done for it.
     pub over: bool,
+    /// Its data is to go.
+    pub discarded: bool,
     /// The controller's attempt, once it is accepted.
     pub attempt: Option<u32>,
     /// It is of a standby.
@@ -37,6 +39,8 @@ pub struct Ours {
     pub wal_archived: bool,
     /// The manifest is in the archive.
     pub catalogued: bool,
+    /// The archive's catalog has no entry of it any more, and gets none.
+    pub uncatalogued: bool,
 }
 
 /// The session that this process holds.
@@ -97,6 +101,8 @@ pub enum Step {
     ShipWal(Lsn),
     /// Write the manifest.
     Catalogue,
+    /// Delete the manifest.
+    Uncatalogue,
 }
 
 /// Why an attempt is void.
@@ -136,6 +142,7 @@ pub fn observe(backup: &PgBackup, ours: Ours) -> Observed {
     let accepted = attempt.filter(|_| holds(conditions::ACCEPTED));
     Observed {
         over: backup.metadata.deletion_timestamp.is_some() || is_decided(status),
+        discarded: is_discarded(backup),
         attempt: accepted.map(|attempt| attempt.number),
         of_standby: accepted.is_some_and(|attempt| attempt.standby.is_some()),
         cut: holds(conditions::CUT),
@@ -144,8 +151,20 @@ pub fn observe(backup: &PgBackup, ours: Ours) -> Observed {
     }
 }
 
+/// Whether there may be something to do for it.
+pub fn is_open(backup: &PgBackup) -> bool {
+    !backup.status.as_ref().is_some_and(is_decided) || is_discarded(backup)
+}
+
+/// Whether its data is to go.
+fn is_discarded(backup: &PgBackup) -> bool {
+    let status = backup.status.as_ref();
+    backup.metadata.deletion_timestamp.is_some()
+        && status.is_some_and(|it| conditions::is_true(&it.conditions, conditions::DISCARDED))
+}
+
 /// Whether the backup is completed or failed for good.
-pub fn is_decided(status: &PgBackupStatus) -> bool {
+fn is_decided(status: &PgBackupStatus) -> bool {
     conditions::is_true(&status.conditions, conditions::COMPLETED)
         || conditions::is_false(&status.conditions, conditions::COMPLETED)
 }
@@ -163,6 +182,7 @@ pub fn read_back(status: &PgBackupStatus) -> Ours {
         },
         wal_archived: holds(conditions::WAL_ARCHIVED),
         catalogued: holds(conditions::CATALOGUED),
+        uncatalogued: conditions::is_false(&status.conditions, conditions::CATALOGUED),
     }
 }
 
@@ -171,7 +191,7 @@ pub fn read_back(status: &PgBackupStatus) -> Ours {
 pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Option<Duration>) -> Step {
     let attempt = match observed.attempt {
         Some(attempt) if !observed.over => attempt,
-        Some(_) | None => return held.map_or(Step::Wait, |_| Step::Release),
+        Some(_) | None => return held.map_or(when_over(observed), |_| Step::Release),
     };
     if held.is_some_and(|held| held.attempt != attempt) {
         return Step::Release;
@@ -193,6 +213,15 @@ pub fn plan(observed: &Observed, held: Option<Held>, ceiling: Option<Duration>) 
         (false, _, _) => Step::ShipWal(stop_lsn),
         (true, true, false) => Step::Catalogue,
         (true, false, _) | (true, true, true) => Step::Wait,
+    }
+}
+
+/// What is still to be done for a backup that is over.
+const fn when_over(observed: &Observed) -> Step {
+    let ours = &observed.ours;
+    match observed.discarded && ours.attempt.is_some() && !ours.uncatalogued {
+        true => Step::Uncatalogue,
+        false => Step::Wait,
     }
 }
 

@@ -199,6 +199,54 @@ fn a_backup_goes_through_its_steps() {
     }
 }
 
+#[test]
+fn what_is_discarded_is_deleted_from_the_catalog_once() {
+    let discarded = |ours: Ours| Observed {
+        over: true,
+        discarded: true,
+        ours,
+        ..accepted(1)
+    };
+    let began = session(1).ours;
+    let gone = Ours {
+        uncatalogued: true,
+        ..began.clone()
+    };
+    for (name, observed, held, expected) in [
+        (
+            "it began",
+            discarded(began.clone()),
+            None,
+            Step::Uncatalogue,
+        ),
+        (
+            "in backup mode",
+            discarded(began.clone()),
+            held(1),
+            Step::Release,
+        ),
+        ("it is gone", discarded(gone), None, Step::Wait),
+        (
+            "it never began",
+            discarded(Ours::default()),
+            None,
+            Step::Wait,
+        ),
+        (
+            "it goes with its namespace",
+            Observed {
+                discarded: false,
+                ..discarded(began)
+            },
+            None,
+            Step::Wait,
+        ),
+    ] {
+        assert_eq!(plan(&observed, held, BOUND), expected, "{name}");
+        assert_eq!(plan(&observed, held, None), expected, "{name}, ended");
+    }
+}
+
 /// A controller that knows no standbys leaves out what it does not know, and cuts in any order.
 #[test]
 fn a_session_beside_a_standby_is_worth_nothing_to_another_attempt() {
@@ -251,8 +299,8 @@ prop_compose! {
         wal_archived: bool,
         catalogued: bool,
     ) -> Observed {
-        let ours = Ours { attempt: ours_attempt, failed, stopped, wal_archived, catalogued };
-        Observed { over, attempt, of_standby: false, cut, ready, ours }
+        let ours = Ours { attempt: ours_attempt, failed, stopped, wal_archived, catalogued, uncatalogued: false };
+        Observed { over, discarded: false, attempt, of_standby: false, cut, ready, ours }
     }
 }
 
@@ -340,4 +388,30 @@ proptest! {
             prop_assert_eq!(observed.attempt, ours.attempt);
         }
     }
+}
+
+/// History costs no memory: what is decided is looked at again only when it is to go.
+#[test]
+fn what_is_decided_is_open_again_when_it_is_discarded() {
+    let backup = |deleted: bool, types: &[&str]| -> PgBackup {
+        let condition = |type_: &&str| {
+            serde_json::json!({"type": type_, "status": "True", "reason": "R", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let conditions: Vec<_> = types.iter().map(condition).collect();
+        let deleted = deleted.then_some("2026-01-01T00:00:00Z");
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "b", "deletionTimestamp": deleted},
+            "spec": {"protection": "orders"},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    };
+    assert!(is_open(&backup(false, &[])));
+    assert!(!is_open(&backup(false, &["Completed"])));
+    assert!(
+        !is_open(&backup(true, &["Completed"])),
+        "its namespace goes"
+    );
+    assert!(is_open(&backup(true, &["Completed", "Discarded"])));
 }

@@ -132,6 +132,13 @@ impl Part {
         self.set(CATALOGUED, Status::True, "Catalogued", message, now);
     }
 
+    /// The archive's catalog has no entry of it any more.
+    pub fn uncatalogued(&mut self, now: Timestamp) {
+        let message = "deleted from the archive's catalog";
+        let reason = conditions::UNCATALOGUED;
+        self.set(CATALOGUED, Status::False, reason, message, now);
+    }
+
     /// A condition that waits, and what for.
     pub fn waits(&mut self, type_: &str, reason: &str, message: impl Into<String>, now: Timestamp) {
         self.set(type_, Status::Unknown, reason, message, now);

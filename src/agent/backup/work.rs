@@ -164,8 +164,10 @@ pub const fn urgency(step: Step) -> u8 {
         Step::Keep => 3,
         Step::ShipWal(_) => 4,
         Step::Catalogue => 5,
-        Step::Start(_) => 6,
-        Step::Wait | Step::Hold => 7,
+        Step::Uncatalogue => 6,
+        // It may wait for a checkpoint.
+        Step::Start(_) => 7,
+        Step::Wait | Step::Hold => 8,
     }
 }
 
@@ -176,6 +178,7 @@ pub const fn ends_backup_mode(step: Step) -> bool {
         Step::Keep
         | Step::ShipWal(_)
         | Step::Catalogue
+        | Step::Uncatalogue
         | Step::Start(_)
         | Step::Wait
         | Step::Hold => false,

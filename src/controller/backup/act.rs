@@ -70,6 +70,7 @@ pub async fn act(client: &Client, observed: &Observed, plan: &Plan) -> Result<Ac
         | Step::Complete(_)
         | Step::Abandon(_)
         | Step::Fail(_)
+        | Step::Discard
         | Step::Done => {}
     }
     Ok(acted)

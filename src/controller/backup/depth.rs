@@ -52,6 +52,7 @@ impl Step {
             | Self::Accept(_)
             | Self::Abandon(_)
             | Self::Fail(_)
+            | Self::Discard
             | Self::Release => Depth::Everything,
         }
     }

@@ -320,6 +320,7 @@ async fn pass(cached: &PgBackup, backups: &Backups) -> Result<Action, Error> {
         backups.at_once.leave(&observed.backup);
     }
     let (plan, refused) = taken?;
+    report::tell_of_left(ctx, &observed, &state, &plan).await;
     let outcome = act::act(&ctx.client, &observed, &plan).await;
     let retained = outcome.as_ref().map_or(&[][..], |acted| &acted.retained);
     let (observed, state, plan) = retained::go_on((observed, state, plan), retained, now);
@@ -405,6 +406,7 @@ impl Backups {
             | Step::Complete(_)
             | Step::Abandon(_)
             | Step::Fail(_)
+            | Step::Discard
             | Step::Release
             | Step::Done => self.at_once.leave(&observed.backup),
         }
@@ -449,7 +451,8 @@ fn requeue(plan: &Plan, state: &State, by_group: bool, now: Timestamp) -> Action
             false => left(state.deadline(), UNWATCHED_REST),
         }),
         Step::Await { what, until } => Some(match what {
-            Awaited::Gone => SWEEP_REST,
+            // That the protection ends no watch tells.
+            Awaited::Gone | Awaited::Uncatalogued => SWEEP_REST,
             Awaited::Door => left(*until, DOOR_REST),
             // That nobody acts on a snapshot no watch tells.
             Awaited::Cut if !by_group => left(*until, report::SILENT.unsigned_abs()),
@@ -460,7 +463,8 @@ fn requeue(plan: &Plan, state: &State, by_group: bool, now: Timestamp) -> Action
             | Awaited::Label
             | Awaited::Wal
             | Awaited::Ready
-            | Awaited::Catalogue => match by_group {
+            | Awaited::Catalogue
+            | Awaited::Restored => match by_group {
                 true => GROUP_REST,
                 false => left(*until, LONGEST_REST),
             },
@@ -472,6 +476,7 @@ fn requeue(plan: &Plan, state: &State, by_group: bool, now: Timestamp) -> Action
         | Step::Retain(_)
         | Step::RetainGroup(_)
         | Step::Abandon(_)
+        | Step::Discard
         | Step::Fail(_) => Some(Duration::ZERO),
     };
     let sweeping = !plan.sweep.is_empty();

@@ -27,7 +27,7 @@ use super::{
     turn, volumes,
 };
 use crate::{
-    api::{PgBackup, PgBackupPolicy, PgProtection, annotations, conditions},
+    api::{PgBackup, PgBackupPolicy, PgProtection, PgRestore, annotations, conditions},
     csi::{self, VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
     kubernetes::{RequestError, find, request},
 };
@@ -42,7 +42,7 @@ const PAGE: u32 = 500;
 pub struct Observed {
     /// The PgBackup.
     pub backup: PgBackup,
-    /// Its protection, unless the backup is finished or goes.
+    /// Its protection, unless the backup is finished, or goes with its namespace.
     pub protection: Option<PgProtection>,
     /// The protection's policy.
     pub policy: Option<PgBackupPolicy>,
@@ -62,6 +62,8 @@ pub struct Observed {
     pub groups: Groups,
     /// Namespace or CRD is going. Read only when the PgBackup goes.
     pub scope_goes: bool,
+    /// A PgRestore that begins with it and is not over. Read only when the PgBackup goes.
+    pub read_by: Option<String>,
 }
 
 /// What the cluster says of the database.
@@ -134,9 +136,16 @@ async fn observe_surroundings(
         contents: Vec::new(),
         groups: Groups::default(),
         scope_goes: false,
+        read_by: None,
     };
     if observed.backup.metadata.deletion_timestamp.is_some() {
         observed.scope_goes = scope_goes(client, namespace).await?;
+        if !observed.scope_goes {
+            let protections = Api::<PgProtection>::namespaced(client.clone(), namespace);
+            let name = &observed.backup.spec.protection;
+            observed.protection = get(&protections, name).await?;
+            observed.read_by = read_by(client, namespace, &observed.backup.name_any()).await?;
+        }
     } else if !is_finished(&observed.backup) {
         let known = match depth {
             Depth::Told | Depth::Backup | Depth::Snapshots => {
@@ -195,6 +204,26 @@ where
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(read_error::<K>(name, error)),
     }
+}
+
+/// A restore of the namespace that is under way and whose plan begins with the backup. As it lies there: one that cannot be
+/// decoded must not keep a backup for ever.
+async fn read_by(client: &Client, namespace: &str, backup: &str) -> Result<Option<String>, Error> {
+    let kind = ApiResource::erase::<PgRestore>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+    let list = request(api.list(&ListParams::default())).await;
+    let list = list.map_err(|error| read_error::<PgRestore>("", error))?;
+    let reads = |it: &&DynamicObject| {
+        let status = &it.data["status"];
+        let conditions = status["conditions"].as_array().into_iter().flatten();
+        let mut completed = conditions.filter(|it| it["type"] == conditions::COMPLETED);
+        let over = completed.any(|it| it["status"] != conditions::Status::Unknown.as_str());
+        let made = status["volumes"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty());
+        made && !over && status["plan"]["backup"] == backup
+    };
+    Ok(list.items.iter().find(reads).map(ResourceExt::name_any))
 }
 
 async fn observe_policy(

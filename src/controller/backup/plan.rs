@@ -47,6 +47,10 @@ pub enum Phase {
     Deleting {
         /// Namespace or CRD goes too: then nobody asked for the data to go.
         keep: bool,
+        /// What the archive's catalog may have of it.
+        entry: Entry,
+        /// A restore that begins with it and is not over.
+        read_by: Option<String>,
     },
     /// `Completed` is `True` or `False`.
     Finished,
@@ -59,6 +63,19 @@ pub enum Phase {
     },
     /// An attempt runs.
     Running(Running),
+}
+
+/// What the archive's catalog may have of a backup that goes. Nothing may choose it any more when its snapshots go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing.
+    Gone,
+    /// The agent has not been told to delete it.
+    There,
+    /// The agent is to delete it.
+    Going,
+    /// Nobody is there to delete it, as the protection has ended, or the agent did not in time.
+    Left,
 }
 
 /// An attempt that is void.
@@ -124,6 +141,8 @@ pub enum Step {
     Abandon(Setback),
     /// No more attempts: `Completed=False`.
     Fail(Setback),
+    /// Say that its data is to go: `Discarded=True`.
+    Discard,
     /// Take our finalizer off: the object may go.
     Release,
     /// Nothing is left to do.
@@ -151,6 +170,10 @@ pub enum Awaited {
     Ready,
     /// The agent: the manifest.
     Catalogue,
+    /// The restore that begins with it to be over.
+    Restored,
+    /// The agent: the manifest to be gone.
+    Uncatalogued,
     /// Snapshots that are being deleted.
     Gone,
 }
@@ -168,6 +191,8 @@ impl Awaited {
             Self::Wal => "the WAL up to the stop LSN in the archive",
             Self::Ready => "the readiness of every snapshot",
             Self::Catalogue => "the manifest in the archive",
+            Self::Restored => "the restore that begins with it",
+            Self::Uncatalogued => "the deletion of the manifest in the archive",
             Self::Gone => "the deletion of its snapshots",
         }
     }
@@ -202,13 +227,22 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
     let mut make_deletable = Vec::new();
     let step = match &state.phase {
         Phase::Deleting { .. } if !state.finalizer => Step::Done,
-        Phase::Deleting { keep: true } => Step::Release,
-        Phase::Deleting { keep: false } if sweep.is_empty() => Step::Release,
+        Phase::Deleting { keep: true, .. } => Step::Release,
+        Phase::Deleting {
+            read_by: Some(_), ..
+        } => {
+            sweep.clear();
+            forever(Awaited::Restored)
+        }
+        Phase::Deleting { entry, .. } => {
+            let step = plan_deleting(*entry, sweep.is_empty());
+            if matches!(entry, Entry::There | Entry::Going) {
+                sweep.clear();
+            }
+            step
+        }
         Phase::Finished if sweep.is_empty() => Step::Done,
-        Phase::Deleting { keep: false } | Phase::Finished => Step::Await {
-            what: Awaited::Gone,
-            until: Timestamp::MAX,
-        },
+        Phase::Finished => forever(Awaited::Gone),
         Phase::Waiting { .. } | Phase::Running(_) if !state.finalizer => Step::AddFinalizer,
         Phase::Waiting { last, door } => plan_waiting(state, last.as_ref(), door, now),
         Phase::Running(running) => {
@@ -227,6 +261,20 @@ pub fn plan(state: &State, now: Timestamp) -> Plan {
         make_deletable,
         sweep,
     }
+}
+
+fn plan_deleting(entry: Entry, swept: bool) -> Step {
+    match entry {
+        Entry::There => Step::Discard,
+        Entry::Going => forever(Awaited::Uncatalogued),
+        Entry::Gone | Entry::Left if swept => Step::Release,
+        Entry::Gone | Entry::Left => forever(Awaited::Gone),
+    }
+}
+
+const fn forever(what: Awaited) -> Step {
+    let until = Timestamp::MAX;
+    Step::Await { what, until }
 }
 
 fn plan_waiting(

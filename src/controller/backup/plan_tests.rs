@@ -182,3 +182,69 @@ fn a_backup_at_the_door_waits_for_what_a_watch_tells() {
     held.backup.status = Some(said);
     assert_eq!(step_at(&held, now), Step::Hold(gone));
 }
+
+/// Its entry in the catalog goes before its snapshots, if there is somebody to delete it and anybody wants the data to go.
+#[test]
+fn a_deleted_backup_leaves_the_catalog_first() {
+    let now = "2026-01-01T00:03:00Z";
+    let mut going = proved();
+    going.backup.metadata.deletion_timestamp = serde_json::from_value(now.into()).unwrap();
+    let mark = annotations::BACKUP_FINALIZER.to_owned();
+    going.backup.metadata.finalizers = Some(vec![mark]);
+    let planned = |observed: &Observed| {
+        let now = now.parse().unwrap();
+        plan(&validate(observed, now), now)
+    };
+    let say = |observed: &mut Observed, type_: &str, value| {
+        let status = observed.backup.status.as_mut().unwrap();
+        let at = now.parse().unwrap();
+        conditions::upsert(&mut status.conditions, type_, value, "R", "", None, at);
+    };
+    let first = planned(&going);
+    assert_eq!((first.step, first.sweep.len()), (Step::Discard, 0));
+    say(&mut going, conditions::DISCARDED, conditions::Status::True);
+    let waits = planned(&going);
+    assert_eq!(
+        (waits.step, waits.sweep.len()),
+        (forever(Awaited::Uncatalogued), 0)
+    );
+
+    let mut kept = going.clone();
+    kept.scope_goes = true;
+    assert_eq!(planned(&kept).step, Step::Release, "the namespace goes");
+    let mut read = going.clone();
+    read.read_by = Some("clone".to_owned());
+    let waits = planned(&read);
+    assert_eq!(
+        (waits.step, waits.sweep.len()),
+        (forever(Awaited::Restored), 0),
+        "a restore begins with it"
+    );
+    let mut ended = going.clone();
+    ended.protection = None;
+    assert!(
+        !planned(&ended).sweep.is_empty(),
+        "nobody is there to delete it"
+    );
+    let late = "2026-01-01T00:05:00Z".parse().unwrap();
+    let late = plan(&validate(&going, late), late);
+    assert!(
+        !late.sweep.is_empty(),
+        "a bucket that is away holds up no finalizer"
+    );
+    say(
+        &mut going,
+        conditions::CATALOGUED,
+        conditions::Status::False,
+    );
+    let swept = planned(&going);
+    assert_eq!(swept.step, forever(Awaited::Gone));
+    assert!(!swept.sweep.is_empty());
+    let mut never_began = going.clone();
+    never_began.backup.status.as_mut().unwrap().session = None;
+    without(
+        &mut never_began,
+        &[conditions::DISCARDED, conditions::CATALOGUED],
+    );
+    assert!(!planned(&never_began).sweep.is_empty(), "it has no entry");
+}

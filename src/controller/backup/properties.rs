@@ -24,6 +24,8 @@ fn action() -> impl Strategy<Value = Action> {
         6 => Just(Action::Stop),
         5 => Just(Action::Archive),
         5 => Just(Action::Catalogue),
+        1 => Just(Action::CatalogueUntold),
+        3 => Just(Action::Uncatalogue),
         12 => snapshot.clone().prop_map(Action::Driver),
         2 => snapshot.clone().prop_map(Action::Trouble),
         1 => snapshot.prop_map(Action::Delete),
@@ -195,8 +197,12 @@ fn every_planted_mistake_is_seen() {
             "a namespace that went took the backup with it",
         ),
         (Mistake::IgnoreLoss, "it does not come to an end"),
-        (Mistake::NoJanitor, "a deleted backup left snapshots behind"),
-        (Mistake::LabelsOnly, "a void attempt left snapshots behind"),
+        (Mistake::NoJanitor, "left snapshots behind"),
+        (Mistake::LabelsOnly, "left snapshots behind"),
+        (
+            Mistake::IgnoreCatalog,
+            "a snapshot went before the entry in the catalog",
+        ),
     ] {
         is_seen(run, mistake, seen);
     }

@@ -11,13 +11,15 @@ use super::{
     attempt::{Running, Seen, Session, clip},
     group::{self, group_progress, identify, name_members},
     observe::Observed,
-    plan::{Phase, Plan, Proposal, State, Step},
+    plan::{Entry, Phase, Plan, Proposal, State, Step},
     setback::Setback,
 };
 use crate::{
     api::{
         Attempt, GroupStatus, PgBackup, PgBackupStatus, ReleaseAt, VolumeStatus,
-        conditions::{ACCEPTED, COMPLETED, CREATE_FAILED, CUT, READY, Status, owned, upsert},
+        conditions::{
+            ACCEPTED, COMPLETED, CREATE_FAILED, CUT, DISCARDED, READY, Status, owned, upsert,
+        },
         managers,
     },
     clock::micro_time,
@@ -26,6 +28,8 @@ use crate::{
     kubernetes::apply_status_unchanged,
 };
 
+/// The conditions that the controller writes, beside those of drills.
+const OURS: [&str; 5] = [ACCEPTED, CUT, READY, COMPLETED, DISCARDED];
 /// After how long nobody is known to act on a VolumeSnapshot.
 pub const SILENT: SignedDuration = SignedDuration::from_secs(30);
 
@@ -66,16 +70,14 @@ impl Own {
             volumes,
             group,
             stateful_set,
-            conditions: owned(&conditions, &[ACCEPTED, CUT, READY, COMPLETED]),
+            conditions: owned(&conditions, &OURS),
         }
     }
 
     /// The status after an apply: what is not the controller's stays.
     #[cfg(test)]
     pub fn into_status(self, before: &PgBackupStatus) -> PgBackupStatus {
-        let theirs = |condition: &Condition| {
-            ![ACCEPTED, CUT, READY, COMPLETED].contains(&condition.type_.as_str())
-        };
+        let theirs = |condition: &Condition| !OURS.contains(&condition.type_.as_str());
         let mut conditions = self.conditions;
         let kept = before.conditions.iter().filter(|it| theirs(it));
         conditions.extend(kept.cloned());
@@ -125,6 +127,42 @@ pub fn own_status(
     let mut own = Own::of(&before);
     let generation = observed.backup.metadata.generation;
     match (&state.phase, &plan.step) {
+        (_, Step::Discard) => {
+            let message = "deleted: its entry in the archive's catalog goes, then its snapshots";
+            let (on, at) = (Status::True, now);
+            upsert(
+                &mut own.conditions,
+                DISCARDED,
+                on,
+                "Deleted",
+                message,
+                generation,
+                at,
+            );
+            return own;
+        }
+        (
+            Phase::Deleting {
+                read_by: Some(restore),
+                ..
+            },
+            Step::Await { .. },
+        ) => {
+            let message = format!(
+                "deleted: PgRestore {restore} begins with it; its data goes when that is over"
+            );
+            let (off, at) = (Status::Unknown, now);
+            upsert(
+                &mut own.conditions,
+                DISCARDED,
+                off,
+                "BeingRestored",
+                message,
+                generation,
+                at,
+            );
+            return own;
+        }
         (_, Step::AddFinalizer | Step::Release | Step::Done)
         | (Phase::Finished | Phase::Deleting { .. }, _) => return own,
         (Phase::Waiting { .. } | Phase::Running(_), _) => own.observed_generation = generation,
@@ -189,7 +227,7 @@ pub fn own_status(
                 own.group = group::settled(own.group.take(), &observed.groups);
             }
         }
-        Step::AddFinalizer | Step::Release | Step::Done => {}
+        Step::AddFinalizer | Step::Discard | Step::Release | Step::Done => {}
     }
     own.conditions = conditions;
     own
@@ -357,6 +395,27 @@ pub async fn report(
         .condition_changes(&about, &before.conditions, &own.conditions)
         .await;
     Ok(Some(applied))
+}
+
+/// Says so where the backup goes and nobody was there to delete its entry in the catalog.
+pub async fn tell_of_left(ctx: &Context, observed: &Observed, state: &State, plan: &Plan) {
+    let left = match &state.phase {
+        Phase::Deleting { keep, entry, .. } => !keep && *entry == Entry::Left,
+        Phase::Finished | Phase::Waiting { .. } | Phase::Running(_) => false,
+    };
+    if !left || plan.step != Step::Release {
+        return;
+    }
+    let status = observed.backup.status.as_ref();
+    let Some(entry) = status.and_then(|it| it.catalog.as_ref()) else {
+        return;
+    };
+    let manifest = &entry.manifest;
+    let note = format!(
+        "its snapshots are gone, and its entry in the archive's catalog may still be there, as no agent has deleted it: no restore can use it. Delete the folder of {manifest} in the bucket"
+    );
+    let about = observed.backup.object_ref(&());
+    ctx.events.warning(&about, "CatalogEntryLeft", note).await;
 }
 
 #[cfg(test)]

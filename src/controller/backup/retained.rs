@@ -41,6 +41,7 @@ pub fn go_on(
         | Step::RetainGroup(_)
         | Step::Abandon(_)
         | Step::Fail(_)
+        | Step::Discard
         | Step::Release
         | Step::Done => (observed, state, before),
     }

@@ -56,6 +56,7 @@ impl Told {
             contents,
             groups: Groups::default(),
             scope_goes: false,
+            read_by: None,
             backup,
         };
         if !is_finished(&observed.backup) {

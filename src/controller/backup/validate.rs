@@ -1,16 +1,16 @@
 //! From what was read to what a decision rests on. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     attempt::Running,
     door::door,
     group,
     observe::{Observed, is_finished},
-    plan::{Last, Phase, State},
+    plan::{Entry, Last, Phase, State},
     sweep::{Keep, Removal, sweep},
 };
-use crate::api::{PgBackupStatus, annotations, conditions};
+use crate::api::{PgBackupStatus, PgProtection, annotations, conditions};
 
 /// Parses one observation.
 pub fn validate(observed: &Observed, now: Timestamp) -> State {
@@ -79,11 +79,45 @@ fn last(status: &PgBackupStatus) -> Option<Last> {
     })
 }
 
+/// How long a deletion waits for the agent to delete the entry: a finalizer that waits for a bucket may wait for ever.
+pub const ENTRY_DEADLINE: SignedDuration = SignedDuration::from_mins(2);
+
+/// What the archive's catalog may have of it: where no session ever began, nothing.
+fn entry(observed: &Observed, now: Timestamp) -> Entry {
+    let empty = PgBackupStatus::default();
+    let status = observed.backup.status.as_ref().unwrap_or(&empty);
+    let told = conditions::find(&status.conditions, conditions::DISCARDED);
+    let told = told.filter(|told| told.status == conditions::Status::True.as_str());
+    if status.session.is_none() || conditions::is_false(&status.conditions, conditions::CATALOGUED)
+    {
+        return Entry::Gone;
+    }
+    if !observed.protection.as_ref().is_some_and(has_agent) {
+        return Entry::Left;
+    }
+    match told.map(|told| told.last_transition_time.0 + ENTRY_DEADLINE) {
+        None => Entry::There,
+        Some(until) if now < until => Entry::Going,
+        Some(_) => Entry::Left,
+    }
+}
+
+/// Whether an agent of the protection is there to delete it, or will be again.
+fn has_agent(protection: &PgProtection) -> bool {
+    const ENDED: [&str; 3] = ["Unprotected", "PolicyNotFound", "ArchiveNotFound"];
+    let status = protection.status.as_ref();
+    let active = status.and_then(|it| conditions::find(&it.conditions, conditions::ACTIVE));
+    protection.metadata.deletion_timestamp.is_none()
+        && active.is_some_and(|active| !ENDED.contains(&active.reason.as_str()))
+}
+
 fn phase(observed: &Observed, now: Timestamp) -> Phase {
     let backup = &observed.backup;
     if backup.metadata.deletion_timestamp.is_some() {
         return Phase::Deleting {
             keep: observed.scope_goes,
+            entry: entry(observed, now),
+            read_by: observed.read_by.clone(),
         };
     }
     if is_finished(backup) {

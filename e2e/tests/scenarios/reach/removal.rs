@@ -1,7 +1,7 @@
 //! What a restore and a backup remove that are deleted, or whose snapshot was; and what a restore takes from elsewhere.
 
 use anyhow::{Context, Result, ensure};
-use highwater_e2e::harness::{Database, Kubectl, gone, has, said, story, until};
+use highwater_e2e::harness::{Database, Kubectl, bucket, gone, has, said, story, until};
 use serde_json::{Value, json};
 
 use super::text;
@@ -68,7 +68,7 @@ pub async fn nothing_is_restored_from_elsewhere(
     gone(kubectl, namespace, "namespace", &elsewhere).await
 }
 
-/// Its snapshot goes with it; a restore begins with the backup before, though the catalog still has an entry of both.
+/// Its snapshot goes with it, and its entry in the catalog goes first; a restore begins with the backup before.
 pub async fn a_backup_that_is_deleted_is_not_restored_from(
     kubectl: &Kubectl,
     namespace: &str,
@@ -86,7 +86,16 @@ pub async fn a_backup_that_is_deleted_is_not_restored_from(
         Ok(completed.map(|backup| text(&backup["metadata"]["name"]).to_owned()))
     })
     .await?;
+    let deleted = kubectl
+        .get(namespace, "pgb", &newer)?
+        .context("it is gone")?;
     kubectl.run(&["-n", namespace, "delete", "pgb", &newer])?;
+    let manifest = text(&deleted["status"]["catalog"]["manifest"]);
+    ensure!(!manifest.is_empty(), "no manifest: {deleted}");
+    let there = bucket::folder(kubectl)?.join(manifest);
+    let tombstone = there.with_file_name("deleted.json");
+    ensure!(tombstone.is_file(), "no {}", tombstone.display());
+    ensure!(!there.exists(), "there is still {}", there.display());
     let from = ("after-deletion", "{protection: orders}");
     story::request_restore(kubectl, namespace, from, "after-deletion", "{latest: {}}")?;
     let planned = until("a plan", story::LIMIT, || {

@@ -98,6 +98,7 @@ impl<'a> Left<'a> {
             ahead: _,
             source: _,
             scope_goes: _,
+            read_by: _,
             full: _,
             replaced: _,
         } = observed;

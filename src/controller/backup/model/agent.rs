@@ -153,12 +153,16 @@ impl World {
         }
     }
 
-    pub(super) fn catalogue(&mut self) {
+    pub(super) fn catalogue(&mut self, tells: bool) {
         let list = self.status().conditions;
         let due = [conditions::WAL_ARCHIVED, conditions::READY]
             .iter()
             .all(|t| conditions::is_true(&list, t));
-        if due && self.session().is_some() {
+        if !due || self.session().is_none() {
+            return;
+        }
+        self.in_catalog = true;
+        if tells {
             let entry = CatalogEntry {
                 manifest: "k".into(),
                 sha256: "s".into(),
@@ -166,5 +170,26 @@ impl World {
             self.write(|status| status.catalog = Some(entry));
             self.say(conditions::WAL_ARCHIVED, conditions::CATALOGUED);
         }
+    }
+
+    pub(super) fn uncatalogue(&mut self) {
+        let status = self.status();
+        let holds = |type_| conditions::is_true(&status.conditions, type_);
+        if status.session.is_none() || !holds(conditions::DISCARDED) {
+            return;
+        }
+        self.in_catalog = false;
+        let now = self.now;
+        self.write(|status| {
+            conditions::upsert(
+                &mut status.conditions,
+                conditions::CATALOGUED,
+                Status::False,
+                conditions::UNCATALOGUED,
+                "",
+                None,
+                now,
+            );
+        });
     }
 }

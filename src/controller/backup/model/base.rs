@@ -81,6 +81,7 @@ pub fn base() -> Observed {
         contents: Vec::new(),
         groups: Groups::default(),
         scope_goes: false,
+        read_by: None,
     }
 }
 

@@ -6,6 +6,7 @@ use kube::ResourceExt;
 
 use super::{Action, CLAIMS, World};
 use crate::{
+    api::PgBackup,
     controller::backup::{observe::is_finished, report::Own},
     csi::{DeletionPolicy, VolumeSnapshot},
 };
@@ -115,7 +116,13 @@ impl World {
     }
 
     pub(super) fn check_terminal(&mut self) {
-        let Some(backup) = self.backup.as_ref().filter(|b| is_finished(b)) else {
+        let stays = |b: &&PgBackup| b.metadata.deletion_timestamp.is_none();
+        let Some(backup) = self
+            .backup
+            .as_ref()
+            .filter(stays)
+            .filter(|b| is_finished(b))
+        else {
             return;
         };
         let status =
@@ -153,6 +160,7 @@ impl World {
                 Action::Stop,
                 Action::Archive,
                 Action::Catalogue,
+                Action::Uncatalogue,
                 Action::Collect,
             ] {
                 self.step(action);

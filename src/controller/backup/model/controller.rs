@@ -11,7 +11,7 @@ use crate::controller::backup::{
     depth::Depth,
     group::recorded,
     observe::{Observed, Search, content_of, search},
-    plan::{Phase, Plan, Step, plan},
+    plan::{Entry, Phase, Plan, Step, plan},
     report::own_status,
     retained::go_on,
     sweep::{Removal, orphan_of},
@@ -137,6 +137,7 @@ impl World {
             (Phase::Running(running), Mistake::PartialSet) => running.forget_missing(),
             (Phase::Running(running), Mistake::IgnoreLoss) => running.ignore_loss(then),
             (_, Mistake::NoJanitor) => state.leftovers.clear(),
+            (Phase::Deleting { entry, .. }, Mistake::IgnoreCatalog) => *entry = Entry::Gone,
             (_, mistake) => state.leftovers.retain(|it| !group::forgets(mistake, it)),
         }
         let plan = plan(&state, then);
@@ -241,6 +242,11 @@ impl World {
             self.patch(observed, &content.uid, DeletionPolicy::Delete);
         }
         let time = Time(self.now);
+        let goes = observed.backup.metadata.deletion_timestamp.is_some();
+        self.require(
+            !(goes && self.in_catalog) || plan.sweep.is_empty() || self.gave_up_the_entry(),
+            "a snapshot went before the entry in the catalog",
+        );
         for removal in &plan.sweep {
             if *left == 0 {
                 return;

@@ -16,7 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
-use super::observe::{Observed, is_finished};
+use super::{
+    observe::{Observed, is_finished},
+    validate::ENTRY_DEADLINE,
+};
 use crate::{
     api::{PgBackup, conditions},
     csi::{VolumeSnapshot, VolumeSnapshotContent},
@@ -53,6 +56,10 @@ pub enum Action {
     Archive,
     /// The manifest reaches the archive.
     Catalogue,
+    /// The same, and the agent dies before it says so.
+    CatalogueUntold,
+    /// The agent deletes the manifest, if it is to.
+    Uncatalogue,
     /// The driver gets on with this snapshot: binds, cuts, makes ready.
     Driver(u8),
     /// The driver fails with this snapshot.
@@ -108,6 +115,8 @@ pub enum Mistake {
     Untold,
     /// Labels stay on the claims.
     LabelsStay,
+    /// What the archive's catalog has of it does not matter.
+    IgnoreCatalog,
 }
 
 /// The truth about one snapshot.
@@ -150,6 +159,8 @@ pub struct World {
     names: BTreeMap<String, u32>,
     finished_as: Option<Value>,
     kept: Vec<String>,
+    /// The archive's catalog has the backup.
+    in_catalog: bool,
     groups: Groups,
     /// The first check that failed.
     pub violation: Option<String>,
@@ -195,9 +206,17 @@ impl World {
             names: BTreeMap::new(),
             finished_as: None,
             kept: Vec::new(),
+            in_catalog: false,
             groups: Groups::default(),
             violation: None,
         }
+    }
+
+    /// Whether the agent was told to delete the entry, and has had its time.
+    fn gave_up_the_entry(&self) -> bool {
+        let status = self.status();
+        let told = conditions::find(&status.conditions, conditions::DISCARDED);
+        told.is_some_and(|told| self.now >= told.last_transition_time.0 + ENTRY_DEADLINE)
     }
 
     /// Whether `Completed` is `True`.
@@ -245,7 +264,9 @@ impl World {
             Action::Notice => self.notice(),
             Action::Stop => self.stop(),
             Action::Archive => self.say(conditions::STOPPED, conditions::WAL_ARCHIVED),
-            Action::Catalogue => self.catalogue(),
+            Action::Catalogue => self.catalogue(true),
+            Action::CatalogueUntold => self.catalogue(false),
+            Action::Uncatalogue => self.uncatalogue(),
             Action::Driver(n) => self.driver(n),
             Action::Trouble(n) => self.trouble(n),
             Action::Delete(n) => {

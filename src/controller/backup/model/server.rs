@@ -62,6 +62,11 @@ impl World {
                 self.scope_goes || !labelled,
                 "a deleted backup left its label on a claim",
             );
+            let entry = self.in_catalog && !self.gave_up_the_entry();
+            self.require(
+                self.scope_goes || !entry,
+                "a deleted backup left its entry in the catalog",
+            );
             self.backup = None;
         } else {
             self.touch();
