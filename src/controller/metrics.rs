@@ -1,5 +1,6 @@
 //! The controller's numbers.
 
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -21,6 +22,9 @@ pub struct Metrics {
     /// Whether this replica holds the lease.
     pub leader: Gauge,
     agents: Family<Agent, Gauge>,
+    last_backups: Family<Agent, Gauge>,
+    next_backups: Family<Agent, Gauge>,
+    skipped_backups: Family<Agent, Counter>,
     drills: Family<Drill, Counter>,
     undecodable: Family<Kind, Gauge>,
     restores: Family<Phase, Histogram, fn() -> Histogram>,
@@ -32,6 +36,9 @@ impl Default for Metrics {
             passes: Family::default(),
             leader: Gauge::default(),
             agents: Family::default(),
+            last_backups: Family::default(),
+            next_backups: Family::default(),
+            skipped_backups: Family::default(),
             drills: Family::default(),
             undecodable: Family::default(),
             restores: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
@@ -112,6 +119,34 @@ impl Metrics {
         }
     }
 
+    /// Says when the last backup of a protection was taken, and when the next is due.
+    pub fn backups(
+        &self,
+        namespace: &str,
+        protection: &str,
+        (last, next): (Option<Timestamp>, Option<Timestamp>),
+    ) {
+        let about = Agent {
+            namespace: namespace.to_owned(),
+            protection: protection.to_owned(),
+        };
+        for (gauges, at) in [(&self.last_backups, last), (&self.next_backups, next)] {
+            match at {
+                Some(at) => drop(gauges.get_or_create(&about).set(at.as_second())),
+                None => drop(gauges.remove(&about)),
+            }
+        }
+    }
+
+    /// Counts a backup that was due and left out.
+    pub fn skipped(&self, namespace: &str, protection: &str) {
+        let about = Agent {
+            namespace: namespace.to_owned(),
+            protection: protection.to_owned(),
+        };
+        self.skipped_backups.get_or_create(&about).inc();
+    }
+
     /// Says how many objects of a kind cannot be decoded.
     pub fn undecodable(&self, kind: &str, count: usize) {
         let kind = kind.to_owned();
@@ -130,6 +165,21 @@ impl Metrics {
             "highwater_agent_running",
             "1 while the agent of a protection runs: without it no WAL is shipped, and no slot has a ceiling",
             self.agents.clone(),
+        );
+        registry.register(
+            "highwater_last_backup_timestamp_seconds",
+            "When the newest backup that counts was taken, by the database's clock",
+            self.last_backups.clone(),
+        );
+        registry.register(
+            "highwater_next_backup_timestamp_seconds",
+            "When the next backup is due by the policy's schedules; in the past: it is due, and not taken",
+            self.next_backups.clone(),
+        );
+        registry.register(
+            "highwater_skipped_backups",
+            "Backups that were due and left out, as another was not finished",
+            self.skipped_backups.clone(),
         );
         registry.register(
             "highwater_drills",
@@ -157,6 +207,48 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_schedule_asks_for_is_not_due() {
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        metrics.backups("shop", "orders", (at(100), at(200)));
+        metrics.backups("shop", "billing", (None, at(300)));
+        metrics.backups("shop", "billing", (at(150), None));
+        metrics.skipped("shop", "orders");
+        let mut told = String::new();
+        prometheus_client::encoding::text::encode(&mut told, &registry).unwrap();
+        let of = |protection: &str| format!("{{namespace=\"shop\",protection=\"{protection}\"}}");
+        for (name, protection, value) in [
+            (
+                "highwater_last_backup_timestamp_seconds",
+                "orders",
+                Some(100),
+            ),
+            (
+                "highwater_next_backup_timestamp_seconds",
+                "orders",
+                Some(200),
+            ),
+            (
+                "highwater_last_backup_timestamp_seconds",
+                "billing",
+                Some(150),
+            ),
+            ("highwater_next_backup_timestamp_seconds", "billing", None),
+            ("highwater_skipped_backups_total", "orders", Some(1)),
+        ] {
+            let begins = format!("{name}{} ", of(protection));
+            let found = told.lines().find_map(|line| line.strip_prefix(&begins));
+            assert_eq!(
+                found.map(str::to_owned),
+                value.map(|it: i32| it.to_string()),
+                "{told}"
+            );
+        }
+    }
 
     #[test]
     fn a_restore_counts_once_in_each_part_that_it_had() {

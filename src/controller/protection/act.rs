@@ -77,6 +77,8 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
                 "the backup that was due at {due} is left out: PgBackup {under_way} is not finished"
             );
             ctx.events.warning(&about, "ScheduleSkipped", note).await;
+            ctx.metrics
+                .skipped(&namespace(protection), &protection.name_any());
             Ok(())
         }
         Step::AwaitSlots { .. } | Step::Rest(_) => Ok(()),

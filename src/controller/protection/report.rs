@@ -37,9 +37,9 @@ pub async fn report(
     ctx: &Context,
 ) -> Result<(), RequestError> {
     let protection = &observed.protection;
-    tell_metrics(observed, step, now, ctx);
     let before = owned(protection);
     let after = status(observed, judgement, step, outcome, now);
+    tell_metrics(observed, &after, step, now, ctx);
     // After its finalizer is gone the object may be gone too.
     if after == before || *step == Step::Release {
         return Ok(());
@@ -54,7 +54,13 @@ pub async fn report(
     Ok(())
 }
 
-fn tell_metrics(observed: &Observed, step: &Step, now: Timestamp, ctx: &Context) {
+fn tell_metrics(
+    observed: &Observed,
+    after: &PgProtectionStatus,
+    step: &Step,
+    now: Timestamp,
+    ctx: &Context,
+) {
     let protection = &observed.protection;
     let (namespace, name) = (
         protection.namespace().unwrap_or_default(),
@@ -62,6 +68,16 @@ fn tell_metrics(observed: &Observed, step: &Step, now: Timestamp, ctx: &Context)
     );
     let running = running(observed, step, now);
     ctx.metrics.agent(&namespace, &name, running);
+    let times = running.map_or((None, None), |_| times(after));
+    ctx.metrics.backups(&namespace, &name, times);
+}
+
+/// When the last backup was taken, and the next is due.
+fn times(status: &PgProtectionStatus) -> (Option<Timestamp>, Option<Timestamp>) {
+    let due = status.schedules.iter();
+    let due = due.filter_map(|schedule| schedule.next_schedule_time.as_ref());
+    let last = status.last_backup.as_ref().map(|last| last.at.0);
+    (last, due.map(|next| next.0).min())
 }
 
 /// Whether the agent runs; `None` where there is to be none. One that cannot even be deployed does not run.
