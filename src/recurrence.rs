@@ -4,9 +4,9 @@
 //! of ranges, names of months and days in three letters, 0 and 7 for Sunday. Where both days are restricted, either will do.
 //! The words `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and `@annually`; `@every 6h`.
 //!
-//! Where clocks are put forward, a run at a time of the day that does not exist comes at the first instant after the gap; where
-//! they are put back, a run at a time that exists twice comes at the first. What recurs within the hour (`*/15 * * * *`) goes on
-//! by elapsed time through both.
+//! Of what comes at one minute of one hour: where clocks are put forward, a run at a time of the day that does not exist comes at
+//! the first instant after the gap; where they are put back, a run at a time that exists twice comes at the first. With several
+//! minutes or hours (`*/15 * * * *`, `0 2,14 * * *`) it comes at each time that exists, as often as it does.
 
 use std::sync::LazyLock;
 
@@ -293,6 +293,20 @@ mod tests {
                 "2026-10-25T02:30:00Z"
             ],
             "hourly through both"
+        );
+        assert_eq!(
+            runs("0 2,14 * * *", "2026-03-28T14:00:00Z", 2),
+            ["2026-03-29T12:00:00Z", "2026-03-30T00:00:00Z"],
+            "of several hours the one that is not there is left out"
+        );
+        assert_eq!(
+            runs("0 2,14 * * *", "2026-10-24T14:00:00Z", 3),
+            [
+                "2026-10-25T00:00:00Z",
+                "2026-10-25T01:00:00Z",
+                "2026-10-25T13:00:00Z"
+            ],
+            "and the one that is there twice comes twice"
         );
     }
 

@@ -31,6 +31,8 @@ pub const RESTORE_LABEL: &str = "highwater.dev/restore";
 pub const RESTORE_UID_LABEL: &str = "highwater.dev/restore-uid";
 /// Label on the pods of a StatefulSet made by a restore: its name. Its Service selects by it.
 pub const CLONE_LABEL: &str = "highwater.dev/clone";
+/// Label on a PgRestore that a policy's `verify` asked for: the name of the protection.
+pub const DRILL_LABEL: &str = "highwater.dev/drill-of";
 /// Label on a PgProtection that the controller made from a StatefulSet's annotation.
 pub const FROM_ANNOTATION_LABEL: &str = "highwater.dev/from-annotation";
 /// Label on pods that mount the claim of a `directory` archive: its name.

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupSchedule, DurationText, SizeText, named};
+use super::{BackupSchedule, DurationText, SizeText, VerificationSchedule, named};
 
 /// How a kind of database is protected.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub struct PgBackupPolicySpec {
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub schedules: Vec<BackupSchedule>,
+    /// When the newest backup is restored beside the database, looked at, and deleted again: a PgRestore with `verify` is made by
+    /// itself, and one that has ended stays until three newer ones have. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerificationSchedule>,
     /// How volumes are snapshotted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotPolicy>,

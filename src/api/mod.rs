@@ -36,7 +36,7 @@ pub use preflight::{Preflight, Room};
 pub use progress::{LastRestore, RestorePhases, RestoreProgress};
 pub use protection::*;
 pub use restore::*;
-pub use schedule::{BackupSchedule, ScheduleStatus};
+pub use schedule::{BackupSchedule, ScheduleStatus, VerificationSchedule};
 pub use size::{SizeParseError, SizeText};
 pub use store::*;
 pub use target::{TargetTime, TargetTimeline, TargetXid};

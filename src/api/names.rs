@@ -57,6 +57,12 @@ pub fn scheduled_backup(protection: &str, due: Timestamp) -> String {
     join(&[protection, &due], LONGEST_LABEL)
 }
 
+/// The drill that the policy asks for at this time, without jitter.
+pub fn scheduled_drill(protection: &str, due: Timestamp) -> String {
+    let due = due.strftime("%Y%m%dt%H%M%Sz").to_string();
+    join(&[protection, "drill", &due], LONGEST_LABEL)
+}
+
 /// The backup that closes a gap: the one from which the WAL of `timeline` from `from` on can be replayed. `count` such
 /// backups have failed before.
 pub fn gap_backup(

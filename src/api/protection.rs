@@ -1,7 +1,7 @@
 //! PgProtection: one protected database.
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `lastVerified`, `lastRestore`,
-//! `schedules`, `backupNow`, `turn`, conditions `Active`, `Scheduled`.
+//! `schedules`, `verification`, `backupNow`, `turn`, conditions `Active`, `Scheduled`.
 //! Written by the agent: `lineage`, `primary`, `standbys`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`,
 //! conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
@@ -185,6 +185,9 @@ pub struct PgProtectionStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub schedules: Vec<ScheduleStatus>,
+    /// The policy's `verify`, as it counts for this database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<ScheduleStatus>,
     /// The value of the StatefulSet's annotation highwater.dev/backup-now that a backup was made for last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_now: Option<String>,

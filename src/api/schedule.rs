@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::DurationText;
+use super::{Decryption, DurationText, Verify};
 
 /// A period of `@every`.
 const PERIOD: &str = "@every [1-9][0-9]{0,5}(m|h|d)";
@@ -38,9 +38,9 @@ pub struct BackupSchedule {
     #[schemars(length(min = 1, max = 100))]
     #[schemars(extend("x-kubernetes-validations" = cron_rules()))]
     pub cron: String,
-    /// The time zone of the five fields and the words: a name of the time zone database, as in `Europe/Berlin`. Default: UTC. A
-    /// time of the day that does not exist where clocks are put forward comes right after the gap; one that exists twice comes
-    /// once, the first time; what comes within the hour goes on by elapsed time.
+    /// The time zone of the five fields and the words: a name of the time zone database, as in `Europe/Berlin`. Default: UTC. At one
+    /// minute of one hour: a time that does not exist where clocks are put forward comes right after the gap, and one that exists
+    /// twice comes once, the first time. With several minutes or hours it comes at each time that exists, as often as it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[schemars(extend("x-kubernetes-validations" = [{
@@ -59,6 +59,40 @@ pub struct BackupSchedule {
 
 const fn no_jitter() -> DurationText {
     DurationText::seconds(0)
+}
+
+/// Drills by the clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.timeZone) || !self.cron.startsWith('@every')",
+    "message": "timeZone says nothing with @every, which counts elapsed time: leave it out, or name the hour, as in 0 2 * * *",
+}]))]
+#[serde(rename_all = "camelCase")]
+pub struct VerificationSchedule {
+    /// When, as `schedules[].cron` says it.
+    #[schemars(length(min = 1, max = 100))]
+    #[schemars(extend("x-kubernetes-validations" = cron_rules()))]
+    pub cron: String,
+    /// The time zone, as `schedules[].timeZone` says it. Default: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.matches('^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$')",
+        "message": "timeZone must be a name of the time zone database, as in Europe/Berlin",
+    }]))]
+    pub time_zone: Option<String>,
+    /// Each database's drill begins later by a time of its own, between nothing and this. Default: 0s.
+    #[serde(default = "no_jitter")]
+    pub jitter: DurationText,
+    /// Begins no drills while it is true. Default: false.
+    #[serde(default)]
+    pub suspend: bool,
+    /// What a drill looks at, beyond that the database recovers, starts and answers.
+    #[serde(default)]
+    pub drill: Verify,
+    /// The private key for encrypted WAL, in the database's namespace. Only recovery reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decryption: Option<Decryption>,
 }
 
 /// How far a protection is with one of its policy's schedules.

@@ -23,6 +23,21 @@ fn case(good: Value, bad: Value, message: &'static str) -> Case {
     }
 }
 
+fn drills(good: Value, bad: Value, message: &'static str) -> Case {
+    let policy = |more: Value| {
+        let mut verify = json!({"cron": "0 5 * * 0", "drill": {"checks": ["Amcheck"]}});
+        super::merge(&mut verify, more);
+        json!({"archive": "main", "verify": verify})
+    };
+    Case {
+        kind: "PgBackupPolicy",
+        before: None,
+        good: policy(good),
+        bad: policy(bad),
+        message,
+    }
+}
+
 pub fn rules() -> Vec<Case> {
     let crons = [
         ("0 2 * * *", "0 0 2 * * *", SIX),
@@ -68,5 +83,27 @@ pub fn rules() -> Vec<Case> {
             "want a whole number and one of s, m, h, d, as in 5s or 14d",
         ),
     ];
-    crons.into_iter().chain(others).collect()
+    let drills = [
+        drills(
+            json!({"cron": "0 5 * * 0"}),
+            json!({"cron": "0 0 5 * * 0"}),
+            SIX,
+        ),
+        drills(
+            json!({"cron": "@weekly"}),
+            json!({"cron": "@fortnightly"}),
+            NO_TIME,
+        ),
+        drills(
+            json!({"timeZone": "Europe/Berlin"}),
+            json!({"timeZone": "Europe/"}),
+            zone,
+        ),
+        drills(
+            json!({"timeZone": "Europe/Berlin"}),
+            json!({"cron": "@every 7d", "timeZone": "Europe/Berlin"}),
+            elapsed,
+        ),
+    ];
+    crons.into_iter().chain(others).chain(drills).collect()
 }

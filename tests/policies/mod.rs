@@ -18,6 +18,7 @@ const CONTROLLERS: [(&str, &[&str]); 3] = [
             "lastVerified",
             "lastRestore",
             "schedules",
+            "verification",
             "backupNow",
             "turn",
         ],

@@ -3,7 +3,7 @@
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ServiceAccount, rbac::v1::RoleBinding};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::NamespaceResourceScope,
 };
 use serde::de::DeserializeOwned;
@@ -11,7 +11,10 @@ use serde_json::{Value as Json, json};
 
 use super::{agent::Objects, observe::Observed, plan::Step};
 use crate::{
-    api::{BackupReason, PgBackup, PgBackupSpec, PgProtection, annotations, managers, names},
+    api::{
+        BackupReason, PgBackup, PgBackupSpec, PgProtection, PgRestore, PgRestoreSpec, RestoreInto,
+        RestoreSource, VerificationSchedule, annotations, managers, names,
+    },
     controller::{Class, Context, PassError},
     kubernetes::{RequestError, request},
 };
@@ -81,6 +84,16 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
                 .skipped(&namespace(protection), &protection.name_any());
             Ok(())
         }
+        Step::Drill { name } => drill(observed, name, ctx).await,
+        Step::SkipDrill { due, under_way } => {
+            let about = protection.object_ref(&());
+            let note = format!(
+                "the drill that was due at {due} is left out: PgRestore {under_way} is not finished"
+            );
+            ctx.events.warning(&about, "DrillSkipped", note).await;
+            Ok(())
+        }
+        Step::DeleteDrill { name, uid } => forget_drill(protection, name, uid, ctx).await,
         Step::AwaitSlots { .. } | Step::Rest(_) => Ok(()),
     }
 }
@@ -214,6 +227,73 @@ async fn take(
         // The name says what it is for: it is the same one.
         Err(error) if error.is_conflict() => Ok(()),
         Err(cause) => Err(failed("create", format!("PgBackup {name}"))(cause)),
+    }
+}
+
+/// No owner, as of a backup: what it says outlives the protection.
+fn build_drill(protection: &PgProtection, wanted: &VerificationSchedule, name: &str) -> PgRestore {
+    let spec = PgRestoreSpec {
+        source: RestoreSource {
+            protection: Some(protection.name_any()),
+            ..RestoreSource::default()
+        },
+        target: None,
+        into: RestoreInto::default(),
+        verify: Some(wanted.drill.clone()),
+        plan_only: None,
+        keep_failed: None,
+        decryption: wanted.decryption.clone(),
+    };
+    let mut restore = PgRestore::new(name, spec);
+    restore.labels_mut().extend([
+        (
+            annotations::DRILL_LABEL.to_owned(),
+            names::label(&protection.name_any()),
+        ),
+        (
+            annotations::MANAGED_BY_LABEL.to_owned(),
+            annotations::MANAGED_BY.to_owned(),
+        ),
+    ]);
+    restore
+}
+
+async fn drill(observed: &Observed, name: &str, ctx: &Context) -> Result<(), ActError> {
+    let wanted = observed.policy.as_ref();
+    let Some(wanted) = wanted.and_then(|policy| policy.spec.verify.as_ref()) else {
+        return Ok(());
+    };
+    let protection = &observed.protection;
+    let api: Api<PgRestore> = Api::namespaced(ctx.client.clone(), &namespace(protection));
+    let restore = build_drill(protection, wanted, name);
+    match request(api.create(&PostParams::default(), &restore)).await {
+        Ok(_) => {
+            tracing::info!(restore = name, "drill asked for");
+            Ok(())
+        }
+        // The name says what it is for: it is the same one.
+        Err(error) if error.is_conflict() => Ok(()),
+        Err(cause) => Err(failed("create", format!("PgRestore {name}"))(cause)),
+    }
+}
+
+async fn forget_drill(
+    protection: &PgProtection,
+    name: &str,
+    uid: &str,
+    ctx: &Context,
+) -> Result<(), ActError> {
+    let api: Api<PgRestore> = Api::namespaced(ctx.client.clone(), &namespace(protection));
+    let this_one = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
+    let params = DeleteParams::default().preconditions(this_one);
+    match request(api.delete(name, &params)).await {
+        Ok(_) => Ok(()),
+        // It is gone, or another one.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(cause) => Err(failed("delete", format!("PgRestore {name}"))(cause)),
     }
 }
 

@@ -6,6 +6,7 @@
 mod act;
 mod adopt;
 pub mod agent;
+mod drills;
 mod find;
 #[cfg(test)]
 mod find_tests;

@@ -14,10 +14,11 @@ use k8s_openapi::{
 use kube::{Api, ResourceExt, api::ListParams, runtime::reflector::Store};
 use serde_json::Value as Json;
 
-use super::{agent, mounts, mounts::ClaimVolume};
+use super::{agent, drills::DrillSeen, mounts, mounts::ClaimVolume};
 use crate::{
     api::{
-        Member, PgArchive, PgBackup, PgBackupPolicy, PgProtection, annotations, conditions, names,
+        Member, PgArchive, PgBackup, PgBackupPolicy, PgProtection, PgRestore, annotations,
+        conditions, names,
     },
     archive::LineageId,
     controller::{Context, trouble},
@@ -49,6 +50,8 @@ pub struct Observed {
     pub agent: AgentSeen,
     /// The protection's backups.
     pub backups: Vec<BackupSeen>,
+    /// Its drills, where the policy asks for them.
+    pub drills: Vec<DrillSeen>,
 }
 
 /// A claim's volume.
@@ -86,6 +89,8 @@ pub struct BackupSeen {
     pub completed: Option<Timestamp>,
     /// When it failed for good.
     pub failed: Option<Timestamp>,
+    /// Whether it is being deleted.
+    pub goes: bool,
 }
 
 /// Reads it. `None`: the protection is gone. `told`: what a watch told of its backups, if it did; an old answer costs a pass
@@ -121,6 +126,13 @@ pub async fn observe(
     };
     Ok(Some(Observed {
         agent: agent_seen(ctx, namespace, name).await?,
+        drills: match policy
+            .as_ref()
+            .and_then(|policy| policy.spec.verify.as_ref())
+        {
+            Some(_) => drills(ctx, namespace, name).await?,
+            None => Vec::new(),
+        },
         backups: match told {
             Some(backups) => backups,
             None => backups(ctx, namespace, name).await?,
@@ -338,6 +350,18 @@ async fn backups(
         .collect())
 }
 
+async fn drills(
+    ctx: &Context,
+    namespace: &str,
+    protection: &str,
+) -> Result<Vec<DrillSeen>, RequestError> {
+    let api: Api<PgRestore> = Api::namespaced(ctx.client.clone(), namespace);
+    let of = format!("{}={}", annotations::DRILL_LABEL, names::label(protection));
+    let list = request(api.list(&ListParams::default().labels(&of))).await?;
+    let its = |it: &&PgRestore| it.spec.source.protection.as_deref() == Some(protection);
+    Ok(list.items.iter().filter(its).map(DrillSeen::of).collect())
+}
+
 /// The backups of a protection among those that were told of.
 pub fn backups_among(
     store: &Store<PgBackup>,
@@ -366,6 +390,7 @@ fn backup_seen(backup: &PgBackup) -> BackupSeen {
     let session = status.and_then(|status| status.session.as_ref());
     BackupSeen {
         name: backup.name_any(),
+        goes: backup.metadata.deletion_timestamp.is_some(),
         lineage: session.and_then(|session| session.lineage.clone()),
         stopped: session.and_then(|session| session.timeline.zip(session.stop_lsn)),
         failed: status

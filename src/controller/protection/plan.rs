@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use super::{
     agent::{Objects, holds},
+    drills,
     observe::{BackupSeen, Observed},
     schedule,
     validate::Judgement,
@@ -56,6 +57,25 @@ pub enum Step {
         /// The backup that is not finished.
         under_way: String,
     },
+    /// Make a PgRestore that is a drill; one of this name that exists is the same one.
+    Drill {
+        /// Its name.
+        name: String,
+    },
+    /// Say that a drill that is due is left out.
+    SkipDrill {
+        /// The time of the schedule.
+        due: Timestamp,
+        /// The drill that is not finished.
+        under_way: String,
+    },
+    /// Forget a drill that has ended.
+    DeleteDrill {
+        /// Its name.
+        name: String,
+        /// Its UID: another one of that name stays.
+        uid: String,
+    },
     /// The agent drops its slots.
     AwaitSlots {
         /// Until then.
@@ -74,6 +94,9 @@ impl Step {
             | Self::RemoveAgent { .. }
             | Self::TakeBackup { .. }
             | Self::SkipBackup { .. }
+            | Self::Drill { .. }
+            | Self::SkipDrill { .. }
+            | Self::DeleteDrill { .. }
             | Self::Release
             | Self::AwaitSlots { .. } => true,
             Self::Rest(_) => false,
@@ -87,7 +110,10 @@ impl Step {
             | Self::DeployAgent(_)
             | Self::RemoveAgent { .. }
             | Self::TakeBackup { .. }
-            | Self::SkipBackup { .. } => Duration::from_millis(100),
+            | Self::SkipBackup { .. }
+            | Self::Drill { .. }
+            | Self::SkipDrill { .. }
+            | Self::DeleteDrill { .. } => Duration::from_millis(100),
             Self::Release => Duration::from_secs(300),
             Self::AwaitSlots { until } => Duration::try_from(until.duration_since(now))
                 .unwrap_or_default()
@@ -120,7 +146,7 @@ pub fn plan(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Step 
     {
         return Step::DeployAgent(Box::new(objects.clone()));
     }
-    let wanted = wanted_backup(judgement, observed, now);
+    let wanted = wanted_backup(judgement, observed, now).or_else(|| drills::next(observed, now));
     wanted.unwrap_or_else(|| Step::Rest(look_again(judgement, observed, now)))
 }
 
@@ -193,7 +219,7 @@ fn wanted_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> 
 fn scheduled_backup(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Option<Step> {
     let due = schedule::schedules(observed, now).due()?;
     let name = names::scheduled_backup(&observed.protection.name_any(), due);
-    let is_over = |it: &BackupSeen| it.completed.is_some() || it.failed.is_some();
+    let is_over = |it: &BackupSeen| it.goes || it.completed.is_some() || it.failed.is_some();
     let mut others = observed.backups.iter().filter(|it| it.name != name);
     if let Some(other) = others.find(|it| !is_over(it)) {
         let under_way = other.name.clone();
@@ -232,6 +258,7 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
             stopped: _,
             completed: _,
             failed: _,
+            goes: _,
         } = backup;
         *other == name || of.as_ref() == Some(lineage)
     };
@@ -296,7 +323,9 @@ fn holds_backups(judgement: &Judgement, observed: &Observed) -> bool {
 fn look_again(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Duration {
     let gap = next_gap_backup(observed).and_then(|(_, due)| due);
     let scheduled = schedule::schedules(observed, now).next();
-    let coming = [gap, scheduled]
+    let drill = schedule::drills(observed, now);
+    let drill = drill.and_then(|drill| drill.ok()?.coming());
+    let coming = [gap, scheduled, drill]
         .into_iter()
         .flatten()
         .filter(|due| *due > now);

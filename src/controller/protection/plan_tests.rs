@@ -69,6 +69,7 @@ pub fn observed() -> Observed {
         classes: Some(Vec::new()),
         agent: AgentSeen::default(),
         backups: Vec::new(),
+        drills: Vec::new(),
     }
 }
 
@@ -162,6 +163,7 @@ fn the_first_backup_of_a_lineage_comes_as_soon_as_wal_is_archived() {
         stopped: None,
         completed: None,
         failed: None,
+        goes: false,
     };
     for (name, there, expected) in [
         ("of another lineage", backup("a", Some("0000000000")), true),
@@ -195,6 +197,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         stopped: None,
         completed: Some(at(0)),
         failed: None,
+        goes: false,
     };
     observed.backups.push(completed);
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "no gap");
@@ -235,6 +238,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         stopped: None,
         completed: None,
         failed: None,
+        goes: false,
     });
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "under way");
     // One that failed closes nothing: the next comes, the sooner the fewer have failed.
@@ -251,6 +255,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
             stopped: None,
             completed: None,
             failed: Some(at(0)),
+            goes: false,
         };
         for number in 0..=count {
             last.name = named(number);
@@ -399,6 +404,7 @@ fn the_last_backup_is_one_of_this_lineage() {
         stopped: None,
         completed: Some(at(second)),
         failed: None,
+        goes: false,
     };
     observed.backups = vec![backup("ours", LINEAGE, 1), backup("old", "0000000000", 2)];
     let last = |observed: &Observed| {

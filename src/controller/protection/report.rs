@@ -96,6 +96,7 @@ fn owned(protection: &PgProtection) -> PgProtectionStatus {
         members: status.members,
         last_backup: status.last_backup,
         schedules: status.schedules,
+        verification: status.verification,
         backup_now: status.backup_now,
         conditions: conditions::owned(&status.conditions, &[ACTIVE, SCHEDULED]),
         ..PgProtectionStatus::default()
@@ -129,8 +130,14 @@ pub(super) fn status(
     {
         status.backup_now = Some(value.clone());
     }
-    if leaving_since(observed, now).is_none() && observed.policy.is_some() {
-        report_schedules(&mut status, observed, dealt(step, outcome), now);
+    if leaving_since(observed, now).is_some() {
+        // What is protected again counts anew.
+        status.schedules = Vec::new();
+        status.verification = None;
+        status.conditions.retain(|it| it.type_ != SCHEDULED);
+    } else if observed.policy.is_some() {
+        let done = (dealt(step, outcome), drilled(step, outcome));
+        report_schedules(&mut status, observed, done, now);
     }
     if let Some((value, reason, message)) = active(observed, judgement, step, outcome, now) {
         restart_clock(&mut status.conditions, reason);
@@ -154,7 +161,10 @@ fn dealt(step: &Step, outcome: &Result<(), ActError>) -> Option<Dealt> {
             (*reason == BackupReason::Scheduled).then_some(Dealt::Taken)
         }
         Step::SkipBackup { .. } => Some(Dealt::Skipped),
-        Step::AddFinalizer
+        Step::Drill { .. }
+        | Step::SkipDrill { .. }
+        | Step::DeleteDrill { .. }
+        | Step::AddFinalizer
         | Step::DeployAgent(_)
         | Step::RemoveAgent { .. }
         | Step::Release
@@ -164,14 +174,37 @@ fn dealt(step: &Step, outcome: &Result<(), ActError>) -> Option<Dealt> {
     done.filter(|_| outcome.is_ok())
 }
 
+/// What this pass has done about the drill that was due.
+fn drilled(step: &Step, outcome: &Result<(), ActError>) -> Option<Dealt> {
+    let done = match step {
+        Step::Drill { .. } => Some(Dealt::Taken),
+        Step::SkipDrill { .. } => Some(Dealt::Skipped),
+        Step::DeleteDrill { .. }
+        | Step::TakeBackup { .. }
+        | Step::SkipBackup { .. }
+        | Step::AddFinalizer
+        | Step::DeployAgent(_)
+        | Step::RemoveAgent { .. }
+        | Step::Release
+        | Step::AwaitSlots { .. }
+        | Step::Rest(_) => None,
+    };
+    done.filter(|_| outcome.is_ok())
+}
+
+/// Of the backups and of the drills; a `verify` that cannot be understood is told as a schedule that cannot.
 fn report_schedules(
     status: &mut PgProtectionStatus,
     observed: &Observed,
-    dealt: Option<Dealt>,
+    (dealt, drilled): (Option<Dealt>, Option<Dealt>),
     now: Timestamp,
 ) {
     let schedules = schedule::schedules(observed, now);
-    let (value, reason, message) = schedules.condition();
+    let drills = schedule::drills(observed, now);
+    let (value, reason, message) = match &drills {
+        Some(Err(rejection)) => (Status::False, rejection.reason, rejection.message.clone()),
+        Some(Ok(_)) | None => schedules.condition(),
+    };
     let generation = status.observed_generation;
     conditions::upsert(
         &mut status.conditions,
@@ -183,6 +216,8 @@ fn report_schedules(
         now,
     );
     status.schedules = schedules.told(dealt);
+    let drills = drills.and_then(Result::ok);
+    status.verification = drills.map(|standing| standing.told(drilled));
 }
 
 /// The time that the agent has to drop its slots counts from the word `Unprotected`, also where `Active` was `False`
@@ -319,6 +354,7 @@ mod tests {
             stopped: Some((TimelineId::new(timeline).unwrap(), Lsn::new(stop))),
             completed: Some(Timestamp::from_second(second).unwrap()),
             failed: None,
+            goes: false,
         };
         let before = backup("before", 1, 100, 1);
         let dead = backup("dead", 1, 101, 2);

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Rejection, observe::Observed};
 use crate::{
-    api::{BackupSchedule, ScheduleStatus, annotations, conditions::Status},
+    api::{BackupSchedule, ScheduleStatus, VerificationSchedule, annotations, conditions::Status},
     recurrence::Recurrence,
 };
 
@@ -25,7 +25,8 @@ pub struct Schedules {
 }
 
 /// One schedule.
-struct Standing {
+#[derive(Debug)]
+pub struct Standing {
     /// As it is to be told, if nothing is done about what is due.
     status: ScheduleStatus,
     /// The last time of it that nothing was done about, without jitter.
@@ -61,7 +62,8 @@ pub fn schedules(observed: &Observed, now: Timestamp) -> Schedules {
             all.suspended += 1;
             continue;
         }
-        match stand(spec, observed, now) {
+        let known = known(spec, observed);
+        match stand(spec, known, observed, now) {
             Ok(standing) => all.running.push(standing),
             Err(rejection) => drop(all.rejection.get_or_insert(rejection)),
         }
@@ -78,8 +80,35 @@ pub fn is_paused(observed: &Observed) -> bool {
         == Some(PAUSE)
 }
 
+/// The policy's drills at one moment; `None` where it wants none.
+pub fn drills(observed: &Observed, now: Timestamp) -> Option<Result<Standing, Rejection>> {
+    let VerificationSchedule {
+        cron,
+        time_zone,
+        jitter,
+        suspend,
+        drill: _,
+        decryption: _,
+    } = observed.policy.as_ref()?.spec.verify.as_ref()?;
+    if *suspend {
+        return None;
+    }
+    let spec = BackupSchedule {
+        name: VERIFY.to_owned(),
+        cron: cron.clone(),
+        time_zone: time_zone.clone(),
+        jitter: *jitter,
+        suspend: false,
+    };
+    let status = observed.protection.status.as_ref();
+    let said = status.and_then(|status| status.verification.clone());
+    let said = said.filter(|said| reads_as(said, &spec));
+    Some(stand(&spec, said, observed, now))
+}
+
 fn stand(
     spec: &BackupSchedule,
+    known: Option<ScheduleStatus>,
     observed: &Observed,
     now: Timestamp,
 ) -> Result<Standing, Rejection> {
@@ -96,16 +125,16 @@ fn stand(
         let policy = &observed.protection.spec.policy;
         Rejection::new(
             "ScheduleInvalid",
-            format!("schedule {name} of PgBackupPolicy {policy} takes no backups: {error}"),
+            format!("schedule {name} of PgBackupPolicy {policy} does nothing: {error}"),
         )
     })?;
     let uid = metadata.uid.as_deref().unwrap_or_default();
     let jitter = share(jitter.get(), uid);
-    let mut status = known(spec, observed).unwrap_or_else(|| ScheduleStatus {
+    let mut status = known.unwrap_or_else(|| ScheduleStatus {
         name: name.clone(),
         cron: cron.clone(),
         time_zone: time_zone.clone(),
-        since: whole_second(now - jitter),
+        since: whole_second(now),
         last_schedule_time: None,
         last_skipped_time: None,
         next_schedule_time: None,
@@ -125,10 +154,11 @@ fn stand(
 /// What is known of the schedule, if it still reads as it did: a changed one counts anew.
 fn known(spec: &BackupSchedule, observed: &Observed) -> Option<ScheduleStatus> {
     let said = &observed.protection.status.as_ref()?.schedules;
-    let same = |it: &&ScheduleStatus| {
-        it.name == spec.name && it.cron == spec.cron && it.time_zone == spec.time_zone
-    };
-    said.iter().find(same).cloned()
+    said.iter().find(|said| reads_as(said, spec)).cloned()
+}
+
+fn reads_as(said: &ScheduleStatus, spec: &BackupSchedule) -> bool {
+    said.name == spec.name && said.cron == spec.cron && said.time_zone == spec.time_zone
 }
 
 /// Up to when everything was dealt with.
@@ -166,11 +196,7 @@ impl Schedules {
 
     /// When something is due next that is not yet.
     pub fn next(&self) -> Option<Timestamp> {
-        let coming = |standing: &Standing| {
-            let said = standing.status.next_schedule_time.as_ref();
-            said.filter(|_| standing.due.is_none()).map(|next| next.0)
-        };
-        self.running.iter().filter_map(coming).min()
+        self.running.iter().filter_map(Standing::coming).min()
     }
 
     /// As the status is to tell them, now that `dealt` was done about what was due.
@@ -213,7 +239,19 @@ impl Schedules {
 }
 
 impl Standing {
-    fn told(self, dealt: Option<Dealt>) -> ScheduleStatus {
+    /// The time, without jitter, that something is to be done for now.
+    pub const fn due(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// When it is due next, if it is not.
+    pub fn coming(&self) -> Option<Timestamp> {
+        let said = self.status.next_schedule_time.as_ref();
+        said.filter(|_| self.due.is_none()).map(|next| next.0)
+    }
+
+    /// As the status is to tell it, now that `dealt` was done about what was due.
+    pub fn told(self, dealt: Option<Dealt>) -> ScheduleStatus {
         let Self {
             mut status,
             due,
@@ -233,6 +271,8 @@ impl Standing {
     }
 }
 
+/// The field of the policy: the name of its one schedule.
+const VERIFY: &str = "verify";
 /// The value of the annotation that pauses.
 const PAUSE: &str = "true";
 const PAUSED: &str = "annotation highwater.dev/paused of the StatefulSet is true: no backup is taken by itself, WAL is shipped, and what is due is caught up once when the annotation goes";

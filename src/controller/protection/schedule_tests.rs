@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::{
+    drills::DrillSeen,
     observe::{BackupSeen, Observed},
     plan::{Step, plan},
     plan_tests::{archiving, judge, set_condition},
@@ -58,6 +59,7 @@ fn backup(name: &str) -> BackupSeen {
         stopped: None,
         completed: None,
         failed: None,
+        goes: false,
     }
 }
 
@@ -77,6 +79,8 @@ fn decide(observed: &Observed, now: Timestamp) -> (Step, PgProtectionStatus) {
     let ours = report::status(observed, &judgement, &step, &Ok(()), now);
     let mut status = observed.protection.status.clone().unwrap_or_default();
     status.schedules = ours.schedules;
+    status.verification = ours.verification;
+    status.last_backup = ours.last_backup;
     for condition in ours.conditions {
         status.conditions.retain(|it| it.type_ != condition.type_);
         status.conditions.push(condition);
@@ -345,6 +349,108 @@ fn a_policy_without_schedules_says_so() {
     let mut observed = protected(json!([]));
     assert!(rests(&pass(&mut observed, "2026-11-20T12:01:00Z")));
     assert_eq!(said(&observed).0, "NoSchedule");
+}
+
+/// The same, whose policy asks for drills.
+fn drilled() -> Observed {
+    let mut observed = protected(json!([]));
+    let weekly = json!({"cron": "0 5 * * 0", "drill": {"checks": ["Amcheck"]}});
+    observed.policy.as_mut().unwrap().spec.verify = serde_json::from_value(weekly).unwrap();
+    observed
+}
+
+fn drill(name: &str, over: bool) -> DrillSeen {
+    DrillSeen {
+        name: name.into(),
+        uid: format!("uid of {name}"),
+        over,
+    }
+}
+
+/// 22 November is the Sunday.
+#[test]
+fn drills_come_by_the_clock_one_at_a_time_and_few_are_kept() {
+    let mut observed = drilled();
+    assert!(rests(&pass(&mut observed, "2026-11-20T12:01:00Z")));
+    let told = |observed: &Observed| {
+        let status = observed.protection.status.as_ref().unwrap();
+        status.verification.clone().unwrap()
+    };
+    let sunday = Time(time("2026-11-22T05:00:00Z"));
+    assert_eq!(told(&observed).next_schedule_time, Some(sunday.clone()));
+    let wanted = Step::Drill {
+        name: "orders-drill-20261122t050000z".into(),
+    };
+    assert_eq!(pass(&mut observed, "2026-11-22T05:00:00Z"), wanted);
+    assert_eq!(told(&observed).last_schedule_time, Some(sunday));
+    observed
+        .drills
+        .push(drill("orders-drill-20261122t050000z", false));
+    assert!(rests(&pass(&mut observed, "2026-11-22T05:00:01Z")));
+
+    let skipped = Step::SkipDrill {
+        due: time("2026-11-29T05:00:00Z"),
+        under_way: "orders-drill-20261122t050000z".into(),
+    };
+    assert_eq!(pass(&mut observed, "2026-11-29T05:00:00Z"), skipped);
+    assert!(rests(&pass(&mut observed, "2026-11-29T05:00:01Z")));
+
+    observed.drills = ["1", "3", "2", "4"].map(|name| drill(name, true)).into();
+    let forgotten = Step::DeleteDrill {
+        name: "1".into(),
+        uid: "uid of 1".into(),
+    };
+    assert_eq!(pass(&mut observed, "2026-11-29T06:00:00Z"), forgotten);
+    observed.drills.remove(0);
+    assert!(
+        rests(&pass(&mut observed, "2026-11-29T06:00:01Z")),
+        "three stay"
+    );
+    observed.drills.push(drill("5", false));
+    assert!(
+        rests(&pass(&mut observed, "2026-11-29T06:00:02Z")),
+        "it is not over"
+    );
+}
+
+#[test]
+fn no_drill_begins_without_a_backup_or_an_agent() {
+    for lacks in ["backup", "agent"] {
+        let mut observed = drilled();
+        match lacks {
+            "backup" => observed.backups[0].completed = None,
+            _ => observed.agent.running = false,
+        }
+        pass(&mut observed, "2026-11-20T12:01:00Z");
+        assert!(
+            rests(&pass(&mut observed, "2026-11-22T05:00:00Z")),
+            "{lacks}"
+        );
+        observed.backups[0].completed = Some(time("2026-11-20T12:00:30Z"));
+        observed.agent.running = true;
+        // The backup is told of first.
+        pass(&mut observed, "2026-11-22T05:00:01Z");
+        pass(&mut observed, "2026-11-22T05:00:01Z");
+        let status = observed.protection.status.as_ref().unwrap();
+        let last = status.verification.clone().unwrap().last_schedule_time;
+        assert_eq!(last, Some(Time(time("2026-11-22T05:00:00Z"))), "{lacks}");
+    }
+}
+
+#[test]
+fn a_verify_that_cannot_be_understood_is_told() {
+    let mut observed = drilled();
+    let policy = observed.policy.as_mut().unwrap();
+    policy.spec.verify.as_mut().unwrap().time_zone = Some("Europe/Berln".into());
+    for _ in 0..2 {
+        assert!(rests(&pass(&mut observed, "2026-11-22T05:00:00Z")));
+        let (reason, message) = said(&observed);
+        assert_eq!(reason, "ScheduleInvalid");
+        assert!(message.contains("schedule verify of"), "{message}");
+    }
+    let before = observed.protection.status.clone();
+    pass(&mut observed, "2026-11-22T06:00:00Z");
+    assert_eq!(observed.protection.status, before, "nothing new is written");
 }
 
 /// What happens between two passes.

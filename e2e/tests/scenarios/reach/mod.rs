@@ -320,7 +320,8 @@ async fn the_controller(deployment: &Deployment, namespace: &str, backup: &str) 
         format!("{RBAC}/clusterroles"),
         format!("{RBAC}/namespaces/{namespace}/roles"),
         "/api/v1/persistentvolumes".to_owned(),
-        kinds.path("pgrestores"),
+        kinds.path("pgarchives"),
+        kinds.path("pgbackuppolicies"),
     ];
     let made = made.map(|path| post(&path, json!({})));
     none(&controller, NO_RIGHT, made.into()).await?;
