@@ -72,6 +72,18 @@ pub enum RecurrenceError {
     Never(String),
 }
 
+/// The time zone of this name; UTC without one.
+///
+/// # Errors
+/// Nobody knows it.
+pub fn zone(name: Option<&str>) -> Result<TimeZone, RecurrenceError> {
+    let Some(name) = name else {
+        return Ok(TimeZone::UTC);
+    };
+    let known = ZONES.get(name);
+    known.map_err(|_| RecurrenceError::Zone(name.to_owned()))
+}
+
 impl Recurrence {
     /// `text` in `zone`, which is UTC where none is named; `@every` counts from `from`, and its first run is one period later.
     ///
@@ -81,12 +93,7 @@ impl Recurrence {
         if let Some(period) = text.strip_prefix("@every ") {
             return every(period, from).ok_or_else(|| RecurrenceError::Period(text.to_owned()));
         }
-        let zone = match zone {
-            Some(name) => ZONES
-                .get(name)
-                .map_err(|_| RecurrenceError::Zone(name.to_owned()))?,
-            None => TimeZone::UTC,
-        };
+        let zone = self::zone(zone)?;
         let fields = match text {
             "@midnight" => "@daily",
             text => text,

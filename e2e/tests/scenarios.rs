@@ -50,6 +50,8 @@ mod preflight;
 mod progress;
 #[path = "scenarios/reach/mod.rs"]
 mod reach;
+#[path = "scenarios/retention.rs"]
+mod retention;
 #[path = "scenarios/rules.rs"]
 mod rules;
 #[path = "scenarios/schedules.rs"]

@@ -10,13 +10,19 @@ use kube::{ResourceExt, core::PartialObjectMeta};
 use object_store::path::Path;
 use tokio::sync::watch;
 
-use super::{config::Wanted, shared::Shared, store::Trouble, watch::Objects};
+use super::{
+    config::{Config, Wanted},
+    retention,
+    shared::Shared,
+    store::Trouble,
+    watch::Objects,
+};
 use crate::{
     api::{
-        PgBackup, RecoveryWindow,
+        PgBackup, PgProtection, RecoveryWindow, RetentionStatus, annotations,
         conditions::{RECOVERABLE, Status},
     },
-    archive::{LineageId, window},
+    archive::{Contents, LineageId, retention::Holds, window},
     clock::micro_time,
 };
 
@@ -27,15 +33,61 @@ const EVERYTHING: Duration = Duration::from_secs(3600);
 /// The least time between two audits.
 const APART: Duration = Duration::from_secs(2);
 
-/// Audits until the process is to end: every minute, and after each backup. `backups` are those of the namespace: what is
-/// not among them any more counts no longer.
-pub async fn run(shared: Arc<Shared>, mut backups: watch::Receiver<Objects<Existing>>) {
+/// What the Kubernetes API has beside the archive.
+pub struct Seen {
+    /// The backups of the namespace: what is not among them any more counts no longer.
+    pub backups: watch::Receiver<Objects<Existing>>,
+    /// The one protection.
+    pub protections: watch::Receiver<Objects<PgProtection>>,
+}
+
+impl Seen {
+    fn read(&mut self) -> Known {
+        let protections = self.protections.borrow();
+        let protection = protections.iter().flat_map(BTreeMap::values).next();
+        let status = protection.and_then(|it| it.status.as_ref());
+        let verified = status.and_then(|status| status.last_verified.as_ref());
+        let backups = self.backups.borrow_and_update();
+        Known {
+            verified: verified.and_then(|last| backups.as_ref()?.get(&last.backup)?.uid()),
+            backups: labels(backups.as_ref()),
+        }
+    }
+}
+
+/// What is known of the backups beside the archive.
+#[derive(Default, PartialEq)]
+struct Known {
+    /// Those that are there by UID, each with what its label says that keeps it.
+    backups: BTreeMap<String, Option<String>>,
+    /// The UID of the last one that passed a drill.
+    verified: Option<String>,
+}
+
+impl Known {
+    fn holds(&self) -> Holds {
+        let labelled = self.backups.iter();
+        let labelled = labelled.filter_map(|(uid, label)| {
+            let is_to_any_time = retention::is_to_any_time(label.as_ref()?);
+            Some((uid.clone(), is_to_any_time))
+        });
+        Holds {
+            backups: labelled.collect(),
+            verified: self.verified.clone(),
+            restores: Vec::new(),
+        }
+    }
+}
+
+/// Audits until the process is to end: every minute, after each backup, and when one goes.
+pub async fn run(shared: Arc<Shared>, mut seen: Seen) {
     let mut wanted = shared.wanted.clone();
     let mut progress = shared.progress.subscribe();
     let mut next = tokio::time::Instant::now();
     let mut listed: Option<Listed> = None;
+    let mut known = Known::default();
     tokio::select! {
-        known = backups.wait_for(Option::is_some) => if known.is_err() { return },
+        known = seen.backups.wait_for(Option::is_some) => if known.is_err() { return },
         () = shared.stop.cancelled() => return,
     }
     while !shared.stop.is_cancelled() {
@@ -43,14 +95,18 @@ pub async fn run(shared: Arc<Shared>, mut backups: watch::Receiver<Objects<Exist
             () = shared.audit.notified() => {}
             () = tokio::time::sleep_until(next) => {}
             changed = wanted.changed() => if changed.is_err() { return },
+            changed = seen.backups.changed() => {
+                if changed.is_err() { return }
+                if seen.read() == known { continue }
+            }
             _ = progress.changed() => {
                 follow(&shared);
                 continue;
             }
             () = shared.stop.cancelled() => return,
         }
-        let existing = uids(backups.borrow().as_ref());
-        if let Err(trouble) = audit(&shared, &mut listed, &existing).await {
+        known = seen.read();
+        if let Err(trouble) = audit(&shared, &mut listed, &known).await {
             tracing::warn!(reason = trouble.reason, %trouble, "failed to audit the archive");
             shared.metrics.error(trouble.reason);
         }
@@ -93,20 +149,20 @@ fn in_full(listed: Option<&Listed>, id: &LineageId, now: tokio::time::Instant) -
 /// A PgBackup of the namespace: that it is there is all that is asked.
 pub type Existing = PartialObjectMeta<PgBackup>;
 
-fn uids(backups: Option<&BTreeMap<String, Arc<Existing>>>) -> BTreeSet<String> {
+/// By UID.
+fn labels(backups: Option<&BTreeMap<String, Arc<Existing>>>) -> BTreeMap<String, Option<String>> {
     let backups = backups.into_iter().flat_map(BTreeMap::values);
     // One that goes is not chosen any more.
     backups
         .filter(|backup| backup.metadata.deletion_timestamp.is_none())
-        .filter_map(|backup| backup.uid())
+        .filter_map(|backup| {
+            let label = backup.labels().get(annotations::KEEP_LABEL);
+            Some((backup.uid()?, label.cloned()))
+        })
         .collect()
 }
 
-async fn audit(
-    shared: &Shared,
-    listed: &mut Option<Listed>,
-    existing: &BTreeSet<String>,
-) -> Result<(), Trouble> {
+async fn audit(shared: &Shared, listed: &mut Option<Listed>, known: &Known) -> Result<(), Trouble> {
     let Wanted::Protect(config) = shared.wanted.borrow().clone() else {
         return Ok(());
     };
@@ -127,13 +183,15 @@ async fn audit(
     if let Some(orphans) = &contents.orphans {
         tell_of(orphans, shared);
     }
-    contents.keep_backups(existing);
+    contents.keep_backups(&known.backups.keys().cloned().collect());
+    let kept = kept(shared, &config, known, (&id, &contents));
     let window = window::window(&contents);
     let (status, reason, message) = judge(&window);
     shared.reporter.edit(|report| {
         // The lineage may have changed meanwhile.
         if report.lineage.as_ref() == Some(&id) {
             report.recoverable = Some(window);
+            report.retention = kept;
         }
     });
     shared
@@ -141,6 +199,17 @@ async fn audit(
         .condition(RECOVERABLE, status, reason, message);
     follow(shared);
     Ok(())
+}
+
+/// What the policy's retention keeps. Nothing where it wants none, or cannot be understood: the controller says so.
+fn kept(
+    shared: &Shared,
+    config: &Config,
+    known: &Known,
+    lineage: (&LineageId, &Contents),
+) -> Option<RetentionStatus> {
+    let retention = config.retention.as_ref()?;
+    retention::status(retention, &known.holds(), lineage, shared.clock.now()).ok()
 }
 
 /// So many orphans are named in the log.

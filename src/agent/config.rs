@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use super::slots::Limits;
 use crate::{
     api::{
-        Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, StandbySlots,
-        Transport, WalPolicy, conditions,
+        Checkpoint, Member, PgArchive, PgArchiveSpec, PgBackupPolicy, PgProtection, Retention,
+        StandbySlots, Transport, WalPolicy, conditions,
     },
     postgres::session::Secret,
 };
@@ -95,6 +95,8 @@ pub struct Config {
     pub backup: Duration,
     /// How a backup's checkpoint is done.
     pub checkpoint: Checkpoint,
+    /// What is kept of its backups.
+    pub retention: Option<Retention>,
 }
 
 /// Why there is nothing to do yet.
@@ -180,6 +182,7 @@ fn settings(
         backup_mode: policy.spec.deadlines.backup_mode.get(),
         backup: policy.spec.deadlines.backup.get(),
         checkpoint: policy.spec.checkpoint,
+        retention: policy.spec.retention.clone(),
     })
 }
 

@@ -16,6 +16,7 @@ mod preflight;
 mod primary;
 mod report;
 mod restore;
+mod retention;
 mod settle;
 mod shared;
 mod slots;
@@ -217,7 +218,7 @@ fn spawn(
     task(tasks, "catalog", collect(api, all, |_| true, sender));
     let publisher = Publisher {
         shared: shared.clone(),
-        protections,
+        protections: protections.clone(),
         backups: backups.clone(),
         restores: restores.clone(),
     };
@@ -228,7 +229,11 @@ fn spawn(
         backup::Driver::new(shared.clone(), backups).run(),
     );
     task(tasks, "restore", restore::run(shared.clone(), restores));
-    task(tasks, "audit", audit::run(shared.clone(), existing));
+    let seen = audit::Seen {
+        backups: existing,
+        protections,
+    };
+    task(tasks, "audit", audit::run(shared.clone(), seen));
     task(tasks, "slots", slots::run(shared.clone()));
     task(tasks, "link", link::run(shared));
 }

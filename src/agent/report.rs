@@ -9,7 +9,7 @@ use super::{shared::Shared, watch::Objects};
 use crate::{
     api::{
         DatabaseFacts, PgBackup, PgProtection, PgProtectionStatus, PgRestore, Preflight, Primary,
-        RecoveryWindow, StoreFindings, WalStatus,
+        RecoveryWindow, RetentionStatus, StoreFindings, WalStatus,
         conditions::{
             self, CONNECTED, RECOVERABLE, SLOT_WITHIN_CEILING, SLOTS_DROPPED, Status, WAL_ARCHIVING,
         },
@@ -49,6 +49,8 @@ pub struct Report {
     pub store_findings: Option<StoreFindings>,
     /// What can be recovered.
     pub recoverable: Option<RecoveryWindow>,
+    /// What of the backups is kept.
+    pub retention: Option<RetentionStatus>,
     /// The agent's conditions.
     pub conditions: Vec<Condition>,
 }
@@ -68,6 +70,7 @@ impl Report {
             preflight: status.preflight.clone(),
             store_findings: status.store_findings.clone(),
             recoverable: status.recoverable.clone(),
+            retention: status.retention.clone(),
             conditions,
         }
     }
@@ -86,6 +89,7 @@ impl Report {
             preflight: self.preflight.clone(),
             store_findings: self.store_findings.clone(),
             recoverable: self.recoverable.clone(),
+            retention: self.retention.clone(),
             conditions: conditions.collect(),
             ..PgProtectionStatus::default()
         }

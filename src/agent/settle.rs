@@ -236,6 +236,7 @@ async fn take(
     shared.reporter.edit(|report| {
         report.lineage = Some(id.clone());
         report.recoverable = None;
+        report.retention = None;
     });
     let mut applied = shared.applied.subscribe();
     let written = applied.wait_for(|report| report.lineage.as_ref() == Some(id));

@@ -37,6 +37,11 @@ pub const DRILL_LABEL: &str = "highwater.dev/drill-of";
 pub const FROM_ANNOTATION_LABEL: &str = "highwater.dev/from-annotation";
 /// Label on pods that mount the claim of a `directory` archive: its name.
 pub const ARCHIVE_CLAIM_LABEL: &str = "highwater.dev/archive-claim";
+/// Label on a PgBackup: retention does not delete it. With the value [`KEEP_POINT_IN_TIME`] every moment since is kept, too; with any
+/// other it is kept to its own end.
+pub const KEEP_LABEL: &str = "highwater.dev/keep";
+/// A value of [`KEEP_LABEL`].
+pub const KEEP_POINT_IN_TIME: &str = "point-in-time";
 /// The usual label of what made an object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY_LABEL`].

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupSchedule, DurationText, SizeText, VerificationSchedule, named};
+use super::{BackupSchedule, DurationText, Retention, SizeText, VerificationSchedule, named};
 
 /// How a kind of database is protected.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub struct PgBackupPolicySpec {
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub schedules: Vec<BackupSchedule>,
+    /// Which backups are kept; those that are kept by nothing are deleted, one a minute at most for each database. Default: all
+    /// are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
     /// When the newest backup is restored beside the database, looked at, and deleted again: a PgRestore with `verify` is made by
     /// itself, and one that has ended stays until three newer ones have. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]

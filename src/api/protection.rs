@@ -1,9 +1,9 @@
 //! PgProtection: one protected database.
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `lastVerified`, `lastRestore`,
-//! `schedules`, `verification`, `backupNow`, `turn`, conditions `Active`, `Scheduled`.
+//! `lastExpired`, `schedules`, `verification`, `backupNow`, `turn`, conditions `Active`, `Scheduled`, `WithinRetention`.
 //! Written by the agent: `lineage`, `primary`, `standbys`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`,
-//! conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
+//! `retention`, conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LastRestore, LastVerified, Preflight, ScheduleStatus, StoreFindings, Transport, named,
+    LastExpired, LastRestore, LastVerified, Preflight, RetentionStatus, ScheduleStatus,
+    StoreFindings, Transport, named,
 };
 use crate::{
     archive::LineageId,
@@ -180,6 +181,9 @@ pub struct PgProtectionStatus {
     /// What the last completed restore of it took, a drill or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_restore: Option<LastRestore>,
+    /// The PgBackup that retention deleted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_expired: Option<LastExpired>,
     /// The policy's schedules, as they count for this database; those that are suspended or cannot be understood are missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -219,7 +223,10 @@ pub struct PgProtectionStatus {
     /// From when to when the database can be recovered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recoverable: Option<RecoveryWindow>,
-    /// `Active`, `Scheduled` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
+    /// What the policy's `retention` keeps of the lineage's backups, and what goes; with `dryRun`, what would. Absent without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionStatus>,
+    /// `Active`, `Scheduled`, `WithinRetention` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -55,6 +55,8 @@ pub enum Period {
 pub struct Holds {
     /// Backups by the UID of their PgBackup, and whether every time since is to be recoverable, too.
     pub backups: BTreeMap<String, bool>,
+    /// The UID of the last backup that passed a drill.
+    pub verified: Option<String>,
     /// Restores that are not finished.
     pub restores: Vec<Pin>,
 }
@@ -87,6 +89,8 @@ pub enum Why {
     Period(Period),
     /// Somebody holds it.
     Held,
+    /// It is the last one that passed a drill.
+    Verified,
     /// A restore reads it.
     Restored,
     /// It does not count, and is not older than those that do.
@@ -104,6 +108,7 @@ impl Why {
             Self::Window | Self::BeforeWindow | Self::Last | Self::Minimum => true,
             Self::Period(_)
             | Self::Held
+            | Self::Verified
             | Self::Restored
             | Self::Beside
             | Self::HistoryMissing
@@ -119,6 +124,8 @@ pub struct Decision {
     pub kept: BTreeMap<String, BTreeSet<Why>>,
     /// UIDs of PgBackups, the oldest first: their manifests go before their snapshots, and their WAL last.
     pub goes: Vec<String>,
+    /// Those of them that do not count.
+    pub beside: BTreeSet<String>,
     /// Which WAL is needed by what is kept.
     pub needed: Needed,
 }
@@ -138,8 +145,12 @@ pub fn decide(rules: &Rules, holds: &Holds, contents: &Contents, now: Timestamp)
     let mut gone: Vec<_> = contents.backups.iter().map(|(_, it)| it).collect();
     gone.retain(|manifest| !kept.contains_key(&manifest.uid));
     gone.sort_by_key(|manifest| (manifest.stopped_at, &manifest.uid));
+    let goes: Vec<_> = gone.into_iter().map(|it| it.uid.clone()).collect();
+    let counts: BTreeSet<&str> = counting.iter().map(|it| it.manifest.uid.as_str()).collect();
+    let beside = goes.iter().filter(|uid| !counts.contains(uid.as_str()));
     Decision {
-        goes: gone.into_iter().map(|it| it.uid.clone()).collect(),
+        beside: beside.cloned().collect(),
+        goes,
         needed: Needed::by(&kept, holds, contents),
         kept,
     }
@@ -151,6 +162,7 @@ fn nothing(contents: &Contents) -> Decision {
     Decision {
         kept: uids.map(|uid| (uid, why.clone())).collect(),
         goes: Vec::new(),
+        beside: BTreeSet::new(),
         needed: Needed::everything(),
     }
 }

@@ -25,6 +25,7 @@ pub struct Metrics {
     last_backups: Family<Agent, Gauge>,
     next_backups: Family<Agent, Gauge>,
     skipped_backups: Family<Agent, Counter>,
+    expired_backups: Family<Agent, Counter>,
     drills: Family<Drill, Counter>,
     undecodable: Family<Kind, Gauge>,
     restores: Family<Phase, Histogram, fn() -> Histogram>,
@@ -39,6 +40,7 @@ impl Default for Metrics {
             last_backups: Family::default(),
             next_backups: Family::default(),
             skipped_backups: Family::default(),
+            expired_backups: Family::default(),
             drills: Family::default(),
             undecodable: Family::default(),
             restores: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
@@ -147,6 +149,15 @@ impl Metrics {
         self.skipped_backups.get_or_create(&about).inc();
     }
 
+    /// Counts a backup that was deleted, as the policy's retention does not keep it.
+    pub fn expired(&self, namespace: &str, protection: &str) {
+        let about = Agent {
+            namespace: namespace.to_owned(),
+            protection: protection.to_owned(),
+        };
+        self.expired_backups.get_or_create(&about).inc();
+    }
+
     /// Says how many objects of a kind cannot be decoded.
     pub fn undecodable(&self, kind: &str, count: usize) {
         let kind = kind.to_owned();
@@ -180,6 +191,11 @@ impl Metrics {
             "highwater_skipped_backups",
             "Backups that were due and left out, as another was not finished",
             self.skipped_backups.clone(),
+        );
+        registry.register(
+            "highwater_expired_backups",
+            "Backups that were deleted, as the policy's retention does not keep them",
+            self.expired_backups.clone(),
         );
         registry.register(
             "highwater_drills",

@@ -6,6 +6,7 @@ mod granted;
 mod into;
 mod names;
 mod program;
+mod retention;
 mod schedule;
 
 use serde_json::{Value, json};
@@ -70,6 +71,7 @@ pub fn rules() -> Vec<Case> {
         .chain(granted::rules())
         .chain(names::rules())
         .chain(program::rules())
+        .chain(retention::rules())
         .chain(schedule::rules())
         .collect()
 }

@@ -15,6 +15,7 @@ const CONTROLLERS: [(&str, &[&str]); 3] = [
             "archiveName",
             "members",
             "lastBackup",
+            "lastExpired",
             "lastVerified",
             "lastRestore",
             "schedules",

@@ -39,7 +39,7 @@ const NO_REASON: [(&str, &str); 16] = [
     (
         "api/conditions.rs",
         "Accepted Active ClockInStep CreateOnly Discarded False Scheduled Session SlotWithinCeiling SlotsDropped True \
-         Unknown VolumesReady WalArchived WalArchiving",
+         Unknown VolumesReady WalArchived WalArchiving WithinRetention",
     ),
     // Types of fields, their values, and units.
     (

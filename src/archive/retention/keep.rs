@@ -68,6 +68,7 @@ fn beside(kept: &mut Kept, holds: &Holds, contents: &Contents, counting: &[Base<
         let uid = manifest.uid.as_str();
         let whys = [
             (holds.backups.contains_key(uid), Why::Held),
+            (holds.verified.as_deref() == Some(uid), Why::Verified),
             (restored.contains(uid), Why::Restored),
             (
                 !counts.contains(uid) && Some(manifest.stopped_at) >= since,

@@ -33,7 +33,7 @@ fn holds() -> impl Strategy<Value = Holds> {
     proptest::collection::btree_map((0usize..4).prop_map(uid), any::<bool>(), 0..2).prop_map(
         |backups| Holds {
             backups,
-            restores: Vec::new(),
+            ..Holds::default()
         },
     )
 }

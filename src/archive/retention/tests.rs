@@ -157,7 +157,7 @@ fn a_backup_that_is_held_keeps_its_own_wal_and_where_asked_all_behind_it() {
     let contents = long();
     let hold = |to_any_time| Holds {
         backups: BTreeMap::from([("b2-uid".to_owned(), to_any_time)]),
-        restores: Vec::new(),
+        ..Holds::default()
     };
     let alone = decide(&rules(), &hold(false), &contents, at(1e6));
     assert_eq!(names(alone.kept.keys()), ["b2", "b9"]);

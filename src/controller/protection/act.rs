@@ -9,7 +9,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
-use super::{agent::Objects, observe::Observed, plan::Step};
+use super::{agent::Objects, observe::Observed, plan::Step, retention::Expired};
 use crate::{
     api::{
         BackupReason, PgBackup, PgBackupSpec, PgProtection, PgRestore, PgRestoreSpec, RestoreInto,
@@ -94,6 +94,7 @@ pub async fn act(step: &Step, observed: &Observed, ctx: &Context) -> Result<(), 
             Ok(())
         }
         Step::DeleteDrill { name, uid } => forget_drill(protection, name, uid, ctx).await,
+        Step::ExpireBackup(expired) => expire(protection, expired, ctx).await,
         Step::AwaitSlots { .. } | Step::Rest(_) => Ok(()),
     }
 }
@@ -283,18 +284,50 @@ async fn forget_drill(
     uid: &str,
     ctx: &Context,
 ) -> Result<(), ActError> {
-    let api: Api<PgRestore> = Api::namespaced(ctx.client.clone(), &namespace(protection));
     let this_one = Preconditions {
         uid: Some(uid.to_owned()),
         resource_version: None,
     };
     let params = DeleteParams::default().preconditions(this_one);
+    let api: Api<PgRestore> = Api::namespaced(ctx.client.clone(), &namespace(protection));
     match request(api.delete(name, &params)).await {
         Ok(_) => Ok(()),
         // It is gone, or another one.
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         Err(cause) => Err(failed("delete", format!("PgRestore {name}"))(cause)),
     }
+}
+
+/// One that is not any more as it was seen is looked at again.
+async fn expire(
+    protection: &PgProtection,
+    expired: &Expired,
+    ctx: &Context,
+) -> Result<(), ActError> {
+    let Expired {
+        name,
+        uid,
+        version,
+        why,
+    } = expired;
+    let this_one = Preconditions {
+        uid: Some(uid.clone()),
+        resource_version: version.clone(),
+    };
+    let params = DeleteParams::default().preconditions(this_one);
+    let namespace = namespace(protection);
+    let api: Api<PgBackup> = Api::namespaced(ctx.client.clone(), &namespace);
+    match request(api.delete(name, &params)).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(cause) => return Err(failed("delete", format!("PgBackup {name}"))(cause)),
+    }
+    tracing::info!(backup = name, "backup expired: {why}");
+    let about = protection.object_ref(&());
+    let note = format!("PgBackup {name} is deleted: {why}");
+    ctx.events.normal(&about, "BackupExpired", note).await;
+    ctx.metrics.expired(&namespace, &protection.name_any());
+    Ok(())
 }
 
 #[cfg(test)]

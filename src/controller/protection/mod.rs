@@ -17,6 +17,9 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod report;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
 mod schedule;
 #[cfg(test)]
 mod schedule_tests;
@@ -42,6 +45,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use serde_json::json;
 
 use self::{memory::Memory, observe::Observed};
 use super::{Class, Context, PassError, drive, error_policy, is_ready};
@@ -365,6 +369,10 @@ fn decisive(protection: &PgProtection) -> Option<u64> {
         {
             (timeline.id, timeline.began.is_some()).hash(&mut hasher);
         }
+        // Each deletion wants a decision of its own, about the rules that are there.
+        let retention = status.retention.as_ref();
+        let retention = retention.map(|retention| json!(retention).to_string());
+        retention.hash(&mut hasher);
         for condition in &status.conditions {
             (&condition.type_, &condition.status, &condition.reason).hash(&mut hasher);
         }
@@ -427,6 +435,24 @@ mod tests {
             "another is wanted in its place"
         );
         assert!(!calls(Event::Apply(failed())));
+    }
+
+    #[test]
+    fn what_is_decided_about_retention_calls_for_a_pass() {
+        let told = |dry_run: bool, newest: &str| {
+            let spec = serde_json::json!({"statefulSet": "orders", "policy": "gold"});
+            let mut protection = PgProtection::new("orders", serde_json::from_value(spec).unwrap());
+            let status = serde_json::json!({"retention": {
+                "rules": {"window": "1d", "dryRun": dry_run}, "lineage": "k3v9q2m4tz",
+                "newest": newest, "kept": 1, "expired": 1,
+            }});
+            protection.status = Some(serde_json::from_value(status).unwrap());
+            decisive(&protection)
+        };
+        let before = told(true, "a");
+        assert_eq!(told(true, "a"), before);
+        assert_ne!(told(false, "a"), before, "the same, by other rules");
+        assert_ne!(told(true, "b"), before);
     }
 
     #[test]

@@ -77,10 +77,18 @@ pub struct AgentSeen {
 }
 
 /// A backup of the protection.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BackupSeen {
     /// Its name.
     pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its `resourceVersion`.
+    pub version: Option<String>,
+    /// Whether a label keeps it whatever the policy's retention says.
+    pub held: bool,
+    /// Whether the last drill found it wanting.
+    pub unsound: bool,
     /// The lineage that its session saw.
     pub lineage: Option<LineageId>,
     /// The timeline that it was taken on, and where it ended there.
@@ -390,6 +398,11 @@ fn backup_seen(backup: &PgBackup) -> BackupSeen {
     let session = status.and_then(|status| status.session.as_ref());
     BackupSeen {
         name: backup.name_any(),
+        uid: backup.uid().unwrap_or_default(),
+        version: backup.resource_version(),
+        held: backup.labels().contains_key(annotations::KEEP_LABEL),
+        unsound: status
+            .is_some_and(|it| conditions::is_false(&it.conditions, conditions::VERIFIED)),
         goes: backup.metadata.deletion_timestamp.is_some(),
         lineage: session.and_then(|session| session.lineage.clone()),
         stopped: session.and_then(|session| session.timeline.zip(session.stop_lsn)),

@@ -1,6 +1,6 @@
 //! What to do next for a protection: one step. Pure and total.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -9,6 +9,7 @@ use super::{
     agent::{Objects, holds},
     drills,
     observe::{BackupSeen, Observed},
+    retention::{self, Expired},
     schedule,
     validate::Judgement,
 };
@@ -76,6 +77,8 @@ pub enum Step {
         /// Its UID: another one of that name stays.
         uid: String,
     },
+    /// Delete a PgBackup that the policy's retention does not keep.
+    ExpireBackup(Expired),
     /// The agent drops its slots.
     AwaitSlots {
         /// Until then.
@@ -97,6 +100,7 @@ impl Step {
             | Self::Drill { .. }
             | Self::SkipDrill { .. }
             | Self::DeleteDrill { .. }
+            | Self::ExpireBackup(_)
             | Self::Release
             | Self::AwaitSlots { .. } => true,
             Self::Rest(_) => false,
@@ -113,7 +117,8 @@ impl Step {
             | Self::SkipBackup { .. }
             | Self::Drill { .. }
             | Self::SkipDrill { .. }
-            | Self::DeleteDrill { .. } => Duration::from_millis(100),
+            | Self::DeleteDrill { .. }
+            | Self::ExpireBackup(_) => Duration::from_millis(100),
             Self::Release => Duration::from_secs(300),
             Self::AwaitSlots { until } => Duration::try_from(until.duration_since(now))
                 .unwrap_or_default()
@@ -146,7 +151,9 @@ pub fn plan(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Step 
     {
         return Step::DeployAgent(Box::new(objects.clone()));
     }
-    let wanted = wanted_backup(judgement, observed, now).or_else(|| drills::next(observed, now));
+    let wanted = wanted_backup(judgement, observed, now)
+        .or_else(|| drills::next(observed, now))
+        .or_else(|| retention::next(observed, now));
     wanted.unwrap_or_else(|| Step::Rest(look_again(judgement, observed, now)))
 }
 
@@ -254,6 +261,10 @@ fn first_backup(judgement: &Judgement, observed: &Observed) -> Option<Step> {
     let there = |backup: &BackupSeen| {
         let BackupSeen {
             name: other,
+            uid: _,
+            version: _,
+            held: _,
+            unsound: _,
             lineage: of,
             stopped: _,
             completed: _,
@@ -303,6 +314,25 @@ fn next_gap_backup(observed: &Observed) -> Option<(String, Option<Timestamp>)> {
     None
 }
 
+/// Names that count: were those backups not there, others would be taken in their place.
+pub fn spoken_for(observed: &Observed) -> BTreeSet<String> {
+    let status = observed.protection.status.as_ref();
+    let protection = observed.protection.name_any();
+    let lineage = status.and_then(|status| status.lineage.as_ref());
+    let first = lineage.map(|lineage| names::first_backup(&protection, lineage.as_str()));
+    let needed = || {
+        let status = status?;
+        let from = status.recoverable.as_ref()?.backup_needed_from?;
+        Some((status.primary.as_ref()?.timeline, from))
+    };
+    let gap = lineage.zip(needed()).map(|(lineage, (timeline, from))| {
+        let name = |count| names::gap_backup(&protection, lineage.as_str(), timeline, from, count);
+        let is_there = |name: &String| observed.backups.iter().any(|it| it.name == *name);
+        (0..).map(name).take_while(is_there).collect::<Vec<_>>()
+    });
+    first.into_iter().chain(gap.into_iter().flatten()).collect()
+}
+
 /// From the failure of gap backup number `count` to the next: some fail as soon as they are made.
 fn again_after(count: u32) -> Duration {
     FIRST_RETRY
@@ -325,7 +355,8 @@ fn look_again(judgement: &Judgement, observed: &Observed, now: Timestamp) -> Dur
     let scheduled = schedule::schedules(observed, now).next();
     let drill = schedule::drills(observed, now);
     let drill = drill.and_then(|drill| drill.ok()?.coming());
-    let coming = [gap, scheduled, drill]
+    let expiry = retention::coming(observed);
+    let coming = [gap, scheduled, drill, expiry]
         .into_iter()
         .flatten()
         .filter(|due| *due > now);

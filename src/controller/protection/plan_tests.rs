@@ -160,10 +160,7 @@ fn the_first_backup_of_a_lineage_comes_as_soon_as_wal_is_archived() {
     let backup = |name: &str, lineage: Option<&str>| BackupSeen {
         name: name.into(),
         lineage: lineage.map(|lineage| lineage.parse().unwrap()),
-        stopped: None,
-        completed: None,
-        failed: None,
-        goes: false,
+        ..BackupSeen::default()
     };
     for (name, there, expected) in [
         ("of another lineage", backup("a", Some("0000000000")), true),
@@ -194,10 +191,8 @@ fn a_gap_behind_every_backup_makes_one_backup() {
     let completed = BackupSeen {
         name: "nightly".into(),
         lineage: Some(LINEAGE.parse().unwrap()),
-        stopped: None,
         completed: Some(at(0)),
-        failed: None,
-        goes: false,
+        ..BackupSeen::default()
     };
     observed.backups.push(completed);
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "no gap");
@@ -234,11 +229,7 @@ fn a_gap_behind_every_backup_makes_one_backup() {
     );
     observed.backups.push(BackupSeen {
         name,
-        lineage: None,
-        stopped: None,
-        completed: None,
-        failed: None,
-        goes: false,
+        ..BackupSeen::default()
     });
     assert!(matches!(next(&observed, 1), Step::Rest(_)), "under way");
     // One that failed closes nothing: the next comes, the sooner the fewer have failed.
@@ -251,11 +242,8 @@ fn a_gap_behind_every_backup_makes_one_backup() {
         observed.backups.truncate(1);
         let mut last = BackupSeen {
             name: String::new(),
-            lineage: None,
-            stopped: None,
-            completed: None,
             failed: Some(at(0)),
-            goes: false,
+            ..BackupSeen::default()
         };
         for number in 0..=count {
             last.name = named(number);
@@ -401,10 +389,8 @@ fn the_last_backup_is_one_of_this_lineage() {
     let backup = |name: &str, lineage: &str, second| BackupSeen {
         name: name.into(),
         lineage: Some(lineage.parse().unwrap()),
-        stopped: None,
         completed: Some(at(second)),
-        failed: None,
-        goes: false,
+        ..BackupSeen::default()
     };
     observed.backups = vec![backup("ours", LINEAGE, 1), backup("old", "0000000000", 2)];
     let last = |observed: &Observed| {

@@ -8,13 +8,14 @@ use super::{
     act::ActError,
     observe::{BackupSeen, Observed},
     plan::{Step, UNPROTECTED, leaving_since},
+    retention,
     schedule::{self, Dealt},
     validate::Judgement,
 };
 use crate::{
     api::{
-        BackupReason, LastBackup, PgProtection, PgProtectionStatus, TimelineWindow,
-        conditions::{self, ACTIVE, SCHEDULED, Status},
+        BackupReason, LastBackup, LastExpired, PgProtection, PgProtectionStatus, TimelineWindow,
+        conditions::{self, ACTIVE, SCHEDULED, Status, WITHIN_RETENTION},
         managers,
     },
     archive::LineageId,
@@ -95,10 +96,11 @@ fn owned(protection: &PgProtection) -> PgProtectionStatus {
         archive_name: status.archive_name,
         members: status.members,
         last_backup: status.last_backup,
+        last_expired: status.last_expired,
         schedules: status.schedules,
         verification: status.verification,
         backup_now: status.backup_now,
-        conditions: conditions::owned(&status.conditions, &[ACTIVE, SCHEDULED]),
+        conditions: conditions::owned(&status.conditions, &[ACTIVE, SCHEDULED, WITHIN_RETENTION]),
         ..PgProtectionStatus::default()
     }
 }
@@ -130,7 +132,15 @@ pub(super) fn status(
     {
         status.backup_now = Some(value.clone());
     }
-    if leaving_since(observed, now).is_some() {
+    if let (Step::ExpireBackup(expired), Ok(())) = (step, outcome) {
+        status.last_expired = Some(LastExpired {
+            name: expired.name.clone(),
+            at: MicroTime(now),
+        });
+    }
+    let is_leaving = leaving_since(observed, now).is_some();
+    report_retention(&mut status, observed, is_leaving, now);
+    if is_leaving {
         // What is protected again counts anew.
         status.schedules = Vec::new();
         status.verification = None;
@@ -164,6 +174,7 @@ fn dealt(step: &Step, outcome: &Result<(), ActError>) -> Option<Dealt> {
         Step::Drill { .. }
         | Step::SkipDrill { .. }
         | Step::DeleteDrill { .. }
+        | Step::ExpireBackup(_)
         | Step::AddFinalizer
         | Step::DeployAgent(_)
         | Step::RemoveAgent { .. }
@@ -180,6 +191,7 @@ fn drilled(step: &Step, outcome: &Result<(), ActError>) -> Option<Dealt> {
         Step::Drill { .. } => Some(Dealt::Taken),
         Step::SkipDrill { .. } => Some(Dealt::Skipped),
         Step::DeleteDrill { .. }
+        | Step::ExpireBackup(_)
         | Step::TakeBackup { .. }
         | Step::SkipBackup { .. }
         | Step::AddFinalizer
@@ -218,6 +230,31 @@ fn report_schedules(
     status.schedules = schedules.told(dealt);
     let drills = drills.and_then(Result::ok);
     status.verification = drills.map(|standing| standing.told(drilled));
+}
+
+/// Absent where everything is kept.
+fn report_retention(
+    status: &mut PgProtectionStatus,
+    observed: &Observed,
+    is_leaving: bool,
+    now: Timestamp,
+) {
+    let said = retention::condition(observed, now).filter(|_| !is_leaving);
+    let Some((value, reason, message)) = said else {
+        let others = |it: &Condition| it.type_ != WITHIN_RETENTION;
+        return status.conditions.retain(others);
+    };
+    let generation = status.observed_generation;
+    let list = &mut status.conditions;
+    conditions::upsert(
+        list,
+        WITHIN_RETENTION,
+        value,
+        reason,
+        message,
+        generation,
+        now,
+    );
 }
 
 /// The time that the agent has to drop its slots counts from the word `Unprotected`, also where `Active` was `False`
@@ -350,11 +387,9 @@ mod tests {
     fn the_last_backup_is_not_one_of_a_dead_branch() {
         let backup = |name: &str, timeline, stop, second| BackupSeen {
             name: name.into(),
-            lineage: None,
             stopped: Some((TimelineId::new(timeline).unwrap(), Lsn::new(stop))),
             completed: Some(Timestamp::from_second(second).unwrap()),
-            failed: None,
-            goes: false,
+            ..BackupSeen::default()
         };
         let before = backup("before", 1, 100, 1);
         let dead = backup("dead", 1, 101, 2);

@@ -55,11 +55,7 @@ fn change(observed: &mut Observed, schedules: Json) {
 fn backup(name: &str) -> BackupSeen {
     BackupSeen {
         name: name.into(),
-        lineage: None,
-        stopped: None,
-        completed: None,
-        failed: None,
-        goes: false,
+        ..BackupSeen::default()
     }
 }
 

@@ -40,7 +40,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     the_agent(kubectl, namespace, name).await?;
     the_recovery_pod(kubectl, namespace).await?;
     the_planning_pod(kubectl, namespace).await?;
-    the_controller(deployment, namespace, name).await?;
+    the_controller(deployment, namespace).await?;
 
     removal::a_restore_deleted_at_hand_over_leaves_nothing(kubectl, namespace).await?;
     removal::nothing_is_restored_from_elsewhere(kubectl, namespace, name).await?;
@@ -299,7 +299,7 @@ async fn the_planning_pod(kubectl: &Kubectl, namespace: &str) -> Result<()> {
     none(&planning, "'highwater-planning'", requests).await
 }
 
-async fn the_controller(deployment: &Deployment, namespace: &str, backup: &str) -> Result<()> {
+async fn the_controller(deployment: &Deployment, namespace: &str) -> Result<()> {
     let (system, manager) = (deployment.system.as_str(), "highwater-controller");
     let controller = Account::of(&deployment.kubectl, system, manager).await?;
     let core = format!("/api/v1/namespaces/{namespace}");
@@ -325,7 +325,7 @@ async fn the_controller(deployment: &Deployment, namespace: &str, backup: &str) 
     ];
     let made = made.map(|path| post(&path, json!({})));
     none(&controller, NO_RIGHT, made.into()).await?;
-    let path = kinds.path(&format!("pgbackups/{backup}"));
+    let path = kinds.path("pgprotections/orders");
     let delete = dry("DELETE", &path, "application/json", json!({}));
     none(&controller, NO_RIGHT, vec![delete]).await?;
     what_it_gives_away(&controller, namespace).await?;
