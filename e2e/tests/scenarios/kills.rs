@@ -53,7 +53,8 @@ async fn a_killed_controller_loses_no_backup_and_no_restore() {
         let kubectl = &deployment.kubectl;
         let backups = in_each_gap(&orders, Victim::Controller).await?;
         exactly_these_snapshots(kubectl, &namespace, 1 + backups)?;
-        restore_killed(&orders, &writer, Victim::Controller).await
+        restore_killed(&orders, &writer, Victim::Controller).await?;
+        put_back_killed(&orders, writer).await
     })
     .await;
 }
@@ -192,6 +193,61 @@ async fn restore_killed(orders: &Database, writer: &Writer, victim: Victim) -> R
     let found = Ledger::check(&clone, least, writer.ledger.sent()).await?;
     println!("{namespace}: rows 1 to {found} after the restore, {least} are owed");
     Ok(())
+}
+
+/// A restore in place to a time before the last rows; the controller is killed whenever the last one has changed something of
+/// what it exchanges. Then the rows, and what is kept.
+async fn put_back_killed(orders: &Database, writer: Writer) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let client = orders.connect().await?;
+    let (time, last) = story::between_commits(&writer, &client).await?;
+    story::commits(&writer, 700).await?;
+    writer.stop().await?;
+    let before = exchanged(orders)?;
+    let spec = format!("target: {{time: \"{time}\"}}, into: {{inPlace: {{scale: true}}}}");
+    let from = ("put-back", "{protection: orders}");
+    story::request(kubectl, namespace, from, &spec)?;
+    let recovered = |it: &Value| has(it, "Recovered", "True");
+    Watching::one(kubectl, namespace, "pgr", "put-back")?
+        .wait("recovered", LIMIT, recovered)
+        .await?;
+    let (mut seen, mut kills) = (before.clone(), 0);
+    loop {
+        let prey = controller(kubectl).await?;
+        let changed = until("the next change", LIMIT, || {
+            let restore = kubectl.get(namespace, "pgr", "put-back")?;
+            if restore.is_some_and(|it| has(&it, "Completed", "True")) {
+                return Ok(Some(None));
+            }
+            let now = exchanged(orders)?;
+            Ok((now != seen).then_some(Some(now)))
+        });
+        let Some(now) = changed.await? else { break };
+        prey.end(kubectl)?;
+        (seen, kills) = (now, kills + 1);
+    }
+    ensure!(kills > 2, "{kills} kills only: the exchange was not met");
+    let kept = kubectl.get(namespace, "pvc", "data-orders-0-before-put-back")?;
+    let kept = kept.context("the old volume is not kept")?;
+    let old = &before["data-orders-0"];
+    ensure!(kept["spec"]["volumeName"] == *old, "{old} is not kept");
+    let found = Ledger::check(&orders.connect().await?, last, last).await?;
+    println!("put back by {kills} controllers that were killed: rows 1 to {found}");
+    Ok(())
+}
+
+/// The claims with their volumes, the snapshots, and how many pods are asked for.
+fn exchanged(orders: &Database) -> Result<Value> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let mut all = json!({});
+    for claim in kubectl.list(namespace, "pvc")? {
+        let name = claim["metadata"]["name"].as_str().unwrap_or_default();
+        all[name] = claim["spec"]["volumeName"].clone();
+    }
+    all["snapshots"] = kubectl.list(namespace, "volumesnapshots")?.len().into();
+    let set = kubectl.get(namespace, "sts", "orders")?;
+    all["replicas"] = set.context("no StatefulSet")?["spec"]["replicas"].clone();
+    Ok(all)
 }
 
 /// Kills `highwater recover` as soon as it runs, and PostgreSQL under it: they share the container.

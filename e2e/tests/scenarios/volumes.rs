@@ -74,6 +74,7 @@ async fn tell(deployment: &Deployment, namespace: &str) -> Result<()> {
     into_claims(kubectl, namespace, &time).await?;
     writer.stop().await?;
     a_restore_deleted_on_its_way_leaves_nothing(kubectl, namespace, &time).await?;
+    put_back_under_its_own_name(&orders, &time, last).await?;
     a_deleted_backup_takes_its_snapshots_along(kubectl, namespace, &backup).await
 }
 
@@ -185,6 +186,46 @@ async fn a_restore_deleted_on_its_way_leaves_nothing(
         gone(kubectl, namespace, kind, name).await?;
     }
     Ok(())
+}
+
+/// A plan first, which changes nothing; then each volume is exchanged.
+async fn put_back_under_its_own_name(orders: &Database, time: &str, last: i64) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let before = volumes(orders, "")?;
+    let spec = format!("target: {time}, into: {{inPlace: {{scale: true}}}}");
+    let from = "{protection: orders}";
+    let look = format!("{spec}, planOnly: true");
+    story::request(kubectl, namespace, ("look", from), &look)?;
+    let planned = story::completed(kubectl, namespace, "look").await?;
+    ensure!(planned["status"]["plan"]["timeline"] == 1, "{planned}");
+    ensure!(
+        volumes(orders, "")? == before,
+        "a plan alone changed claims"
+    );
+    orders.connect().await?.batch_execute("SELECT 1").await?;
+
+    story::request(kubectl, namespace, ("put-back", from), &spec)?;
+    story::completed(kubectl, namespace, "put-back").await?;
+    let (kept, now) = (volumes(orders, "-before-put-back")?, volumes(orders, "")?);
+    ensure!(kept == before, "{kept:?} are kept of {before:?}");
+    let again = now.iter().find(|volume| before.contains(volume));
+    ensure!(again.is_none(), "old volumes are back: {now:?}");
+    let client = orders.connect().await?;
+    let found = Ledger::check(&client, last, last).await?;
+    println!("three volumes put back: rows 1 to {found}");
+    tablespace_is_whole(&client).await
+}
+
+/// Those of the pod's claims, whose names end so.
+fn volumes(orders: &Database, ending: &str) -> Result<Vec<String>> {
+    let volume = |claim: &str| {
+        let name = format!("{claim}-orders-0{ending}");
+        let found = orders.kubectl.get(&orders.namespace, "pvc", &name)?;
+        let found = found.with_context(|| format!("there is no claim {name}"))?;
+        let volume = found["spec"]["volumeName"].as_str();
+        Ok(volume.context("a claim is not bound")?.to_owned())
+    };
+    CLAIMS.iter().map(|claim| volume(claim)).collect()
 }
 
 async fn a_deleted_backup_takes_its_snapshots_along(
