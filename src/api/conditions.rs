@@ -14,6 +14,8 @@ pub const CLOCK_IN_STEP: &str = "ClockInStep";
 pub const ACTIVE: &str = "Active";
 /// PgProtection, written by the controller: backups are taken by schedule.
 pub const SCHEDULED: &str = "Scheduled";
+/// PgProtection, written by the controller: all that is committed is archived, and can be recovered.
+pub const SAFE: &str = "Safe";
 /// PgProtection, written by the controller: no backup is there that the policy's retention does not keep. Absent without it.
 pub const WITHIN_RETENTION: &str = "WithinRetention";
 /// PgProtection, written by the agent: it is connected to the primary.

@@ -1,7 +1,8 @@
 //! PgProtection: one protected database.
 //!
 //! Written by the controller: `observedGeneration`, `archiveName`, `members`, `lastBackup`, `lastVerified`, `lastRestore`,
-//! `lastExpired`, `schedules`, `verification`, `backupNow`, `turn`, conditions `Active`, `Scheduled`, `WithinRetention`.
+//! `lastExpired`, `schedules`, `verification`, `backupNow`, `turn`, conditions `Active`, `Safe`, `Scheduled`,
+//! `WithinRetention`.
 //! Written by the agent: `lineage`, `primary`, `standbys`, `database`, `wal`, `preflight`, `storeFindings`, `recoverable`,
 //! `retention`, conditions `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped`.
 
@@ -37,19 +38,9 @@ use crate::{
     ),
     printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policy"),
     printcolumn(
-        name = "Active",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Active")].status"#
-    ),
-    printcolumn(
-        name = "Archiving",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="WalArchiving")].status"#
-    ),
-    printcolumn(
-        name = "Recoverable",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Recoverable")].status"#
+        name = "LastBackup",
+        type_ = "date",
+        json_path = ".status.lastBackup.at"
     ),
     printcolumn(
         name = "From",
@@ -58,9 +49,30 @@ use crate::{
     ),
     printcolumn(name = "To", type_ = "string", json_path = ".status.recoverable.to"),
     printcolumn(
-        name = "LastBackup",
+        name = "LagBytes",
+        type_ = "integer",
+        json_path = ".status.wal.lagBytes"
+    ),
+    printcolumn(
+        name = "Verified",
         type_ = "date",
-        json_path = ".status.lastBackup.at"
+        json_path = ".status.lastVerified.at"
+    ),
+    printcolumn(
+        name = "Safe",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Safe")].status"#
+    ),
+    printcolumn(
+        name = "Why",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Safe")].reason"#
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Safe")].message"#,
+        priority = 1
     ),
     printcolumn(
         name = "Lineage",
@@ -226,7 +238,7 @@ pub struct PgProtectionStatus {
     /// What the policy's `retention` keeps of the lineage's backups, and what goes; with `dryRun`, what would. Absent without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionStatus>,
-    /// `Active`, `Scheduled`, `WithinRetention` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
+    /// `Active`, `Safe`, `Scheduled`, `WithinRetention` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

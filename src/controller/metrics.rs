@@ -22,6 +22,7 @@ pub struct Metrics {
     /// Whether this replica holds the lease.
     pub leader: Gauge,
     agents: Family<Agent, Gauge>,
+    safe: Family<Agent, Gauge>,
     last_backups: Family<Agent, Gauge>,
     next_backups: Family<Agent, Gauge>,
     skipped_backups: Family<Agent, Counter>,
@@ -37,6 +38,7 @@ impl Default for Metrics {
             passes: Family::default(),
             leader: Gauge::default(),
             agents: Family::default(),
+            safe: Family::default(),
             last_backups: Family::default(),
             next_backups: Family::default(),
             skipped_backups: Family::default(),
@@ -140,6 +142,18 @@ impl Metrics {
         }
     }
 
+    /// Says whether a database is safe; `None`: it is not protected any more.
+    pub fn safe(&self, namespace: &str, protection: &str, is_safe: Option<bool>) {
+        let about = Agent {
+            namespace: namespace.to_owned(),
+            protection: protection.to_owned(),
+        };
+        match is_safe {
+            Some(is_safe) => drop(self.safe.get_or_create(&about).set(i64::from(is_safe))),
+            None => drop(self.safe.remove(&about)),
+        }
+    }
+
     /// Counts a backup that was due and left out.
     pub fn skipped(&self, namespace: &str, protection: &str) {
         let about = Agent {
@@ -176,6 +190,11 @@ impl Metrics {
             "highwater_agent_running",
             "1 while the agent of a protection runs: without it no WAL is shipped, and no slot has a ceiling",
             self.agents.clone(),
+        );
+        registry.register(
+            "highwater_protection_safe",
+            "1 while condition Safe of a protection is True: all that is committed is archived, and can be recovered",
+            self.safe.clone(),
         );
         registry.register(
             "highwater_last_backup_timestamp_seconds",

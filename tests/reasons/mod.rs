@@ -28,8 +28,8 @@ const NO_REASON: [(&str, &str); 16] = [
     ),
     (
         "api/protection.rs",
-        "Active Age From LastBackup Lineage PgProtection PgProtectionStatus Policy StatefulSet To \
-         Transport WalArchiving",
+        "Age From LagBytes LastBackup Lineage Message PgProtection PgProtectionStatus Policy Safe StatefulSet To \
+         Transport Verified Why",
     ),
     (
         "api/restore.rs",
@@ -38,7 +38,7 @@ const NO_REASON: [(&str, &str); 16] = [
     // Types and values of conditions.
     (
         "api/conditions.rs",
-        "Accepted Active ClockInStep CreateOnly Discarded False Scheduled Session SlotWithinCeiling SlotsDropped True \
+        "Accepted Active ClockInStep CreateOnly Discarded False Safe Scheduled Session SlotWithinCeiling SlotsDropped True \
          Unknown VolumesReady WalArchived WalArchiving WithinRetention",
     ),
     // Types of fields, their values, and units.

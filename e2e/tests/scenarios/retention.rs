@@ -24,6 +24,7 @@ async fn what_nothing_keeps_goes_and_the_rest_restores() {
             story::commits(&writer, 10).await?;
             all.push(another(&orders, number).await?);
         }
+        is_safe(&orders).await?;
         look_first(&orders, &all).await?;
         keep_two(&orders, &all).await?;
         let owed = writer.ledger.acknowledged();
@@ -33,6 +34,19 @@ async fn what_nothing_keeps_goes_and_the_rest_restores() {
         nothing_goes_with_what_it_belongs_to(&orders, &[&first, &all[3]]).await
     })
     .await;
+}
+
+/// In one word, as `kubectl get pgx` shows it.
+async fn is_safe(orders: &Database) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let about = (("pgx", "orders"), ("Safe", "True"));
+    condition(kubectl, namespace, about.0, about.1, LIMIT).await?;
+    let shown = kubectl.run(&["-n", namespace, "get", "pgx", "orders"])?;
+    let (header, row) = shown.split_once('\n').context("no row")?;
+    let columns: Vec<_> = header.split_whitespace().collect();
+    ensure!(columns.ends_with(&["SAFE", "WHY", "AGE"]), "{header}");
+    ensure!(row.contains(" True ") && row.contains(" Safe "), "{row}");
+    Ok(())
 }
 
 /// One that the annotation asks for, completed.

@@ -20,6 +20,7 @@ mod report;
 mod retention;
 #[cfg(test)]
 mod retention_tests;
+mod safe;
 mod schedule;
 #[cfg(test)]
 mod schedule_tests;

@@ -308,7 +308,14 @@ fn each_value_of_the_annotation_makes_one_backup() {
 /// The object after `report`, as the next pass reads it.
 fn reported(mut observed: Observed, second: i64) -> Observed {
     let step = next(&observed, second);
-    let status = report::status(&observed, &judge(&observed), &step, &Ok(()), at(second));
+    let mut status = report::status(&observed, &judge(&observed), &step, &Ok(()), at(second));
+    // Server-side apply leaves the agent's as it is.
+    let theirs = observed.protection.status.take().unwrap_or_default();
+    let agents = ["Connected", "WalArchiving"];
+    let agents = conditions::owned(&theirs.conditions, &agents);
+    status.conditions.extend(agents);
+    status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    status.lineage = theirs.lineage;
     observed.protection.status = Some(status);
     observed
 }

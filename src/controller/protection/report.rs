@@ -9,13 +9,14 @@ use super::{
     observe::{BackupSeen, Observed},
     plan::{Step, UNPROTECTED, leaving_since},
     retention,
+    safe::{self, Word},
     schedule::{self, Dealt},
     validate::Judgement,
 };
 use crate::{
     api::{
         BackupReason, LastBackup, LastExpired, PgProtection, PgProtectionStatus, TimelineWindow,
-        conditions::{self, ACTIVE, SCHEDULED, Status, WITHIN_RETENTION},
+        conditions::{self, ACTIVE, SAFE, SCHEDULED, Status, WITHIN_RETENTION},
         managers,
     },
     archive::LineageId,
@@ -23,7 +24,7 @@ use crate::{
     kubernetes::{RequestError, apply_status},
 };
 
-const AGENT_STARTING: &str = "AgentStarting";
+pub(super) const AGENT_STARTING: &str = "AgentStarting";
 const AGENT_NOT_RUNNING: &str = "AgentNotRunning";
 /// How long the agent may take to start: with the time after which a lost node counts as lost, less than two minutes.
 const START: SignedDuration = SignedDuration::from_secs(60);
@@ -70,6 +71,9 @@ fn tell_metrics(
     let running = running(observed, step, now);
     ctx.metrics.agent(&namespace, &name, running);
     let times = running.map_or((None, None), |_| times(after));
+    let is_safe = conditions::find(&after.conditions, SAFE);
+    let is_safe = is_safe.map(|safe| safe.status == Status::True.as_str());
+    ctx.metrics.safe(&namespace, &name, is_safe);
     ctx.metrics.backups(&namespace, &name, times);
 }
 
@@ -100,7 +104,10 @@ fn owned(protection: &PgProtection) -> PgProtectionStatus {
         schedules: status.schedules,
         verification: status.verification,
         backup_now: status.backup_now,
-        conditions: conditions::owned(&status.conditions, &[ACTIVE, SCHEDULED, WITHIN_RETENTION]),
+        conditions: conditions::owned(
+            &status.conditions,
+            &[ACTIVE, SAFE, SCHEDULED, WITHIN_RETENTION],
+        ),
         ..PgProtectionStatus::default()
     }
 }
@@ -161,7 +168,28 @@ pub(super) fn status(
             now,
         );
     }
+    report_safe(&mut status, observed, is_leaving, now);
     status
+}
+
+/// In the end, as it sums up the rest.
+fn report_safe(
+    status: &mut PgProtectionStatus,
+    observed: &Observed,
+    is_leaving: bool,
+    now: Timestamp,
+) {
+    if is_leaving {
+        return status.conditions.retain(|it| it.type_ != SAFE);
+    }
+    let Word {
+        status: value,
+        reason,
+        message,
+    } = safe::judge(observed, status, now);
+    let generation = status.observed_generation;
+    let list = &mut status.conditions;
+    conditions::upsert(list, SAFE, value, &reason, message, generation, now);
 }
 
 /// What this pass has done about the schedules.
