@@ -18,15 +18,21 @@ type Ancestors = Vec<(TimelineId, Lsn)>;
 /// Stop and start of backups, by timeline.
 type Behind = BTreeMap<TimelineId, Vec<(Lsn, Lsn)>>;
 
-/// By timeline, of those whose history is there.
+/// Of the timelines whose history is there.
 #[derive(Clone, Debug)]
 struct Part {
     size: SegmentSize,
-    ancestors: BTreeMap<TimelineId, Ancestors>,
-    /// All of it from there on: a backup leads there that is to be restored to any time.
-    from: BTreeMap<TimelineId, Lsn>,
-    /// From and to.
-    stretches: BTreeMap<TimelineId, Vec<(Lsn, Lsn)>>,
+    of: BTreeMap<TimelineId, OfTimeline>,
+}
+
+/// What is needed of one timeline's own segments.
+#[derive(Clone, Debug)]
+struct OfTimeline {
+    ancestors: Ancestors,
+    /// All from there on: a backup leads there that is to be restored to any time.
+    from: Option<Lsn>,
+    /// From and to; in order, and none touches another, once all are there.
+    stretches: Vec<(Lsn, Lsn)>,
 }
 
 impl Needed {
@@ -43,11 +49,14 @@ impl Needed {
         let size = contents.identity.segment_size;
         let known = contents.timelines().into_iter();
         let known = known.filter(|timeline| contents.has_history(*timeline));
+        let nothing = |timeline| OfTimeline {
+            ancestors: contents.ancestors(timeline),
+            from: None,
+            stretches: Vec::new(),
+        };
         let mut part = Part {
             size,
-            ancestors: known.map(|it| (it, contents.ancestors(it))).collect(),
-            from: BTreeMap::new(),
-            stretches: BTreeMap::new(),
+            of: known.map(|it| (it, nothing(it))).collect(),
         };
         let mut to_any_time = Behind::new();
         for (_, manifest) in &contents.backups {
@@ -66,21 +75,34 @@ impl Needed {
         for pin in &holds.restores {
             part.add(pin.timeline, (pin.wal_from, pin.wal_to));
         }
+        part.of.values_mut().for_each(OfTimeline::merge);
         Self(Some(part))
     }
 
     /// Whether anything of the segment is needed. What is not known is.
     pub fn has(&self, segment: SegmentName) -> bool {
         let Some(part) = &self.0 else { return true };
-        let timeline = segment.timeline();
-        if !part.ancestors.contains_key(&timeline) {
+        let Some(needed) = part.of.get(&segment.timeline()) else {
             return true;
-        }
+        };
         let (start, end) = (segment.start(part.size), segment.end(part.size));
-        let stretches = part.stretches.get(&timeline).into_iter().flatten();
-        let mut held = stretches.filter(|(from, to)| *from < end && start < *to);
-        let from = part.from.get(&timeline);
-        from.is_some_and(|from| *from < end) || held.next().is_some()
+        let before = needed.stretches.partition_point(|(_, to)| *to <= start);
+        let held = needed.stretches.get(before);
+        needed.from.is_some_and(|from| from < end) || held.is_some_and(|(from, _)| *from < end)
+    }
+}
+
+impl OfTimeline {
+    /// Stretches that overlap become one.
+    fn merge(&mut self) {
+        self.stretches.sort_unstable();
+        self.stretches.dedup_by(|next, kept| {
+            let overlap = next.0 <= kept.1;
+            if overlap {
+                kept.1 = kept.1.max(next.1);
+            }
+            overlap
+        });
     }
 }
 
@@ -89,17 +111,20 @@ impl Part {
     /// depends on what is there.
     fn add(&mut self, timeline: TimelineId, (from, to): (Lsn, Lsn)) {
         let mut begins = Lsn::new(0);
-        let ancestors = self.ancestors.get(&timeline).into_iter().flatten();
+        let known = self.of.get(&timeline);
+        let ancestors = known.map_or_else(Vec::new, |known| known.ancestors.clone());
         let itself = (timeline, Lsn::new(u64::MAX));
-        for (id, left_at) in ancestors.copied().chain([itself]) {
+        for (id, left_at) in ancestors.into_iter().chain([itself]) {
             if left_at <= from {
                 begins = left_at;
                 continue;
             }
             let first = SegmentName::containing(id, begins, self.size).start(self.size);
             let (from, to) = (from.max(first), to.min(left_at));
-            if from < to {
-                self.stretches.entry(id).or_default().push((from, to));
+            if from < to
+                && let Some(needed) = self.of.get_mut(&id)
+            {
+                needed.stretches.push((from, to));
             }
             begins = left_at;
         }
@@ -116,17 +141,15 @@ impl Part {
                 *start = first;
             }
         }
-        for (timeline, ancestors) in &self.ancestors {
+        for (timeline, needed) in &mut self.of {
             let itself = (*timeline, Lsn::new(u64::MAX));
-            let line = ancestors.iter().copied().chain([itself]);
+            let line = needed.ancestors.iter().copied().chain([itself]);
             let starts = line.filter_map(|(id, left_at)| {
                 let of_its = backups.get(&id)?;
                 let leading = of_its.partition_point(|(stop, _)| *stop <= left_at);
                 of_its.get(..leading)?.last().map(|(_, start)| *start)
             });
-            if let Some(start) = starts.min() {
-                self.from.insert(*timeline, start);
-            }
+            needed.from = starts.min();
         }
     }
 }
