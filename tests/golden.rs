@@ -6,6 +6,7 @@ mod policies;
 mod reasons;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -320,6 +321,59 @@ fn alerts_are_about_numbers_that_are_told() {
         let runbook = rule["annotations"]["runbook"].as_str().unwrap();
         assert!(committed(runbook).exists(), "{runbook}");
     }
+}
+
+/// The numbers that agents and controllers register, as Prometheus shows them.
+fn numbers() -> BTreeSet<String> {
+    let files = ["src/agent/metrics.rs", "src/controller/metrics.rs"];
+    let texts = files.map(|file| fs::read_to_string(committed(file)).unwrap());
+    let literals = texts
+        .iter()
+        .flat_map(|text| text.split('"').skip(1).step_by(2));
+    let is_name = |it: &&str| {
+        let word = it.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        word && it.starts_with("highwater_")
+    };
+    let names = literals.filter(is_name);
+    names.map(|name| registered(name).to_owned()).collect()
+}
+
+/// What Prometheus adds to the names of counters, histograms and infos.
+fn registered(name: &str) -> &str {
+    let endings = ["_total", "_bucket", "_info"];
+    let mut stems = endings
+        .iter()
+        .filter_map(|ending| name.strip_suffix(ending));
+    stems.next().unwrap_or(name)
+}
+
+#[test]
+fn every_number_is_described_and_the_dashboard_shows_no_other() {
+    let page = fs::read_to_string(committed("docs/metrics.md")).unwrap();
+    let rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `highwater_"));
+    let described = rows.filter_map(|row| row.split('`').next());
+    let described = described.map(|name| registered(&format!("highwater_{name}")).to_owned());
+    let numbers = numbers();
+    assert_eq!(described.collect::<BTreeSet<_>>(), numbers);
+    assert!(numbers.len() > 20, "{numbers:?}");
+
+    let dashboard = fs::read_to_string(committed("docs/grafana.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|it| it["targets"].as_array().unwrap());
+    let mut shown = BTreeSet::new();
+    for target in targets {
+        let expression = target["expr"].as_str().unwrap();
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names = words.filter(|word| word.starts_with("highwater_"));
+        shown.extend(names.map(|name| registered(name).to_owned()));
+    }
+    let unknown: Vec<_> = shown.difference(&numbers).collect();
+    assert!(unknown.is_empty() && shown.len() > 10, "{unknown:?}");
 }
 
 /// Every file below `folder`, as one text.

@@ -191,7 +191,7 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>, known: &Known) -> R
         // The lineage may have changed meanwhile.
         if report.lineage.as_ref() == Some(&id) {
             report.recoverable = Some(window);
-            report.retention = kept;
+            report.retention = kept.map(Box::new);
         }
     });
     shared

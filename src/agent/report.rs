@@ -50,7 +50,7 @@ pub struct Report {
     /// What can be recovered.
     pub recoverable: Option<RecoveryWindow>,
     /// What of the backups is kept.
-    pub retention: Option<RetentionStatus>,
+    pub retention: Option<Box<RetentionStatus>>,
     /// The agent's conditions.
     pub conditions: Vec<Condition>,
 }

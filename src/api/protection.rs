@@ -237,7 +237,7 @@ pub struct PgProtectionStatus {
     pub recoverable: Option<RecoveryWindow>,
     /// What the policy's `retention` keeps of the lineage's backups, and what goes; with `dryRun`, what would. Absent without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention: Option<RetentionStatus>,
+    pub retention: Option<Box<RetentionStatus>>,
     /// `Active`, `Safe`, `Scheduled`, `WithinRetention` (controller); `Connected`, `WalArchiving`, `SlotWithinCeiling`, `Recoverable`, `SlotsDropped` (agent).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

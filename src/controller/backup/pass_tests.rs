@@ -213,7 +213,8 @@ impl Site {
     async fn pass(&self, minute: i64) -> Result<Action, Error> {
         let created: Timestamp = CREATED.parse().unwrap();
         *self.clock.0.lock().unwrap() = created + jiff::SignedDuration::from_mins(minute);
-        reconcile(Arc::new(self.backup()), self.backups.clone()).await
+        // As the controller does: it is large.
+        Box::pin(reconcile(Arc::new(self.backup()), self.backups.clone())).await
     }
 
     /// Status, reason and message of a condition.

@@ -57,7 +57,7 @@ impl<'a> Standing<'a> {
             observed,
             retention,
             status,
-            decided: status.retention.as_ref().filter(is_it),
+            decided: status.retention.as_deref().filter(is_it),
         })
     }
 
