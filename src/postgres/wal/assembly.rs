@@ -45,6 +45,11 @@ impl Assembly {
         }
     }
 
+    /// Whether its header was read.
+    pub(super) const fn has_header(&self) -> bool {
+        self.filled >= HEADER
+    }
+
     /// Bytes that are still to come.
     pub(super) const fn rest(&self) -> usize {
         self.total - self.filled

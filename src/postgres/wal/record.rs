@@ -100,6 +100,12 @@ fn timestamp(data: &[u8], at: usize) -> Option<Timestamp> {
     Timestamp::from_microsecond(micros).ok()
 }
 
+/// Whether the first record of a timeline may begin so: what is there of `record` is all that there is yet.
+pub(super) fn may_begin_timeline(record: &Assembly) -> bool {
+    let is_of_its_kind = matches!(record.info() & 0xF0, 0x00 | 0x80 | 0x90);
+    !record.has_header() || (record.manager() == RM_XLOG && is_of_its_kind)
+}
+
 /// `XLOG_…` in `pg_control.h`.
 fn read_xlog(record: &Assembly) -> Option<Content> {
     let new_timeline = |at| {

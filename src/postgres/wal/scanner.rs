@@ -4,7 +4,7 @@ use super::{
     Carry, Invalid, RestorePoint, Resume, ScanEnd, ScanError, SegmentScan,
     assembly::Assembly,
     page::{PAGE, PageHeader, SegmentHeader, u32_at},
-    record::{Content, Record},
+    record::{Content, Record, may_begin_timeline},
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineId};
 
@@ -409,6 +409,9 @@ impl<'a> Scanner<'a> {
         let whole = (self.base + self.bytes.len()) as u64 == self.size.get();
         let resume = self.resume();
         let rest = self.rest();
+        // Where a timeline was left less than a record before the end of a segment, the record that says so ends in the next.
+        let says_so_later =
+            matches!(&stop, Stop::Data(Some(record)) if whole && may_begin_timeline(record));
         let mut found = self.found;
         let mut carry = Carry {
             system_identifier: self.header.system_identifier,
@@ -432,7 +435,7 @@ impl<'a> Scanner<'a> {
             }
             Stop::Invalid(why) => found.end = ScanEnd::Invalid { at, why },
         }
-        match self.timeline == own {
+        match self.timeline == own || says_so_later {
             true => Ok(found),
             false => Err(ScanError::OtherTimeline {
                 name: self.name,

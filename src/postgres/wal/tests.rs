@@ -30,6 +30,7 @@ pub(crate) struct Writer {
     magic: u16,
     pub bytes: Vec<u8>,
     previous: u64,
+    timeline: u32,
 }
 
 impl Writer {
@@ -39,6 +40,7 @@ impl Writer {
             magic,
             bytes,
             previous,
+            timeline: 1,
         }
     }
 
@@ -52,7 +54,7 @@ impl Writer {
         let address = self.position();
         self.bytes.extend(self.magic.to_le_bytes());
         self.bytes.extend(flags.to_le_bytes());
-        self.bytes.extend(1_u32.to_le_bytes());
+        self.bytes.extend(self.timeline.to_le_bytes());
         self.bytes.extend(address.to_le_bytes());
         self.bytes.extend(u64::from(rest).to_le_bytes());
         if is_first {
@@ -261,6 +263,58 @@ fn after_a_switch_only_zeros_count_as_the_segment() {
     let stale = scanned(&writer.bytes);
     assert_eq!((stale.complete, stale.valid_end), (true, end));
     assert!(stale.carry.is_some());
+}
+
+/// A log that ends `left` bytes before the first segment does.
+fn with_room(left: u64) -> Writer {
+    let mut writer = Writer::new(0xD118);
+    let end = 2 * u64::from(SIZE) - left;
+    while end - writer.position() > 4000 {
+        writer.record(10, 0, 0, &[7; 1000]);
+    }
+    // Of 32 and of 40 bytes.
+    let eights = (end - writer.position()) / 8;
+    for _ in 0..eights % 4 {
+        writer.record(10, 0, 0, &[7; 14]);
+    }
+    while writer.position() < end {
+        writer.record(10, 0, 0, &[7; 6]);
+    }
+    assert_eq!(writer.position(), end);
+    writer
+}
+
+/// Its segment is of the new timeline by its name, and all of its pages say the old one.
+#[test]
+fn a_timeline_that_begins_at_the_end_of_a_segment_is_followed() {
+    let [own, next] = [1, 2].map(|number| {
+        let timeline = TimelineId::new(2).unwrap();
+        SegmentName::containing(timeline, Lsn::new(number * u64::from(SIZE)), size())
+    });
+    let end_of_recovery = [
+        &TIME.to_le_bytes()[..],
+        &2_u32.to_le_bytes(),
+        &1_u32.to_le_bytes(),
+    ];
+    let scanned = |manager, info, left| {
+        let mut writer = with_room(left);
+        writer.timeline = 2;
+        writer.record(manager, info, 0, &end_of_recovery.concat());
+        writer.record(1, 0, 42, &TIME.to_le_bytes());
+        let (first, second) = writer.bytes.split_at(SIZE as usize);
+        let first = scan(first, own, size(), None, None)?;
+        let second = scan(second, next, size(), None, first.carry.as_ref())?;
+        assert_eq!(second.valid_end, Lsn::new(writer.position()));
+        Ok::<_, ScanError>((first.complete, first.valid_end))
+    };
+    for left in [8, 16, 24, 32, 40] {
+        let found = scanned(0, 0x90, left).unwrap();
+        assert_eq!(found, (true, own.end(size())), "{left}");
+    }
+    // Any other record is the old timeline's, and nothing in the segment is the new one's.
+    let of_another = |scanned| matches!(scanned, Err(ScanError::OtherTimeline { .. }));
+    assert!(of_another(scanned(10, 0, 24)));
+    assert!(of_another(scanned(0, 0x90, 0)));
 }
 
 proptest! {
