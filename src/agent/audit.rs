@@ -1,4 +1,6 @@
-//! What can be recovered, from the bucket's side.
+//! What can be recovered, from the bucket's side, and what is kept.
+
+mod known;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,25 +8,25 @@ use std::{
     time::Duration,
 };
 
-use kube::{ResourceExt, core::PartialObjectMeta};
 use object_store::path::Path;
-use tokio::sync::watch;
 
+use self::known::Known;
 use super::{
-    config::{Config, Wanted},
-    retention,
+    config::Wanted,
+    retention::{Decided, wal::Sweeps},
     shared::Shared,
     store::Trouble,
-    watch::Objects,
 };
 use crate::{
     api::{
-        PgBackup, PgProtection, RecoveryWindow, RetentionStatus, annotations,
+        RecoveryWindow, Retention, RetentionStatus,
         conditions::{RECOVERABLE, Status},
     },
-    archive::{Contents, LineageId, retention::Holds, window},
+    archive::{Contents, Lineage, LineageId, window},
     clock::micro_time,
 };
+
+pub use known::{Existing, Seen, is_running};
 
 /// Between two audits without a reason.
 const EVERY: Duration = Duration::from_secs(60);
@@ -33,58 +35,12 @@ const EVERYTHING: Duration = Duration::from_secs(3600);
 /// The least time between two audits.
 const APART: Duration = Duration::from_secs(2);
 
-/// What the Kubernetes API has beside the archive.
-pub struct Seen {
-    /// The backups of the namespace: what is not among them any more counts no longer.
-    pub backups: watch::Receiver<Objects<Existing>>,
-    /// The one protection.
-    pub protections: watch::Receiver<Objects<PgProtection>>,
-}
-
-impl Seen {
-    fn read(&mut self) -> Known {
-        let protections = self.protections.borrow();
-        let protection = protections.iter().flat_map(BTreeMap::values).next();
-        let status = protection.and_then(|it| it.status.as_ref());
-        let verified = status.and_then(|status| status.last_verified.as_ref());
-        let backups = self.backups.borrow_and_update();
-        Known {
-            verified: verified.and_then(|last| backups.as_ref()?.get(&last.backup)?.uid()),
-            backups: labels(backups.as_ref()),
-        }
-    }
-}
-
-/// What is known of the backups beside the archive.
-#[derive(Default, PartialEq)]
-struct Known {
-    /// Those that are there by UID, each with what its label says that keeps it.
-    backups: BTreeMap<String, Option<String>>,
-    /// The UID of the last one that passed a drill.
-    verified: Option<String>,
-}
-
-impl Known {
-    fn holds(&self) -> Holds {
-        let labelled = self.backups.iter();
-        let labelled = labelled.filter_map(|(uid, label)| {
-            let is_to_any_time = retention::is_to_any_time(label.as_ref()?);
-            Some((uid.clone(), is_to_any_time))
-        });
-        Holds {
-            backups: labelled.collect(),
-            verified: self.verified.clone(),
-            restores: Vec::new(),
-        }
-    }
-}
-
 /// Audits until the process is to end: every minute, after each backup, and when one goes.
 pub async fn run(shared: Arc<Shared>, mut seen: Seen) {
     let mut wanted = shared.wanted.clone();
     let mut progress = shared.progress.subscribe();
     let mut next = tokio::time::Instant::now();
-    let mut listed: Option<Listed> = None;
+    let mut earlier = Earlier::default();
     let mut known = Known::default();
     tokio::select! {
         known = seen.backups.wait_for(Option::is_some) => if known.is_err() { return },
@@ -95,8 +51,8 @@ pub async fn run(shared: Arc<Shared>, mut seen: Seen) {
             () = shared.audit.notified() => {}
             () = tokio::time::sleep_until(next) => {}
             changed = wanted.changed() => if changed.is_err() { return },
-            changed = seen.backups.changed() => {
-                if changed.is_err() { return }
+            is_open = seen.changed() => {
+                if !is_open { return }
                 if seen.read() == known { continue }
             }
             _ = progress.changed() => {
@@ -106,7 +62,7 @@ pub async fn run(shared: Arc<Shared>, mut seen: Seen) {
             () = shared.stop.cancelled() => return,
         }
         known = seen.read();
-        if let Err(trouble) = audit(&shared, &mut listed, &known).await {
+        if let Err(trouble) = audit(&shared, &mut earlier, &known).await {
             tracing::warn!(reason = trouble.reason, %trouble, "failed to audit the archive");
             shared.metrics.error(trouble.reason);
         }
@@ -146,23 +102,14 @@ fn in_full(listed: Option<&Listed>, id: &LineageId, now: tokio::time::Instant) -
     listed.is_none_or(|(known, at)| known != id || now.duration_since(*at) >= EVERYTHING)
 }
 
-/// A PgBackup of the namespace: that it is there is all that is asked.
-pub type Existing = PartialObjectMeta<PgBackup>;
-
-/// By UID.
-fn labels(backups: Option<&BTreeMap<String, Arc<Existing>>>) -> BTreeMap<String, Option<String>> {
-    let backups = backups.into_iter().flat_map(BTreeMap::values);
-    // One that goes is not chosen any more.
-    backups
-        .filter(|backup| backup.metadata.deletion_timestamp.is_none())
-        .filter_map(|backup| {
-            let label = backup.labels().get(annotations::KEEP_LABEL);
-            Some((backup.uid()?, label.cloned()))
-        })
-        .collect()
+/// What earlier audits have found out.
+#[derive(Default)]
+struct Earlier {
+    listed: Option<Listed>,
+    sweeps: BTreeMap<LineageId, Sweeps>,
 }
 
-async fn audit(shared: &Shared, listed: &mut Option<Listed>, known: &Known) -> Result<(), Trouble> {
+async fn audit(shared: &Shared, earlier: &mut Earlier, known: &Known) -> Result<(), Trouble> {
     let Wanted::Protect(config) = shared.wanted.borrow().clone() else {
         return Ok(());
     };
@@ -172,10 +119,10 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>, known: &Known) -> R
     let archive = shared.stores.archive(&config)?;
     let lineage = archive.lineage(id.clone());
     let now = tokio::time::Instant::now();
-    let mut contents = match in_full(listed.as_ref(), &id, now) {
+    let mut contents = match in_full(earlier.listed.as_ref(), &id, now) {
         true => {
             let contents = lineage.contents().await?;
-            *listed = Some((id.clone(), now));
+            earlier.listed = Some((id.clone(), now));
             contents
         }
         false => lineage.contents_again().await?,
@@ -183,8 +130,23 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>, known: &Known) -> R
     if let Some(orphans) = &contents.orphans {
         tell_of(orphans, shared);
     }
-    contents.keep_backups(&known.backups.keys().cloned().collect());
-    let kept = kept(shared, &config, known, (&id, &contents));
+    let kept = match &config.retention {
+        Some(retention) => {
+            earlier.sweeps.retain(|of, _| *of == id);
+            let sweeps = earlier.sweeps.entry(id.clone()).or_default();
+            keep(
+                shared,
+                (&lineage, &mut contents),
+                (retention, known),
+                sweeps,
+            )
+            .await?
+        }
+        None => {
+            contents.keep_backups(&known.uids());
+            None
+        }
+    };
     let window = window::window(&contents);
     let (status, reason, message) = judge(&window);
     shared.reporter.edit(|report| {
@@ -201,15 +163,45 @@ async fn audit(shared: &Shared, listed: &mut Option<Listed>, known: &Known) -> R
     Ok(())
 }
 
-/// What the policy's retention keeps. Nothing where it wants none, or cannot be understood: the controller says so.
-fn kept(
+/// What the policy's retention keeps, and without the WAL that nothing kept needs. Nothing where it cannot be understood: the
+/// controller says so.
+async fn keep(
     shared: &Shared,
-    config: &Config,
-    known: &Known,
-    lineage: (&LineageId, &Contents),
-) -> Option<RetentionStatus> {
-    let retention = config.retention.as_ref()?;
-    retention::status(retention, &known.holds(), lineage, shared.clock.now()).ok()
+    (lineage, contents): (&Lineage, &mut Contents),
+    (retention, known): (&Retention, &Known),
+    sweeps: &mut Sweeps,
+) -> Result<Option<RetentionStatus>, Trouble> {
+    let uids = known.uids();
+    let mut left_out = contents.keep_backups(&uids);
+    let decide = |contents: &Contents| {
+        let holds = known.holds(contents, lineage.id());
+        Decided::of(retention, holds, contents, shared.clock.now()).ok()
+    };
+    let Some(mut decided) = decide(contents) else {
+        return Ok(None);
+    };
+    let may_delete = |decided: &Decided| {
+        !retention.dry_run && decided.decision.goes.is_empty() && known.may_delete()
+    };
+    let now = shared.clock.now();
+    if contents.orphans.is_some() || sweeps.is_wanted(&decided, may_delete(&decided), now) {
+        // What goes is chosen of what is there now, and not of what was there once.
+        if contents.orphans.is_none() {
+            *contents = lineage.contents().await?;
+            left_out = contents.keep_backups(&uids);
+            decided = match decide(contents) {
+                Some(decided) => decided,
+                None => return Ok(None),
+            };
+        }
+        let about = (&decided, may_delete(&decided));
+        sweeps
+            .sweep(shared, lineage, about, (contents, left_out))
+            .await;
+    }
+    Ok(Some(
+        decided.status((lineage.id(), contents), sweeps.told()),
+    ))
 }
 
 /// So many orphans are named in the log.

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub archived_bytes: Counter,
     /// Lineages begun because the database did not go on with the one that it was known by.
     pub lineages: Counter,
+    /// Whole segments deleted because nothing that is kept needs them.
+    pub expired_segments: Counter,
     /// Objects in the archive's lineage that no restore reads.
     pub orphans: Gauge,
     slot_held: Family<Pod, Gauge>,
@@ -118,6 +120,11 @@ impl Metrics {
             "highwater_lineages_begun",
             "Lineages begun because the database did not go on with the one that its protection knew",
             self.lineages.clone(),
+        );
+        r.register(
+            "highwater_wal_expired_segments",
+            "Whole WAL segments deleted because nothing that is kept needs them",
+            self.expired_segments.clone(),
         );
         r.register(
             "highwater_archive_orphans",

@@ -212,13 +212,10 @@ fn spawn(
     });
     let protections = configuration(tasks, &shared, wanted_sender);
     let (backups, restores) = work_lists(tasks, &shared);
-    let (sender, existing) = channel::channel(None);
-    let api = shared.api::<DeserializeGuard<audit::Existing>>();
-    let all = watcher::Config::default();
-    task(tasks, "catalog", collect(api, all, |_| true, sender));
+    let seen = seen(tasks, &shared, (protections.clone(), backups.clone()));
     let publisher = Publisher {
         shared: shared.clone(),
-        protections: protections.clone(),
+        protections,
         backups: backups.clone(),
         restores: restores.clone(),
     };
@@ -229,13 +226,33 @@ fn spawn(
         backup::Driver::new(shared.clone(), backups).run(),
     );
     task(tasks, "restore", restore::run(shared.clone(), restores));
-    let seen = audit::Seen {
-        backups: existing,
-        protections,
-    };
     task(tasks, "audit", audit::run(shared.clone(), seen));
     task(tasks, "slots", slots::run(shared.clone()));
     task(tasks, "link", link::run(shared));
+}
+
+/// Watches what the archive's contents are looked at with.
+fn seen(
+    tasks: &mut Tasks,
+    shared: &Arc<Shared>,
+    (protections, open): (
+        channel::Receiver<Objects<PgProtection>>,
+        channel::Receiver<Objects<PgBackup>>,
+    ),
+) -> audit::Seen {
+    let (sender, backups) = channel::channel(None);
+    let api = shared.api::<DeserializeGuard<audit::Existing>>();
+    let all = watcher::Config::default;
+    task(tasks, "catalog", collect(api, all(), |_| true, sender));
+    let (sender, restores) = channel::channel(None);
+    let running = collect(shared.api(), all(), audit::is_running, sender);
+    task(tasks, "running restores", running);
+    audit::Seen {
+        backups,
+        open,
+        restores,
+        protections,
+    }
 }
 
 fn task(tasks: &mut Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {

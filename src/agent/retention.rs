@@ -1,11 +1,13 @@
-//! What the policy's retention keeps of the backups, as the status tells it. Pure.
+//! What the policy's retention keeps of the backups, as the status tells it. Pure, but for the deletion of WAL.
+
+pub mod wal;
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{ExpiredBackup, Keep, KeptFor, Retention, RetentionStatus, annotations},
+    api::{ExpiredBackup, ExpiredWal, Keep, KeptFor, Retention, RetentionStatus, annotations},
     archive::{
         Contents, LineageId,
         retention::{Decision, Holds, Period, Rules, Why, decide},
@@ -17,26 +19,61 @@ use crate::{
 /// So many of the backups that nothing keeps are named.
 const NAMED: usize = 10;
 
-/// What is kept of what `contents` has at `now`. `holds`: what is kept whatever the rules say.
-///
-/// # Errors
-/// The time zone is not known.
-pub fn status(
-    retention: &Retention,
-    holds: &Holds,
-    (lineage, contents): (&LineageId, &Contents),
-    now: Timestamp,
-) -> Result<RetentionStatus, RecurrenceError> {
-    let decision = decide(&rules(retention)?, holds, contents, now);
-    Ok(RetentionStatus {
-        rules: retention.clone(),
-        lineage: lineage.clone(),
-        newest: newest(contents),
-        kept: count(decision.kept.len()),
-        reasons: reasons(&decision),
-        expired: count(decision.goes.len()),
-        next: next(&decision, contents),
-    })
+/// What is kept, and by which rules.
+pub struct Decided {
+    /// The policy's.
+    pub retention: Retention,
+    /// The same, as the decision takes them.
+    pub rules: Rules,
+    /// What is kept whatever they say.
+    pub holds: Holds,
+    /// What follows.
+    pub decision: Decision,
+}
+
+impl Decided {
+    /// What is kept of what `contents` has at `now`. `holds`: what is kept whatever the rules say.
+    ///
+    /// # Errors
+    /// The time zone is not known.
+    pub fn of(
+        retention: &Retention,
+        holds: Holds,
+        contents: &Contents,
+        now: Timestamp,
+    ) -> Result<Self, RecurrenceError> {
+        let rules = rules(retention)?;
+        Ok(Self {
+            decision: decide(&rules, &holds, contents, now),
+            retention: retention.clone(),
+            rules,
+            holds,
+        })
+    }
+
+    /// As the status tells it.
+    pub fn status(
+        &self,
+        (lineage, contents): (&LineageId, &Contents),
+        wal: Option<ExpiredWal>,
+    ) -> RetentionStatus {
+        let Self {
+            retention,
+            rules: _,
+            holds: _,
+            decision,
+        } = self;
+        RetentionStatus {
+            rules: retention.clone(),
+            lineage: lineage.clone(),
+            newest: newest(contents),
+            kept: count(decision.kept.len()),
+            reasons: reasons(decision),
+            expired: count(decision.goes.len()),
+            next: next(decision, contents),
+            wal,
+        }
+    }
 }
 
 /// The rules as the decision takes them.
@@ -46,6 +83,7 @@ fn rules(retention: &Retention) -> Result<Rules, RecurrenceError> {
         keep,
         minimum,
         failed: _,
+        wal_grace: _,
         time_zone,
         dry_run: _,
     } = retention;
@@ -158,8 +196,8 @@ mod tests {
     fn told(retention: Value, holds: &Holds, contents: &Contents) -> Value {
         let retention = serde_json::from_value(retention).unwrap();
         let lineage = &contents.identity.lineage;
-        let told = status(&retention, holds, (lineage, contents), at(1e6)).unwrap();
-        serde_json::to_value(told).unwrap()
+        let decided = Decided::of(&retention, holds.clone(), contents, at(1e6)).unwrap();
+        serde_json::to_value(decided.status((lineage, contents), None)).unwrap()
     }
 
     /// Segments 1 to 39, and a backup at each fourth; minute n is in segment n.
@@ -252,15 +290,8 @@ mod tests {
     #[test]
     fn a_time_zone_that_nobody_knows_decides_nothing() {
         let retention = json!({"window": "1d", "timeZone": "Europe/Atlantis"});
-        let contents = nine();
-        let lineage = contents.identity.lineage.clone();
         let retention = serde_json::from_value(retention).unwrap();
-        let told = status(
-            &retention,
-            &Holds::default(),
-            (&lineage, &contents),
-            at(1e6),
-        );
-        assert!(matches!(told, Err(RecurrenceError::Zone(_))), "{told:?}");
+        let decided = Decided::of(&retention, Holds::default(), &nine(), at(1e6));
+        assert!(matches!(decided.err(), Some(RecurrenceError::Zone(_))));
     }
 }

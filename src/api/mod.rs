@@ -37,7 +37,9 @@ pub use preflight::{Preflight, Room};
 pub use progress::{LastRestore, RestorePhases, RestoreProgress};
 pub use protection::*;
 pub use restore::*;
-pub use retention::{ExpiredBackup, Keep, KeptFor, LastExpired, Retention, RetentionStatus};
+pub use retention::{
+    DeletedWal, ExpiredBackup, ExpiredWal, Keep, KeptFor, LastExpired, Retention, RetentionStatus,
+};
 pub use schedule::{BackupSchedule, ScheduleStatus, VerificationSchedule};
 pub use size::{SizeParseError, SizeText};
 pub use store::*;

@@ -41,10 +41,18 @@ pub struct Retention {
         "message": "timeZone must be a name of the time zone database, as in Europe/Berlin",
     }]))]
     pub time_zone: Option<String>,
+    /// So long after it was seen that nothing kept needs it any more, WAL is deleted: who reads it then, such as a restore in another
+    /// namespace or another cluster, must be done by then. Default: 1d.
+    #[serde(default = "one_day")]
+    pub wal_grace: DurationText,
     /// Deletes nothing while it is true: status and condition WithinRetention of each PgProtection say what would go. Default:
     /// false.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+const fn one_day() -> DurationText {
+    DurationText::seconds(86_400)
 }
 
 const fn two() -> u32 {
@@ -113,6 +121,38 @@ pub struct RetentionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub next: Vec<ExpiredBackup>,
+    /// WAL that nothing kept needs. Absent: nobody has looked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<ExpiredWal>,
+}
+
+/// WAL that nothing kept needs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpiredWal {
+    /// So many whole segments of it are in the archive.
+    pub segments: i64,
+    /// When the first of them are deleted, if nothing needs them until then. Absent: there are none, or none is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<MicroTime>,
+    /// What was deleted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<DeletedWal>,
+    /// Why the store did not delete: tried again with the next backup, and each hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// WAL that was deleted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletedWal {
+    /// When.
+    pub at: MicroTime,
+    /// Whole segments.
+    pub segments: i64,
+    /// Bytes, as they lay in the store.
+    pub bytes: i64,
 }
 
 /// How many backups are kept for one reason.

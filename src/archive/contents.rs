@@ -11,8 +11,12 @@ use object_store::path::Path;
 use super::{
     ClockPair, Identity, IndexEntry, Manifest, Piece, RestorePoint,
     pieces::{Pieces, Ranges},
+    retention::Expired,
 };
-use crate::postgres::{Lsn, SegmentName, TimelineHistory, TimelineId};
+use crate::{
+    api::Gap,
+    postgres::{Lsn, SegmentName, TimelineHistory, TimelineId},
+};
 
 /// What a lineage holds.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub struct Contents {
     pub stored: BTreeMap<TimelineId, u64>,
     /// Whole segments that do not count yet, as WAL before them is still to come, each with the time when it was put.
     pub on_their_way: BTreeMap<SegmentName, Timestamp>,
+    /// WAL that nothing needs any more: where it is missing it is not lost.
+    pub expired: Expired,
     /// Objects that no restore reads; `None` where not everything was listed.
     pub orphans: Option<BTreeSet<Path>>,
 }
@@ -90,10 +96,10 @@ impl From<&IndexEntry> for Segment {
 
 impl Contents {
     /// Leaves out of the catalog what is not the backup of one of these UIDs: a snapshot goes with its PgBackup, and an
-    /// entry that outlived both begins no restore.
-    pub fn keep_backups(&mut self, uids: &BTreeSet<String>) {
-        self.backups
-            .retain(|(_, manifest)| uids.contains(&manifest.uid));
+    /// entry that outlived both begins no restore. Returns what was left out.
+    pub fn keep_backups(&mut self, uids: &BTreeSet<String>) -> Vec<(String, Manifest)> {
+        let is_left_out = |(_, manifest): &mut (String, Manifest)| !uids.contains(&manifest.uid);
+        self.backups.extract_if(.., is_left_out).collect()
     }
 
     /// The log as the timeline `timeline` sees it, in its order. Of a segment that holds a switch, the new timeline's copy
@@ -177,6 +183,38 @@ impl Contents {
     /// [`Self::pieces`], cut where bytes are missing.
     pub fn ranges(&self, timeline: TimelineId) -> Ranges {
         Ranges::of(self.pieces(timeline))
+    }
+
+    /// Where bytes are missing between `ranges`, which are those of `timeline`.
+    pub(super) fn holes(&self, timeline: TimelineId, ranges: &Ranges) -> Vec<Hole> {
+        let size = self.identity.segment_size;
+        let ancestors = self.ancestors(timeline);
+        let ends = ranges.iter().filter_map(|range| range.last());
+        let starts = ranges.iter().skip(1).filter_map(|range| range.first());
+        let holes = ends.zip(starts).map(|(before, after)| Gap {
+            from: before.to,
+            to: after.from,
+        });
+        let line = (timeline, ancestors.as_slice());
+        let hole = |missing| Hole {
+            lost: self.expired.lost(&missing, line, size),
+            missing,
+        };
+        holes.map(hole).collect()
+    }
+
+    /// What was lost between `ranges`, which are those of `timeline`: without what nothing needed any more.
+    pub(super) fn gaps_between(&self, timeline: TimelineId, ranges: &Ranges) -> Vec<Gap> {
+        let holes = self.holes(timeline, ranges).into_iter();
+        holes.flat_map(|hole| hole.lost).collect()
+    }
+
+    /// Whether nothing needed the last byte before `end` on `timeline`.
+    pub(super) fn is_expired(&self, timeline: TimelineId, end: Lsn) -> bool {
+        let size = self.identity.segment_size;
+        let last = Lsn::new(end.get().saturating_sub(1));
+        let name = SegmentName::containing(timeline, last, size);
+        self.expired.since(name, size).is_some()
     }
 
     /// The ancestors of a timeline, oldest first, each with the position where the history leaves it.
@@ -267,13 +305,18 @@ impl Contents {
         ends.into_iter().collect()
     }
 
-    /// As [`Self::valid_ends`], and further where segments lie that do not count yet: somebody wrote them.
+    /// As [`Self::valid_ends`], and further where segments lie that do not count yet, or lay that nothing needed: somebody wrote
+    /// them.
     pub fn written_ends(&self) -> Vec<(TimelineId, Lsn)> {
         let size = self.identity.segment_size;
         let mut ends: BTreeMap<TimelineId, Lsn> = self.valid_ends().into_iter().collect();
         for name in self.on_their_way.keys() {
             let known = ends.entry(name.timeline()).or_insert(name.end(size));
             *known = name.end(size).max(*known);
+        }
+        for (timeline, end) in self.expired.ends() {
+            let known = ends.entry(timeline).or_insert(end);
+            *known = end.max(*known);
         }
         ends.into_iter().collect()
     }
@@ -316,6 +359,22 @@ pub(super) fn on_line(
 ) -> bool {
     let mut ancestors = ancestors.iter();
     id == timeline || ancestors.any(|(ancestor, left_at)| *ancestor == id && lsn <= *left_at)
+}
+
+/// Missing bytes between WAL that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    /// From the last byte before to the first one behind.
+    missing: Gap,
+    /// What of it was lost, and did not go because nothing needed it.
+    lost: Vec<Gap>,
+}
+
+impl Hole {
+    /// Whether all of it is.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost == std::slice::from_ref(&self.missing)
+    }
 }
 
 /// What it means that a segment is asked for.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Contents, FORMAT, Identity, Manifest, Records, Segment, Tail};
+use super::{Contents, FORMAT, Identity, Manifest, Records, Segment, Tail, retention::Expired};
 use crate::postgres::{
     Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId,
 };
@@ -56,6 +56,7 @@ pub fn empty() -> Contents {
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),
+        expired: Expired::default(),
         orphans: None,
     }
 }

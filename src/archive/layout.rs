@@ -103,9 +103,14 @@ impl Layout {
         ))
     }
 
-    /// Up to which time a timeline is covered. The one object that is overwritten.
+    /// Up to which time a timeline is covered: overwritten.
     pub fn clock(&self, timeline: TimelineId) -> Path {
         self.key(&format!("clock/{timeline:08X}.json"))
+    }
+
+    /// Which WAL nothing needs any more; overwritten, too.
+    pub fn expired(&self) -> Path {
+        self.key("retention/expired.json")
     }
 
     /// A file of a backup.
@@ -123,9 +128,15 @@ impl Layout {
         self.key(&format!("wal/{timeline:08X}"))
     }
 
+    /// The folders of segments, parts of segments, and what is known of them. Tails first: a segment that becomes whole is there
+    /// before its tails go.
+    pub(super) fn of_wal(&self) -> [Path; 4] {
+        ["tail", "wal", "index", "rollup"].map(|folder| self.key(folder))
+    }
+
     /// The folders whose objects are few, those of tails apart.
-    pub(super) fn small(&self) -> [Path; 4] {
-        ["history", "rollup", "clock", "backups"].map(|folder| self.key(folder))
+    pub(super) fn small(&self) -> [Path; 5] {
+        ["history", "rollup", "clock", "retention", "backups"].map(|folder| self.key(folder))
     }
 
     /// The folder of the clocks.
@@ -144,6 +155,7 @@ impl Layout {
             Key::Rollup(first, last) => self.rollup(*first, *last),
             Key::Tail(name, encoding) => self.tail(name, *encoding),
             Key::Clock(timeline) => self.clock(*timeline),
+            Key::Expired => self.expired(),
             Key::BackupFile(backup, file) => self.backup_file(backup, file),
         }
     }
@@ -162,7 +174,8 @@ impl Layout {
             | Key::Entry(_)
             | Key::Rollup(..)
             | Key::Tail(..)
-            | Key::Clock(_) => true,
+            | Key::Clock(_)
+            | Key::Expired => true,
         };
         (known && self.place(&parsed) == *key).then_some(parsed)
     }
@@ -193,6 +206,7 @@ impl Layout {
                 Key::Tail(name, encoding)
             }
             "clock" => Key::Clock(ending("json")?.parse().ok()?),
+            "retention" => Key::Expired,
             "backups" => Key::BackupFile(parts.next()?.to_owned(), parts.next()?.to_owned()),
             _ => return None,
         })
@@ -211,6 +225,7 @@ pub(super) enum Key {
     Rollup(SegmentName, SegmentName),
     Tail(TailName, Encoding),
     Clock(TimelineId),
+    Expired,
     /// The backup's folder and the file's name.
     BackupFile(String, String),
 }
@@ -319,6 +334,7 @@ mod tests {
             "rollup/00000001/000000010000000000000001-0000000100000000000000FF.json",
             "tail/00000001/000000010000000000000042/00000000-00002000.e1.zst",
             "clock/0000000A.json",
+            "retention/expired.json",
             "backups/nightly-0badcafe-1/manifest.json",
         ] {
             let key = layout.key(below);
@@ -330,6 +346,7 @@ mod tests {
             "index/00000001/000000010000000000000042.old.json",
             "clock/0000000a.json",
             "identity.json/more",
+            "retention/other.json",
             "notes.txt",
             "backups/nightly-0badcafe-1/notes.txt",
         ] {

@@ -29,6 +29,8 @@ pub(super) struct Listing {
     pub(super) tails: BTreeMap<SegmentName, BTreeMap<Path, Part>>,
     pub(super) histories: BTreeMap<TimelineId, Path>,
     pub(super) clocks: Vec<Path>,
+    /// Whether it is written down which WAL nothing needs.
+    pub(super) expired: bool,
     pub(super) manifests: BTreeMap<String, Path>,
     /// Whole segments that do not count yet, and when they were put.
     pub(super) on_their_way: BTreeMap<SegmentName, Timestamp>,
@@ -92,6 +94,7 @@ impl Listing {
                 }
                 Some(Key::History(timeline)) => drop(listing.histories.insert(timeline, key)),
                 Some(Key::Clock(_)) => listing.clocks.push(key),
+                Some(Key::Expired) => listing.expired = true,
                 Some(Key::BackupFile(folder, file)) if file == MANIFEST => {
                     listing.manifests.insert(folder, key);
                 }

@@ -8,6 +8,7 @@ mod ended;
 mod error;
 #[cfg(test)]
 pub(crate) mod examples;
+mod expire;
 mod fetch;
 mod formats;
 mod handle;
@@ -39,6 +40,7 @@ pub use contents::{Contents, LogEnd, Records, Segment, Tail, end_of_log};
 pub use encryption::Identities;
 pub use error::{Fault, OpenError, ProbeError, PushError, ReadError};
 pub(crate) use error::{KEY_MISSING, KEY_WRONG};
+pub use expire::{Deleted, Doomed};
 pub use formats::{ClockPair, Identity, IndexEntry, Manifest, ManifestVolume, RestorePoint};
 pub use handle::{Archive, Lineage, PushOutcome};
 pub use layout::{FORMAT, Layout, TailName, backup_key};

@@ -13,6 +13,7 @@ use super::{
     handle::{corrupt, unavailable},
     listing::{Listing, Whole},
     memory::Part,
+    retention::Expired,
     tails::TailRead,
 };
 use crate::postgres::{SegmentName, TimelineHistory, TimelineId};
@@ -75,6 +76,10 @@ impl Lineage {
     ) -> Result<Option<Contents>, ReadError> {
         self.forget_but(&listing);
         let clocks = self.read_all::<ClockPair>(listing.clocks.clone()).await?;
+        let expired = match listing.expired {
+            true => self.expired().await?,
+            false => Expired::default(),
+        };
         let mut contents = Contents {
             backups: self.backups(&listing).await?,
             histories: self.histories(&listing).await?,
@@ -85,6 +90,7 @@ impl Lineage {
             stored: listing.stored(),
             orphans: listing.complete.then_some(listing.orphans),
             on_their_way: listing.on_their_way,
+            expired,
             identity,
         };
         for (name, parts) in listing.tails {
@@ -146,6 +152,7 @@ impl Lineage {
             stored: listing.stored(),
             orphans: listing.complete.then_some(listing.orphans),
             on_their_way: listing.on_their_way,
+            expired: Expired::default(),
             identity,
         })
     }

@@ -5,6 +5,7 @@
 //! or no WAL come any more, nothing goes, and a clock that is wrong deletes nothing either. Without a backup that counts
 //! nothing goes at all.
 
+mod expired;
 mod keep;
 mod wal;
 
@@ -16,8 +17,9 @@ use super::{
     Contents,
     window::{bases, newest_timeline},
 };
-use crate::postgres::{Lsn, TimelineId};
+use crate::postgres::{Lsn, SegmentName, TimelineId};
 
+pub use expired::{Due, Expired, ExpiredRange};
 pub use wal::Needed;
 
 /// What is to be kept.
@@ -57,20 +59,20 @@ pub struct Holds {
     pub backups: BTreeMap<String, bool>,
     /// The UID of the last backup that passed a drill.
     pub verified: Option<String>,
-    /// Restores that are not finished.
+    /// Restores, and backups, that are not finished.
     pub restores: Vec<Pin>,
 }
 
-/// What a restore reads.
+/// What a restore reads, or what a backup that is not in the catalog yet will need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// The UID of the backup that it begins with.
+    /// The UID of the backup that it begins with, or is.
     pub backup: String,
-    /// Its plan's.
+    /// Along the line of this one.
     pub timeline: TimelineId,
-    /// Its plan's.
+    /// From the first byte,
     pub wal_from: Lsn,
-    /// Its plan's.
+    /// to the last.
     pub wal_to: Lsn,
 }
 
@@ -153,6 +155,40 @@ pub fn decide(rules: &Rules, holds: &Holds, contents: &Contents, now: Timestamp)
         goes,
         needed: Needed::by(&kept, holds, contents),
         kept,
+    }
+}
+
+/// Which WAL must stay.
+#[derive(Clone, Debug)]
+pub struct Stays {
+    /// Of the backups that count.
+    known: Needed,
+    /// Of all that are in the catalog, as if each counted: what a lost namespace has left there is not nobody's.
+    catalogued: Needed,
+    /// Of each of those its own: nothing is in the catalog without it.
+    own: Needed,
+}
+
+impl Stays {
+    /// `decision` is about the backups that have a PgBackup still, `contents` has all that are in the catalog.
+    pub fn by(
+        decision: &Decision,
+        (rules, holds): (&Rules, &Holds),
+        contents: &Contents,
+        now: Timestamp,
+    ) -> Self {
+        let all = contents.backups.iter().map(|(_, it)| it.uid.clone());
+        let all = all.map(|uid| (uid, BTreeSet::new())).collect();
+        Self {
+            known: decision.needed.clone(),
+            catalogued: decide(rules, holds, contents, now).needed,
+            own: Needed::by(&all, &Holds::default(), contents),
+        }
+    }
+
+    /// Whether anything of the segment must.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        self.known.has(segment) || self.catalogued.has(segment) || self.own.has(segment)
     }
 }
 

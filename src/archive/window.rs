@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::{Contents, Manifest, Piece, contents::on_line, pieces::Ranges};
 use crate::{
-    api::{Fork, Gap, RecoveryWindow, TimelineWindow},
+    api::{Fork, RecoveryWindow, TimelineWindow},
     postgres::{Lsn, TimelineId},
 };
 
@@ -107,7 +107,7 @@ pub(super) fn newest_timeline(contents: &Contents) -> TimelineId {
 pub fn window(contents: &Contents) -> RecoveryWindow {
     let newest = newest_timeline(contents);
     let bases = bases(contents, newest);
-    let from = bases.iter().map(|base| base.manifest.stopped_at).min();
+    let from = unbroken(contents, newest, &bases);
     let to = bases.last().map(|base| base.covered(contents, newest));
     let timelines = contents
         .timelines()
@@ -119,6 +119,16 @@ pub fn window(contents: &Contents) -> RecoveryWindow {
         to: to.map(MicroTime),
         timelines: timelines.collect(),
     }
+}
+
+/// Where the first backup stopped behind which nothing was deleted because nothing needed it: one that lies before such a hole is
+/// kept for itself alone, and no moment in the hole can be recovered.
+fn unbroken(contents: &Contents, newest: TimelineId, bases: &[Base<'_>]) -> Option<Timestamp> {
+    let holes = contents.holes(newest, &contents.ranges(newest));
+    let last = holes.iter().rposition(|hole| !hole.is_lost());
+    let first = last.map_or(0, |hole| hole + 1);
+    let behind = bases.iter().filter(|base| base.range >= first);
+    behind.map(|base| base.manifest.stopped_at).min()
 }
 
 /// Where the newest WAL begins, if it follows a gap and no backup leads to it.
@@ -139,12 +149,6 @@ fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<Timeline
         ranges.iter().next()?.first()?,
         ranges.iter().next_back()?.last()?,
     );
-    let ends = ranges.iter().filter_map(|range| range.last());
-    let starts = ranges.iter().skip(1).filter_map(|range| range.first());
-    let gaps = ends.zip(starts).map(|(before, after)| Gap {
-        from: before.to,
-        to: after.from,
-    });
     let began = contents.ancestors(timeline).last().copied();
     let stored = contents.stored.get(&timeline);
     Some(TimelineWindow {
@@ -154,14 +158,39 @@ fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<Timeline
         began: began.map(|(timeline, at)| Fork { timeline, at }),
         stored_bytes: stored.and_then(|bytes| i64::try_from(*bytes).ok()),
         last_commit: contents.last_commit(timeline).map(MicroTime),
-        gaps: gaps.collect(),
+        gaps: contents.gaps_between(timeline, &ranges),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::examples::*;
+    use crate::{
+        api::Gap,
+        archive::{examples::*, retention::ExpiredRange},
+    };
+
+    /// A backup that is kept for itself alone lies before what nothing needed; what was lost besides is told.
+    #[test]
+    fn what_nothing_needed_is_no_gap_and_the_window_begins_behind_it() {
+        let contents = with_segments(empty(), 1, [1, 2, 6, 7, 9, 10]);
+        let contents = with_backup(contents, "kept", 1, 1.5, 2.5);
+        let mut contents = with_backup(contents, "first", 1, 6.1, 6.5);
+        contents.expired.ranges.push(ExpiredRange {
+            timeline: timeline(1),
+            from: lsn(3.0),
+            to: lsn(6.0),
+            since: at(9.0),
+        });
+        let contents = with_backup(contents, "second", 1, 9.1, 9.5);
+        let told = window(&contents);
+        let lost = Gap {
+            from: lsn(8.0),
+            to: lsn(9.0),
+        };
+        assert_eq!(told.timelines[0].gaps, [lost]);
+        assert_eq!(told.from, Some(MicroTime(at(6.5))));
+    }
 
     #[test]
     fn behind_a_gap_a_backup_is_needed_until_there_is_one() {

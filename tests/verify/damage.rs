@@ -85,6 +85,10 @@ fn label(copy: &Copy) -> PathBuf {
     copy.root().join(format!("backups/{BACKUP}/backup_label"))
 }
 
+fn expired(copy: &Copy) -> PathBuf {
+    copy.root().join("retention/expired.json")
+}
+
 fn history(copy: &Copy) -> PathBuf {
     copy.root().join("history/00000002.history")
 }
@@ -282,6 +286,11 @@ const CATALOG: &[Case] = &[
         &[("ClockWrong", 1)],
     ),
     (
+        "what retention deleted, broken",
+        |copy| truncate(&expired(copy)),
+        &[("ExpiredWrong", 1)],
+    ),
+    (
         "identity removed",
         |copy| fs::remove_file(copy.root().join("identity.json")).unwrap(),
         &[("IdentityDamaged", 1)],
@@ -335,6 +344,30 @@ fn damaged_wal_is_found() {
 #[test]
 fn a_damaged_catalog_is_found() {
     all("catalog", CATALOG);
+}
+
+/// The same without that record is a gap: see "segment removed".
+#[test]
+fn what_retention_deleted_is_not_missing() {
+    let copy = Copy::new("expired");
+    let object = segment(&copy);
+    let name = object.file_stem().unwrap().to_str().unwrap();
+    let number = u64::from_str_radix(&name[16..], 16).unwrap();
+    let lsn = |number: u64| format!("0/{:X}", number << 20);
+    edit_json(&expired(&copy), |record| {
+        record["ranges"] = serde_json::json!([{
+            "timeline": 1, "from": lsn(number), "to": lsn(number + 1), "since": "2026-11-20T00:00:00Z",
+        }]);
+    });
+    fs::remove_file(&object).unwrap();
+    let said = verify(&copy.site.config(), &[]);
+    let report = said.expect_sound();
+    let lineage = &report["lineages"][0];
+    assert_eq!(
+        lineage["recoverable"]["from"],
+        Value::Null,
+        "no backup leads over it"
+    );
 }
 
 /// Sound in itself and archived so, hash and all; only its pages tell.

@@ -11,7 +11,7 @@ use highwater::{
     api::PgArchiveSpec,
     archive::{
         Archive, BACKUP_LABEL, ClockPair, Contents, FORMAT, Identities, IndexEntry, Lineage,
-        Manifest, MountedSecrets, sha256, store,
+        Manifest, MountedSecrets, retention::Expired, sha256, store,
     },
     postgres::{Lsn, SegmentName, TimelineId, wal},
 };
@@ -207,6 +207,7 @@ async fn complete(cluster: &Cluster, archive: &Path, backup: (Manifest, String),
         timeline: second,
     };
     lineage.write_clock(pair).await.unwrap();
+    lineage.put_expired(&Expired::default()).await.unwrap();
     // As if the next group had begun.
     let group = Lsn::new(256 * size.get());
     let later = SegmentName::containing(TimelineId::FIRST, group, size);

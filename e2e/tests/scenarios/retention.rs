@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use highwater::postgres::{Lsn, SegmentName, SegmentSize};
 use highwater_e2e::harness::{
     Database, Kubectl, bucket, condition, gone, said, story, story::LIMIT, until,
 };
@@ -27,6 +28,7 @@ async fn what_nothing_keeps_goes_and_the_rest_restores() {
         is_safe(&orders).await?;
         look_first(&orders, &all).await?;
         keep_two(&orders, &all).await?;
+        wal_goes(&orders, (&first, &all[3])).await?;
         let owed = writer.ledger.acknowledged();
         story::latest_holds(&orders, &writer.ledger, owed).await?;
         leads_to_its_end(&orders, &first).await?;
@@ -156,14 +158,88 @@ fn snapshots(kubectl: &Kubectl, namespace: &str) -> Result<usize> {
     Ok(kubectl.snapshot_contents(namespace)?.len())
 }
 
+/// What neither of the two needs goes, and no gap is told: of the labelled one its own stays, of the other all behind.
+async fn wal_goes(orders: &Database, (labelled, last): (&str, &str)) -> Result<()> {
+    let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
+    let session = |backup: &str| {
+        let backup = kubectl.get(namespace, "pgb", backup)?;
+        Ok::<_, anyhow::Error>(backup.context("PgBackup is gone")?["status"]["session"].clone())
+    };
+    let (labelled, last) = (session(labelled)?, session(last)?);
+    let own = segment(&labelled["startLsn"], 0)?..=segment(&labelled["stopLsn"], 1)?;
+    let behind = segment(&last["startLsn"], 0)?..;
+    let needed = |number: &u64| own.contains(number) || behind.contains(number);
+    let before = archived(orders)?;
+    ensure!(
+        before.iter().any(|it| !needed(it)),
+        "all WAL is needed: {before:?}"
+    );
+    retention(kubectl, namespace, json!({"walGrace": "1s"}))?;
+    let told = told(orders, |it| {
+        it["wal"]["last"]["segments"].as_i64() > Some(0)
+    })
+    .await?;
+    ensure!(told["wal"]["segments"] == 0, "{told}");
+    let left = archived(orders)?;
+    let expected: BTreeSet<_> = before.iter().copied().filter(needed).collect();
+    ensure!(
+        left.is_superset(&expected),
+        "{expected:?} are needed, {left:?} are left"
+    );
+    ensure!(left.iter().all(needed), "{left:?} are left of {before:?}");
+    let index = bucket::objects(kubectl, &format!("{}/index", bucket::lineage(orders)?))?;
+    let index: BTreeSet<_> = index.keys().map(|key| number(key)).collect::<Result<_>>()?;
+    ensure!(index.iter().all(needed), "entries are left of {index:?}");
+    let protection = kubectl.get(namespace, "pgx", "orders")?;
+    let window = protection.context("no protection")?["status"]["recoverable"].clone();
+    ensure!(window["from"] == last["stoppedAt"], "{window}");
+    ensure!(
+        window["timelines"][0]["gaps"]
+            .as_array()
+            .is_none_or(Vec::is_empty),
+        "{window}"
+    );
+    let events = kubectl.list(namespace, "events")?;
+    ensure!(
+        events.iter().any(|it| it["reason"] == "WalExpired"),
+        "nobody was told"
+    );
+    Ok(())
+}
+
+/// The number of the segment that holds the byte at an LSN, or so many before it.
+fn segment(lsn: &Value, before: u64) -> Result<u64> {
+    let lsn: Lsn = lsn.as_str().context("no LSN")?.parse()?;
+    Ok((lsn.get() - before) / SegmentSize::DEFAULT.get())
+}
+
+/// The numbers of the segments in the archive.
+fn archived(orders: &Database) -> Result<BTreeSet<u64>> {
+    let objects = bucket::objects(
+        &orders.kubectl,
+        &format!("{}/wal", bucket::lineage(orders)?),
+    )?;
+    objects.keys().map(|key| number(key)).collect()
+}
+
+/// From the key of a segment, or of its entry.
+fn number(key: &str) -> Result<u64> {
+    let name = key
+        .rsplit('/')
+        .next()
+        .and_then(|file| file.split('.').next());
+    let name: SegmentName = name.context("no name")?.parse()?;
+    let size = SegmentSize::DEFAULT;
+    Ok(name.start(size).get() / size.get())
+}
+
 /// What the label keeps can be restored from.
 async fn leads_to_its_end(orders: &Database, backup: &str) -> Result<()> {
     let (kubectl, namespace) = (&orders.kubectl, orders.namespace.as_str());
     let source = format!("{{backup: {backup}}}");
-    let rest = "target: {immediate: {}}, planOnly: true";
-    story::request(kubectl, namespace, ("kept", &source), rest)?;
-    let about = (("pgr", "kept"), ("Planned", "True"));
-    condition(kubectl, namespace, about.0, about.1, LIMIT).await?;
+    let target = "{immediate: {}}";
+    story::request_restore(kubectl, namespace, ("kept", &source), "kept", target)?;
+    story::completed(kubectl, namespace, "kept").await?;
     Ok(())
 }
 

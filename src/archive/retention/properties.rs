@@ -4,12 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    api::{Immediate, RestorePlan, RestoreTarget, TargetTime, TargetTimeline},
+    api::{Gap, Immediate, RecoveryWindow, RestorePlan, RestoreTarget, TargetTime, TargetTimeline},
     archive::{
         Refusal, Request,
         examples::*,
         plan::plan,
         sketches::{Sketch, build, sketch},
+        window::window,
     },
 };
 
@@ -47,8 +48,18 @@ fn carried_out(contents: &Contents, decision: &Decision) -> Contents {
     let mut left = contents.clone();
     left.backups
         .retain(|(_, manifest)| !decision.goes.contains(&manifest.uid));
-    left.segments.retain(|name, _| decision.needed.has(*name));
-    left.tails.retain(|name, _| decision.needed.has(*name));
+    let needed = |name| decision.needed.has(name);
+    let now = (at(1e6), at(1e6));
+    left.expired = left.expired.next(&left, needed, now);
+    let due = Due {
+        expired: &left.expired,
+        needed: &needed,
+        since: at(1e6),
+        size: SIZE,
+    };
+    let gone = |name: &SegmentName| due.has(*name);
+    left.segments.retain(|name, _| !gone(name));
+    left.tails.retain(|name, _| !gone(name));
     left
 }
 
@@ -135,10 +146,46 @@ fn broken(
             }
         }
     }
+    if let Some(told) = broken_word(before, left) {
+        return Some(told);
+    }
     let counting = |contents: &Contents| bases(contents, lived_on).len();
     let (was, is) = (counting(before), counting(left));
     let least = rules.minimum.max(rules.last).max(1).min(was);
     (is < least).then(|| format!("{is} of {was} backups are left"))
+}
+
+/// The first thing that the window says and that is not so: every moment of it can be recovered, if it could be, but for the gaps,
+/// and none of them is new.
+fn broken_word(before: &Contents, left: &Contents) -> Option<String> {
+    let (was, is) = (window(before), window(left));
+    let lived_on = newest_timeline(left);
+    let gaps = |of: &RecoveryWindow| {
+        let timelines = of.timelines.iter().filter(|it| it.id == lived_on);
+        timelines.flat_map(|it| it.gaps.clone()).collect::<Vec<_>>()
+    };
+    let known = gaps(&was);
+    let within = |gap: &Gap| {
+        known
+            .iter()
+            .any(|it| it.from <= gap.from && gap.to <= it.to)
+    };
+    let lost = gaps(&is);
+    if let Some(new) = lost.iter().find(|it| !within(it)) {
+        return Some(format!("{new:?} is told as lost"));
+    }
+    let (from, to) = (is.from?.0, is.to?.0);
+    (0..16 * 8).find_map(|eighth| {
+        let minute = f64::from(eighth) / 8.0;
+        if at(minute) < from || at(minute) > to || !lost.is_empty() {
+            return None;
+        }
+        let error = planned(left, None, to_time(minute)).err()?;
+        planned(before, None, to_time(minute)).ok()?;
+        Some(format!(
+            "minute {minute} is in the window {from} to {to}: {error}"
+        ))
+    })
 }
 
 proptest! {

@@ -37,6 +37,8 @@ pub enum Problem {
     BackupWithoutWal,
     /// A clock promises what is not there, or cannot be read.
     ClockWrong,
+    /// What says which WAL nothing needs any more cannot be read.
+    ExpiredWrong,
     /// A backup history file is not what was written.
     FileDamaged,
     /// None of the given keys opens an encrypted object.
@@ -72,6 +74,7 @@ impl Problem {
             Self::BackupDamaged => "this backup cannot be restored from",
             Self::BackupWithoutWal => "this backup is not consistent and cannot be restored from",
             Self::ClockWrong => "the end of the recovery window may be wrong",
+            Self::ExpiredWrong => "WAL that was deleted because nothing needs it counts as lost",
             Self::FileDamaged => "no restore needs it",
             Self::KeyDoesNotFit => "a restore with these keys stops before it",
             Self::Orphan => "no restore reads it",
@@ -111,6 +114,9 @@ impl Problem {
             }
             Self::ClockWrong => {
                 "delete the object: the agent writes it anew; if WAL is gone, take a base backup"
+            }
+            Self::ExpiredWrong => {
+                "bring the object back from a version of the bucket, or delete it: the agent writes it anew, and tells older holes as gaps"
             }
             Self::FileDamaged => "delete it, or copy it again from pg_wal",
             Self::KeyDoesNotFit => {

@@ -22,6 +22,8 @@ pub(super) struct Inventory {
     pub(super) histories: BTreeMap<TimelineId, ObjectMeta>,
     pub(super) backup_histories: Vec<ObjectMeta>,
     pub(super) clocks: BTreeMap<TimelineId, ObjectMeta>,
+    /// Which WAL nothing needs any more.
+    pub(super) expired: Option<ObjectMeta>,
     /// By folder and file.
     pub(super) backups: BTreeMap<String, BTreeMap<String, ObjectMeta>>,
     pub(super) orphans: Vec<Path>,
@@ -63,6 +65,7 @@ impl Inventory {
             .chain(self.histories.values())
             .chain(&self.backup_histories)
             .chain(&self.identity)
+            .chain(&self.expired)
             .chain(backups)
             .map(|object| object.size);
         sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size))
@@ -90,6 +93,7 @@ impl Inventory {
                 parts.push((name, encoding, object));
             }
             Key::Clock(timeline) => drop(self.clocks.insert(timeline, object)),
+            Key::Expired => self.expired = Some(object),
             Key::BackupFile(folder, file) => {
                 self.backups.entry(folder).or_default().insert(file, object);
             }

@@ -56,6 +56,7 @@ pub(super) fn listed(subject: &Subject<'_>, inventory: &Inventory) -> Contents {
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),
+        expired: subject.expired.clone(),
         orphans: None,
     }
 }
@@ -97,14 +98,7 @@ pub(super) fn gaps(contents: &Contents) -> BTreeMap<(Lsn, Lsn), BTreeSet<Timelin
 
 /// The same on the way to the end of one timeline.
 pub(super) fn gaps_of(contents: &Contents, timeline: TimelineId) -> Vec<Gap> {
-    let ranges = contents.ranges(timeline);
-    let ends = ranges.iter().filter_map(|range| range.last());
-    let starts = ranges.iter().skip(1).filter_map(|range| range.first());
-    let gap = |(before, after): (&super::super::Piece, &super::super::Piece)| Gap {
-        from: before.to,
-        to: after.from,
-    };
-    ends.zip(starts).map(gap).collect()
+    contents.gaps_between(timeline, &contents.ranges(timeline))
 }
 
 /// Says what is missing. `later` is what lay there when everything was read, `counting` what of it counts.
@@ -142,7 +136,9 @@ pub(super) fn find_missing(subject: &Subject<'_>, later: &Inventory, counting: &
         let in_gap = still.keys().any(|(from, to)| *from <= start && start < *to);
         // What was pushed while everything was listed may be in the later list only.
         let there = inventory.segments.contains_key(name) || later.segments.contains_key(name);
-        if subject.in_scope(*name) && !there && !in_gap {
+        // Deleted before its entry, as nothing needs it.
+        let expired = counting.expired.since(*name, size).is_some();
+        if subject.in_scope(*name) && !there && !in_gap && !expired {
             let what = format!("segment {name}, which it speaks of, is not there");
             subject.run.find(Problem::SegmentMissing, key, what);
         }
@@ -223,6 +219,9 @@ pub(super) fn find_forks(subject: &Subject<'_>, contents: &Contents, later: &Inv
         let Some(end) = end.filter(|end| **end < parent.switch_lsn) else {
             continue;
         };
+        if contents.is_expired(parent.timeline, parent.switch_lsn) {
+            continue;
+        }
         let object = format!("WAL from {end} to {}", parent.switch_lsn);
         let what = format!("timeline {timeline} goes on from there, and it is missing");
         let history = subject.inventory.histories.get(timeline);
@@ -266,7 +265,10 @@ pub(super) fn find_clocks(
         if *at > now + super::super::YOUNG {
             run.find(Problem::ClockWrong, &key, format!("{at} is in the future"));
         }
-        if let Some(end) = ends.get(timeline).filter(|end| *end < lsn) {
+        let missing = ends.get(timeline).filter(|end| *end < lsn);
+        if let Some(end) = missing
+            && !contents.is_expired(*timeline, *lsn)
+        {
             let what = format!("it says that all up to {lsn} is there; WAL ends at {end}");
             run.find(Problem::ClockWrong, &key, what);
         }

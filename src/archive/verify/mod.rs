@@ -28,6 +28,7 @@ use self::{
 };
 use super::{
     Archive, ClockPair, Identity, Lineage, LineageId, ReadError, YOUNG, handle::unavailable,
+    retention::Expired,
 };
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId};
 
@@ -73,6 +74,7 @@ struct Subject<'a> {
     inventory: &'a Inventory,
     histories: &'a BTreeMap<TimelineId, TimelineHistory>,
     index: &'a Index,
+    expired: &'a Expired,
     scope: &'a Scope,
     run: &'a Run,
 }
@@ -168,12 +170,14 @@ impl Lineage {
         }
         let histories = histories::read(self, &inventory, run).await?;
         let index = Index::read(self, &inventory, size, run).await?;
+        let expired = self.read_expired(&inventory, run).await?;
         let subject = Subject {
             lineage: self,
             identity,
             inventory: &inventory,
             histories: &histories,
             index: &index,
+            expired: &expired,
             scope,
             run,
         };
@@ -212,6 +216,19 @@ impl Lineage {
             }
         }
         Ok(clocks)
+    }
+
+    /// What is not said there is lost where it is missing.
+    async fn read_expired(&self, inventory: &Inventory, run: &Run) -> Result<Expired, ReadError> {
+        let Some(object) = &inventory.expired else {
+            return Ok(Expired::default());
+        };
+        match read_json::<Expired>(self, object, run).await? {
+            Outcome::Sound(expired) => return Ok(expired),
+            Outcome::Gone => {}
+            other => run.find(Problem::ExpiredWrong, &object.location, trouble(other)),
+        }
+        Ok(Expired::default())
     }
 
     async fn inventory(&self) -> Result<Inventory, ReadError> {

@@ -75,6 +75,7 @@ fn kinds(subject: &Subject<'_>) -> Vec<KindReport> {
         kind("history", inventory.histories.values()),
         kind("backup-history", inventory.backup_histories.iter()),
         kind("clock", inventory.clocks.values()),
+        kind("retention", inventory.expired.iter()),
         kind("backups", backups),
     ]
 }

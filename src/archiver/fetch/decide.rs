@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        archive::{FORMAT, Identity, Tail},
+        archive::{FORMAT, Identity, Tail, retention::Expired},
         postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId},
     };
 
@@ -138,6 +138,7 @@ mod tests {
             clocks: Vec::new(),
             stored: BTreeMap::new(),
             on_their_way: BTreeMap::new(),
+            expired: Expired::default(),
             orphans: None,
         }
     }

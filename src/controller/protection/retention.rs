@@ -184,7 +184,7 @@ pub fn condition(observed: &Observed, now: Timestamp) -> Option<(Status, &'stati
     let (behind, failed) = (standing.behind(), standing.failed());
     let kept = format!("{} backups are kept", decided.kept);
     let Some(what) = what_goes(decided.expired, &behind, &failed) else {
-        return Some((Status::True, "WithinRetention", kept));
+        return Some(at_rest(observed, decided, kept));
     };
     let retention = standing.retention;
     Some(if retention.dry_run {
@@ -203,6 +203,27 @@ pub fn condition(observed: &Observed, now: Timestamp) -> Option<(Status, &'stati
         let message = format!("{kept}; deleted one a minute at most: {what}");
         (Status::False, "Expiring", message)
     })
+}
+
+/// Where no backup goes: what keeps WAL that nothing needs. The agent deletes it by reason `WithinRetention`, and by `WalNotDeleted`
+/// tries again.
+fn at_rest(
+    observed: &Observed,
+    decided: &RetentionStatus,
+    kept: String,
+) -> (Status, &'static str, String) {
+    let refused = decided.wal.as_ref().and_then(|wal| wal.refused.as_ref());
+    match (refused, is_paused(observed)) {
+        (_, true) => {
+            let message = format!("{kept}; annotation highwater.dev/paused keeps all WAL");
+            (Status::True, "Paused", message)
+        }
+        (Some(refused), false) => {
+            let message = format!("{kept}; WAL that nothing needs is not deleted: {refused}");
+            (Status::False, "WalNotDeleted", message)
+        }
+        (None, false) => (Status::True, "WithinRetention", kept),
+    }
 }
 
 const UNDECIDED: &str = "Undecided";

@@ -11,7 +11,7 @@ use super::{
     report,
     retention::{coming, condition},
 };
-use crate::api::{LastExpired, annotations, conditions::Status, names};
+use crate::api::{ExpiredWal, LastExpired, annotations, conditions::Status, names};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -123,6 +123,30 @@ fn one_goes_a_minute_the_oldest_first_and_each_by_a_decision_of_its_own() {
     decide(&mut observed, 2);
     assert_eq!(pass(&mut observed, 1000), None);
     assert_eq!(said(&observed, 1000).1, "WithinRetention");
+}
+
+/// The agent deletes WAL by what this says.
+#[test]
+fn what_keeps_wal_is_told() {
+    let mut observed = five();
+    observed.backups.truncate(2);
+    decide(&mut observed, 2);
+    assert_eq!(said(&observed, 100).1, "WithinRetention");
+    let mut refused = observed.clone();
+    let status = refused.protection.status.as_mut().unwrap();
+    let wal = ExpiredWal {
+        refused: Some("access denied".into()),
+        ..ExpiredWal::default()
+    };
+    status.retention.as_mut().unwrap().wal = Some(wal);
+    let told = said(&refused, 100);
+    assert_eq!((told.0, told.1), (Status::False, "WalNotDeleted"));
+    assert!(told.2.ends_with("access denied"), "{}", told.2);
+    let mark = (annotations::PAUSED.to_owned(), "true".to_owned());
+    let stateful_set = observed.stateful_set.as_mut().unwrap();
+    let annotations = &mut stateful_set.metadata.annotations;
+    annotations.get_or_insert_default().extend([mark]);
+    assert_eq!(said(&observed, 100).1, "Paused");
 }
 
 type Change = fn(&mut Observed);

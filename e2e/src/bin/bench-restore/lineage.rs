@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use highwater::{
-    archive::{ClockPair, Contents, FORMAT, Identity, Manifest, Records, RestorePoint, Segment},
+    archive::{
+        ClockPair, Contents, FORMAT, Identity, Manifest, Records, RestorePoint, Segment,
+        retention::Expired,
+    },
     postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, TimelineHistory, TimelineId},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -129,6 +132,7 @@ fn empty() -> Result<Contents> {
         clocks: Vec::new(),
         stored: BTreeMap::new(),
         on_their_way: BTreeMap::new(),
+        expired: Expired::default(),
         orphans: None,
     })
 }
