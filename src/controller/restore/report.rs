@@ -141,9 +141,20 @@ fn word(step: &Step, failure: Option<&ActError>) -> (&'static str, String) {
     let message = match (failure.and_then(ActError::refused), step) {
         (Some(refused), _) => refused,
         (None, Step::Wait(waiting)) => waiting.message.clone(),
-        (None, _) => String::new(),
+        (None, _) => doing(phase).to_owned(),
     };
     (reason, message)
+}
+
+/// What is done where nothing is waited for.
+const fn doing(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Planning => "the plan is looked at",
+        Phase::Missing => "a Secret or ConfigMap is missing",
+        Phase::Recovering => "claims and recovery pod are made",
+        Phase::HandingOver => "what was recovered is handed over",
+        Phase::Exchanging => "claims are exchanged",
+    }
 }
 
 fn volumes_ready(observed: &Observed, set: &mut impl FnMut(&str, Status, &str, &str)) {
