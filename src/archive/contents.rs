@@ -10,7 +10,7 @@ use object_store::path::Path;
 
 use super::{
     ClockPair, Identity, IndexEntry, Manifest, Piece, RestorePoint,
-    pieces::{Pieces, Ranges},
+    pieces::{Pieces, Ranges, Stretches},
     retention::Expired,
 };
 use crate::{
@@ -110,7 +110,7 @@ impl Contents {
 
     /// As [`Self::pieces`], of the segments that hold `from` to `to` alone: what is asked of a short stretch must not cost a walk
     /// along a million.
-    fn pieces_within(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Vec<Piece> {
+    pub(super) fn pieces_within(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Vec<Piece> {
         let ancestors = self.ancestors(timeline);
         let all = self.segments.len() + self.tails.len();
         let asked = to.bytes_since(from) / self.identity.segment_size.get() + 2;
@@ -185,15 +185,29 @@ impl Contents {
         Ranges::of(self.pieces(timeline))
     }
 
-    /// Where bytes are missing between `ranges`, which are those of `timeline`.
-    pub(super) fn holes(&self, timeline: TimelineId, ranges: &Ranges) -> Vec<Hole> {
+    /// From where to where [`Self::ranges`] go: without the pieces, of which there may be a million.
+    pub(super) fn stretches(&self, timeline: TimelineId) -> Vec<(Lsn, Lsn)> {
+        let (ancestors, all) = (self.ancestors(timeline), (Lsn::new(0), Lsn::new(u64::MAX)));
+        let mut stretches = Stretches::default();
+        let mut begins = Lsn::new(0);
+        for (ancestor, left_at) in ancestors {
+            stretches.extend(self.own_pieces(ancestor, all, begins, Some(left_at)));
+            begins = left_at;
+        }
+        let own = (begins, all.1);
+        stretches.extend(self.own_pieces(timeline, own, begins, None));
+        let in_order = stretches.in_order();
+        in_order.unwrap_or_else(|| self.ranges(timeline).stretches())
+    }
+
+    /// Where bytes are missing between `stretches`, which are those of `timeline`.
+    pub(super) fn holes(&self, timeline: TimelineId, stretches: &[(Lsn, Lsn)]) -> Vec<Hole> {
         let size = self.identity.segment_size;
         let ancestors = self.ancestors(timeline);
-        let ends = ranges.iter().filter_map(|range| range.last());
-        let starts = ranges.iter().skip(1).filter_map(|range| range.first());
-        let holes = ends.zip(starts).map(|(before, after)| Gap {
-            from: before.to,
-            to: after.from,
+        let pairs = stretches.iter().zip(stretches.iter().skip(1));
+        let holes = pairs.map(|((_, from), (to, _))| Gap {
+            from: *from,
+            to: *to,
         });
         let line = (timeline, ancestors.as_slice());
         let hole = |missing| Hole {
@@ -203,9 +217,9 @@ impl Contents {
         holes.map(hole).collect()
     }
 
-    /// What was lost between `ranges`, which are those of `timeline`: without what nothing needed any more.
-    pub(super) fn gaps_between(&self, timeline: TimelineId, ranges: &Ranges) -> Vec<Gap> {
-        let holes = self.holes(timeline, ranges).into_iter();
+    /// What was lost between `stretches`, which are those of `timeline`: without what nothing needed any more.
+    pub(super) fn gaps_between(&self, timeline: TimelineId, stretches: &[(Lsn, Lsn)]) -> Vec<Gap> {
+        let holes = self.holes(timeline, stretches).into_iter();
         holes.flat_map(|hole| hole.lost).collect()
     }
 

@@ -37,6 +37,12 @@ impl Ranges {
         Self { pieces, begins }
     }
 
+    /// From where to where each goes.
+    pub(super) fn stretches(&self) -> Vec<(Lsn, Lsn)> {
+        let bounds = |range: &[Piece]| Some((range.first()?.from, range.last()?.to));
+        self.iter().filter_map(bounds).collect()
+    }
+
     /// Each with its first piece at least.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &[Piece]> {
         (0..self.len()).map(|number| self.range(number))
@@ -60,13 +66,6 @@ impl Ranges {
         let end = self.begins.get(number + 1).copied();
         let range = *begin..end.unwrap_or(self.pieces.len());
         self.pieces.get(range).unwrap_or_default()
-    }
-
-    /// The number of the last range that begins at `lsn` or before it.
-    pub fn beginning_by(&self, lsn: Lsn) -> Option<usize> {
-        let from = |at: &usize| self.pieces.get(*at).map(|piece| piece.from);
-        let behind = self.begins.partition_point(|at| from(at) <= Some(lsn));
-        behind.checked_sub(1)
     }
 }
 
@@ -110,6 +109,45 @@ impl Pieces {
             });
         }
         self.pieces
+    }
+}
+
+/// Where the pieces of one line go on without a gap.
+#[derive(Default)]
+pub(super) struct Stretches {
+    before: Vec<(Lsn, Lsn)>,
+    /// The last piece: another one of the same segment may stand for it.
+    last: Option<(Lsn, Lsn)>,
+    disordered: bool,
+}
+
+impl Stretches {
+    pub(super) fn extend(&mut self, more: impl Iterator<Item = Piece>) {
+        for Piece { from, to, .. } in more {
+            match &mut self.last {
+                Some((begin, end)) if *begin == from => *end = to.max(*end),
+                last => {
+                    let before = last.replace((from, to));
+                    self.disordered |= before.is_some_and(|(begin, _)| from < begin);
+                    self.put(before);
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, piece: Option<(Lsn, Lsn)>) {
+        let Some((from, to)) = piece else { return };
+        match self.before.last_mut() {
+            Some((_, end)) if *end == from => *end = to,
+            Some(_) | None => self.before.push((from, to)),
+        }
+    }
+
+    /// `None` where the pieces did not come in order.
+    pub(super) fn in_order(mut self) -> Option<Vec<(Lsn, Lsn)>> {
+        let last = self.last.take();
+        self.put(last);
+        (!self.disordered).then_some(self.before)
     }
 }
 

@@ -1,6 +1,6 @@
 //! From when to when a lineage can be recovered. Pure.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -11,6 +11,17 @@ use crate::{
     postgres::{Lsn, TimelineId},
 };
 
+/// The log as one timeline sees it.
+#[derive(Debug)]
+struct Line<'a> {
+    contents: &'a Contents,
+    timeline: TimelineId,
+    /// Where it goes on without a gap.
+    stretches: Vec<(Lsn, Lsn)>,
+    /// The same, piece by piece: made when somebody asks for the first, as there may be a million.
+    ranges: OnceLock<Ranges>,
+}
+
 /// A backup with the unbroken WAL that holds it.
 #[derive(Clone, Debug)]
 pub(super) struct Base<'a> {
@@ -18,16 +29,23 @@ pub(super) struct Base<'a> {
     pub key: &'a str,
     /// The backup.
     pub manifest: &'a Manifest,
-    /// All ranges of the line: many backups lie in one.
-    ranges: Arc<Ranges>,
-    /// The number of that in which all of its WAL lies.
-    range: usize,
+    line: Arc<Line<'a>>,
+    /// The number of the stretch in which all of its WAL lies.
+    stretch: usize,
 }
 
 impl Base<'_> {
     /// WAL from the segment of its start on, without a gap, at least to its stop.
     pub(super) fn pieces(&self) -> &[Piece] {
-        let range = self.ranges.range(self.range);
+        let Line {
+            contents,
+            timeline,
+            stretches: _,
+            ranges,
+        } = &*self.line;
+        let range = ranges
+            .get_or_init(|| contents.ranges(*timeline))
+            .range(self.stretch);
         let start = self.manifest.start_lsn;
         let first = range.partition_point(|piece| piece.to <= start);
         range.get(first..).unwrap_or_default()
@@ -35,24 +53,33 @@ impl Base<'_> {
 
     /// Where the unbroken WAL ends.
     pub(super) fn end(&self) -> Lsn {
-        let range = self.ranges.range(self.range);
-        range
-            .last()
-            .map_or(self.manifest.stop_lsn, |piece| piece.to)
+        let stretch = self.line.stretches.get(self.stretch);
+        stretch.map_or(self.manifest.stop_lsn, |(_, to)| *to)
     }
 
     /// Where WAL goes on behind its end, if some is missing there.
     pub(super) fn goes_on_at(&self) -> Option<Lsn> {
-        let next = self.ranges.range(self.range + 1).first();
-        next.map(|piece| piece.from)
+        let next = self.line.stretches.get(self.stretch + 1);
+        next.map(|(from, _)| *from)
     }
 
     /// The latest commit in it.
     pub(super) fn last_commit(&self) -> Option<Timestamp> {
-        self.pieces()
-            .iter()
-            .filter_map(|piece| piece.records?.last_commit)
-            .max()
+        let latest = |pieces: &[Piece]| {
+            let commits = pieces.iter().filter_map(|piece| piece.records?.last_commit);
+            commits.max()
+        };
+        match self.line.ranges.get() {
+            Some(_) => latest(self.pieces()),
+            // The newest backup's are few.
+            None => {
+                let Line {
+                    contents, timeline, ..
+                } = &*self.line;
+                let within = (self.manifest.start_lsn, self.end());
+                latest(&contents.pieces_within(*timeline, within.0, within.1))
+            }
+        }
     }
 
     /// Every commit up to this time is in it: the latest of the last commit, the newest clock that it covers, and the
@@ -70,27 +97,50 @@ impl Base<'_> {
 
 /// The backups that a restore on `timeline` can begin with, the one that stopped last at the end.
 pub(super) fn bases(contents: &Contents, timeline: TimelineId) -> Vec<Base<'_>> {
-    let ranges = Arc::new(contents.ranges(timeline));
+    let line = Line {
+        stretches: contents.stretches(timeline),
+        ranges: OnceLock::new(),
+        contents,
+        timeline,
+    };
+    bases_of(Arc::new(line))
+}
+
+/// The same, for whoever will ask for pieces.
+pub(super) fn bases_with_pieces(contents: &Contents, timeline: TimelineId) -> Vec<Base<'_>> {
+    let ranges = contents.ranges(timeline);
+    let line = Line {
+        stretches: ranges.stretches(),
+        ranges: ranges.into(),
+        contents,
+        timeline,
+    };
+    bases_of(Arc::new(line))
+}
+
+fn bases_of(line: Arc<Line<'_>>) -> Vec<Base<'_>> {
+    let (contents, timeline) = (line.contents, line.timeline);
     let ancestors = contents.ancestors(timeline);
     let backups = contents.backups.iter();
     let on_line = backups
         .filter(|(_, backup)| on_line(timeline, &ancestors, backup.timeline, backup.stop_lsn));
     let mut bases: Vec<Base<'_>> = on_line
-        .filter_map(|(key, manifest)| base(&ranges, key, manifest))
+        .filter_map(|(key, manifest)| base(&line, key, manifest))
         .collect();
     bases.sort_by_key(|base| base.manifest.stop_lsn);
     bases
 }
 
-/// In the range that holds all of its WAL.
-fn base<'a>(ranges: &Arc<Ranges>, key: &'a str, manifest: &'a Manifest) -> Option<Base<'a>> {
-    let range = ranges.beginning_by(manifest.start_lsn)?;
-    let end = ranges.range(range).last()?.to;
-    (end >= manifest.stop_lsn).then(|| Base {
+/// In the stretch that holds all of its WAL.
+fn base<'a>(line: &Arc<Line<'a>>, key: &'a str, manifest: &'a Manifest) -> Option<Base<'a>> {
+    let begins = |(from, _): &(Lsn, Lsn)| *from <= manifest.start_lsn;
+    let stretch = line.stretches.partition_point(begins).checked_sub(1)?;
+    let (_, end) = line.stretches.get(stretch)?;
+    (*end >= manifest.stop_lsn).then(|| Base {
         key,
         manifest,
-        ranges: ranges.clone(),
-        range,
+        line: line.clone(),
+        stretch,
     })
 }
 
@@ -124,41 +174,36 @@ pub fn window(contents: &Contents) -> RecoveryWindow {
 /// Where the first backup stopped behind which nothing was deleted because nothing needed it: one that lies before such a hole is
 /// kept for itself alone, and no moment in the hole can be recovered.
 fn unbroken(contents: &Contents, newest: TimelineId, bases: &[Base<'_>]) -> Option<Timestamp> {
-    let holes = contents.holes(newest, &contents.ranges(newest));
+    let holes = contents.holes(newest, &contents.stretches(newest));
     let last = holes.iter().rposition(|hole| !hole.is_lost());
     let first = last.map_or(0, |hole| hole + 1);
-    let behind = bases.iter().filter(|base| base.range >= first);
+    let behind = bases.iter().filter(|base| base.stretch >= first);
     behind.map(|base| base.manifest.stopped_at).min()
 }
 
 /// Where the newest WAL begins, if it follows a gap and no backup leads to it.
 fn unreached(contents: &Contents, newest: TimelineId, bases: &[Base<'_>]) -> Option<Lsn> {
-    let ranges = contents.ranges(newest);
-    if ranges.len() < 2 {
+    let stretches = contents.stretches(newest);
+    let [_, .., (from, to)] = stretches.as_slice() else {
         return None;
-    }
-    let last = ranges.iter().next_back()?;
-    let end = last.last()?.to;
-    let reached = bases.iter().any(|base| base.end() == end);
-    (!reached).then_some(last.first()?.from)
+    };
+    let reached = bases.iter().any(|base| base.end() == *to);
+    (!reached).then_some(*from)
 }
 
 fn timeline_window(contents: &Contents, timeline: TimelineId) -> Option<TimelineWindow> {
-    let ranges = contents.ranges(timeline);
-    let (first, last) = (
-        ranges.iter().next()?.first()?,
-        ranges.iter().next_back()?.last()?,
-    );
+    let stretches = contents.stretches(timeline);
+    let (first, last) = (stretches.first()?, stretches.last()?);
     let began = contents.ancestors(timeline).last().copied();
     let stored = contents.stored.get(&timeline);
     Some(TimelineWindow {
         id: timeline,
-        from: first.from,
-        to: last.to,
+        from: first.0,
+        to: last.1,
         began: began.map(|(timeline, at)| Fork { timeline, at }),
         stored_bytes: stored.and_then(|bytes| i64::try_from(*bytes).ok()),
         last_commit: contents.last_commit(timeline).map(MicroTime),
-        gaps: contents.gaps_between(timeline, &ranges),
+        gaps: contents.gaps_between(timeline, &stretches),
     })
 }
 

@@ -7,7 +7,7 @@ use crate::{
     api::TargetTimeline,
     archive::{
         Contents, Manifest,
-        window::{Base, bases, newest_timeline},
+        window::{Base, bases_with_pieces, newest_timeline},
     },
     postgres::TimelineId,
 };
@@ -49,7 +49,7 @@ impl<'a> Line<'a> {
         timeline: TimelineId,
         will_do: impl Fn(&Manifest) -> bool,
     ) -> Self {
-        let mut bases = bases(contents, timeline);
+        let mut bases = bases_with_pieces(contents, timeline);
         bases.retain(|base| will_do(base.manifest));
         Self {
             contents,

@@ -96,6 +96,17 @@ fn on_any_timeline() -> impl Strategy<Value = (Option<RestoreTarget>, bool)> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
 
+    /// The short way and the long one.
+    #[test]
+    fn stretches_are_the_bounds_of_ranges(sketch in sketch()) {
+        let contents = build(&sketch);
+        for timeline in contents.timelines() {
+            let ranges = contents.ranges(timeline);
+            let bounds: Vec<_> = ranges.iter().map(|it| (it[0].from, it[it.len() - 1].to)).collect();
+            prop_assert_eq!(contents.stretches(timeline), bounds);
+        }
+    }
+
     #[test]
     fn a_plan_can_be_done((target, inclusive) in targets(), sketch in sketch(), named in proptest::option::of(0usize..4)) {
         let contents = build(&sketch);

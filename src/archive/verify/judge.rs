@@ -98,7 +98,7 @@ pub(super) fn gaps(contents: &Contents) -> BTreeMap<(Lsn, Lsn), BTreeSet<Timelin
 
 /// The same on the way to the end of one timeline.
 pub(super) fn gaps_of(contents: &Contents, timeline: TimelineId) -> Vec<Gap> {
-    contents.gaps_between(timeline, &contents.ranges(timeline))
+    contents.gaps_between(timeline, &contents.stretches(timeline))
 }
 
 /// Says what is missing. `later` is what lay there when everything was read, `counting` what of it counts.
