@@ -14,6 +14,8 @@ use crate::postgres::SegmentName;
 
 /// Objects in one request, where the store takes so many: what is deleted between two looks at whether to stop.
 const AT_ONCE: usize = 1000;
+/// Segments and tails that are deleted at one go: whoever deletes has other things to do. The rest is for the next.
+const MOST: usize = 50_000;
 
 /// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,9 +35,9 @@ pub struct Doomed {
 }
 
 impl Doomed {
-    /// Whether there is nothing.
-    pub const fn is_empty(&self) -> bool {
-        self.wal.is_empty() && self.known.is_empty()
+    /// The segments that it has, or parts of which.
+    pub fn segments(&self) -> BTreeSet<SegmentName> {
+        self.wal.iter().map(|(name, _)| *name).collect()
     }
 }
 
@@ -108,6 +110,11 @@ impl Lineage {
         let rollups = rollups.into_iter().filter(goes);
         doomed.known.extend(rollups.map(|(_, _, key)| key));
         doomed.wal.sort_by_key(|(name, _)| *name);
+        if doomed.wal.len() > MOST {
+            doomed.wal.truncate(MOST);
+            // What is known of them goes with the last of them.
+            doomed.known.clear();
+        }
         Ok(doomed)
     }
 

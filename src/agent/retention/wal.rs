@@ -138,6 +138,7 @@ async fn delete(
         return Ok(());
     }
     let doomed = lineage.doomed(&due).await?;
+    let gone = doomed.segments();
     let mut deleted = Deleted::default();
     let done = lineage
         .delete_doomed(doomed, &shared.stop, &mut deleted)
@@ -146,8 +147,8 @@ async fn delete(
         tell(shared, deleted, now, told).await;
     }
     done?;
-    contents.segments.retain(|name, _| !due.has(*name));
-    contents.tails.retain(|name, _| !due.has(*name));
+    contents.segments.retain(|name, _| !gone.contains(name));
+    contents.tails.retain(|name, _| !gone.contains(name));
     Ok(())
 }
 
